@@ -1,0 +1,50 @@
+"""The exceptions that evomerge raises on purpose, and the exit code each one becomes.
+
+EvomergeError
+├── RecipeError        2   a recipe, a plan, an option or a name is wrong
+├── InputError         3   a checkpoint, a bank or another input file is unusable
+├── EnvironmentError_  4   the machine or the run folder does not allow it (lock, space, missing extra)
+├── EvaluationError    -   one candidate failed; the search goes on, the reason is recorded
+└── TooManyFailures    6   nearly every candidate failed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+DONE, USAGE, INPUT, ENVIRONMENT, UNCONFIRMED, FAILURES, INTERRUPTED = 0, 2, 3, 4, 5, 6, 75
+
+
+class EvomergeError(Exception):
+    """Root of the tree; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class RecipeError(EvomergeError, ValueError):
+    exit_code = USAGE
+
+
+class InputError(EvomergeError):
+    exit_code = INPUT
+
+
+class EnvironmentError_(EvomergeError):
+    exit_code = ENVIRONMENT
+
+
+class EvaluationError(EvomergeError):
+    """One candidate can not get a score; the message is the recorded reason."""
+
+
+class TooManyFailures(EvomergeError):
+    exit_code = FAILURES
+
+
+def unknown(where: str, what: str, got: str, known: Iterable[str]) -> str:
+    """The message for an unknown name: where, what, got, the nearest valid name, all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(got, names, n=1, cutoff=0.5)
+    guess = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{where}: unknown {what} '{got}'.{guess} Known: {', '.join(names) or 'none'}"
