@@ -3,7 +3,7 @@
 EvomergeError
 ├── RecipeError        2   a recipe, a plan, an option or a name is wrong
 ├── InputError         3   a checkpoint, a bank or another input file is unusable
-├── EnvironmentError_  4   the machine or the run folder does not allow it (lock, space, missing extra)
+├── MachineError       4   the machine or the run folder does not allow it (lock, space, missing extra)
 ├── EvaluationError    -   one candidate failed; the search goes on, the reason is recorded
 └── TooManyFailures    6   nearly every candidate failed
 """
@@ -30,7 +30,7 @@ class InputError(EvomergeError):
     exit_code = INPUT
 
 
-class EnvironmentError_(EvomergeError):
+class MachineError(EvomergeError):
     exit_code = ENVIRONMENT
 
 
