@@ -1,0 +1,177 @@
+"""The contracts of the plug-in folders, and how a name becomes a module: the folder is the registry."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Protocol
+
+from evomerge import errors
+from evomerge.genome import Gene, Space
+
+REFERENCE_POINT = 1.1
+"""Loss that bounds the hypervolume in every objective: 0 is the best of base and experts, 1 is
+one unit worse (usually the base model)."""
+
+FAILED_LOSS = 2 * REFERENCE_POINT
+"""What a library is told of a failed candidate where it insists on a number: never infinity,
+on which hypervolume code hangs or crashes."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate and the items wanted per objective (None: as the fidelity says).
+
+    `point` (D,) of the unit cube, or `plan` (a plan's JSON) where no point describes the candidate.
+    The same id may be proposed again with more items.
+    """
+
+    id: int
+    point: tuple[float, ...] | None = None
+    plan: Mapping[str, Any] | None = None
+    items: int | None = None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is known of one candidate: losses (M,) to minimise and their standard errors (M,).
+
+    A failed candidate has `losses=None`. `answers[objective][item] = score` is filled for
+    strategies that need it.
+    """
+
+    id: int
+    point: tuple[float, ...] | None
+    losses: tuple[float, ...] | None
+    errors: tuple[float, ...] = ()
+    items: int = 0
+    answers: Mapping[str, Mapping[str, float]] | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.losses is None
+
+
+class Strategy(Protocol):
+    """strategies/NAME.py: `class Strategy`. Its keyword options are those of `__init__`.
+
+    NEEDS names what it can not do without: "numeric" (no choice genes), "one_objective",
+    "answers" (per item). A combinator may define a module function `needs(options)` instead.
+    Given the same events in the same order it is in the same state, bit for bit: every random
+    number derives from `seed`; global generators, clocks and files are not touched.
+    """
+
+    NEEDS: ClassVar[frozenset[str]]
+
+    def __init__(
+        self, space: Space, objectives: Sequence[str], *, seed: int, **options: Any
+    ) -> None: ...
+
+    def ask(self, n: int) -> list[Proposal]:
+        """At most n proposals; [] means: wait for tells."""
+        ...
+
+    def tell(self, observations: Sequence[Observation]) -> None:
+        """Any order, any subset; a candidate may be told several times."""
+        ...
+
+    def incumbents(self) -> list[tuple[float, ...]]:
+        """Points worth confirming beside the front, such as a distribution mean."""
+        ...
+
+
+FOLDERS = {
+    "operator": "operators",
+    "strategy": "strategies",
+    "scorer": "scorers",
+    "executor": "executors",
+}
+
+
+def known(kind: str) -> list[str]:
+    """Sorted names of the plug-ins that come with evomerge."""
+    package = importlib.import_module(f"evomerge.{FOLDERS[kind]}")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name[0] != "_")
+
+
+def load(kind: str, name: str, where: str = "") -> ModuleType:
+    """The module behind a name: `ties` is evomerge/operators/ties.py, `my_lab.climb` the user's own.
+
+    Raises RecipeError for an unknown name, with the nearest known one.
+    """
+    if "." in name:
+        return _load_own(name, where or kind)
+    if name not in known(kind):
+        raise errors.RecipeError(errors.unknown(where or kind, kind, name, known(kind)))
+    return importlib.import_module(f"evomerge.{FOLDERS[kind]}.{name}")
+
+
+def _load_own(name: str, where: str) -> ModuleType:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise
+        raise errors.RecipeError(
+            f"{where}: no module '{name}' in {Path.cwd()} or on the Python path"
+        ) from error
+
+
+def strategy_needs(name: str, options: Mapping[str, Any]) -> frozenset[str]:
+    """What a strategy can not do without, its inner strategies' needs included."""
+    module = load("strategy", name)
+    if hasattr(module, "needs"):
+        return frozenset(module.needs(options))
+    return frozenset(module.Strategy.NEEDS)
+
+
+def check_options(kind: str, name: str, options: Mapping[str, Any], where: str) -> None:
+    """Raise RecipeError for an option that the plug-in's class does not take."""
+    target = getattr(load(kind, name, where), kind.capitalize())
+    parameters = inspect.signature(target.__init__).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "seed"]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    for option in options:
+        if option not in names:
+            raise errors.RecipeError(errors.unknown(f"{where} ({name})", "option", option, names))
+
+
+def check_strategy(
+    name: str, options: Mapping[str, Any], space: Space, objectives: Sequence[str], where: str
+) -> None:
+    """Refuse by name a strategy that can not do what is asked, and name those that can."""
+    check_options("strategy", name, options, where)
+    offence = _offence(strategy_needs(name, options), space.genes, objectives)
+    if offence:
+        able = [
+            other
+            for other in known("strategy")
+            if not _offence(strategy_needs(other, {}), space.genes, objectives)
+        ]
+        raise errors.RecipeError(f"{where}: '{name}' {offence}. Strategies that can: {able}")
+
+
+def _offence(
+    needs: frozenset[str], genes: Sequence[Gene], objectives: Sequence[str]
+) -> str | None:
+    choices = [gene.key for gene in genes if gene.choices]
+    if "numeric" in needs and choices:
+        return f"searches numbers only, and '{choices[0]}' is a choice"
+    if "one_objective" in needs and len(objectives) > 1:
+        return f"has one objective, and {len(objectives)} are asked for"
+    return None
+
+
+def public_names(kind: str) -> Iterator[tuple[str, ModuleType]]:
+    """Every plug-in of a kind, as (name, module)."""
+    for name in known(kind):
+        yield name, load(kind, name)
