@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +99,7 @@ class Space:
         if len(set(keys)) != len(keys):
             raise errors.RecipeError(f"space: a gene stands twice: {sorted(keys)}")
         self.genes = tuple(genes)
+        self._by_key = dict(zip(keys, self.genes, strict=True))
 
     def __len__(self) -> int:
         return len(self.genes)
@@ -112,10 +112,10 @@ class Space:
         values = {
             gene.key: gene.decode(unit) for gene, unit in zip(self.genes, units, strict=True)
         }
-        return {gene.key: values[gene.key] for gene in self.genes if _active(gene, values)}
+        return {key: value for key, value in values.items() if self._active(key, values)}
 
     def encode(self, values: Mapping[str, Value]) -> Point:
-        """A point (D,) that decodes to `values`; genes that are not named stand at their default."""
+        """A point (D,) that decodes to `values`; genes not named stand at their default."""
         stray = sorted(set(values) - {gene.key for gene in self.genes})
         if stray:
             known = [gene.key for gene in self.genes]
@@ -126,10 +126,7 @@ class Space:
         """The one point that stands for all points which decode to the same values."""
         return self.encode(self.decode(point))
 
-    def narrowed(self, key: str, **changes: Any) -> Space:
-        """The same space with one gene changed."""
-        return Space([replace(g, **changes) if g.key == key else g for g in self.genes])
-
-
-def _active(gene: Gene, values: Mapping[str, Value]) -> bool:
-    return gene.when is None or values.get(gene.when[0]) in gene.when[1]
+    def _active(self, key: str, values: Mapping[str, Value]) -> bool:
+        """Whether all conditions above a gene hold: its own, and those of the gene it hangs on."""
+        when = self._by_key[key].when
+        return when is None or (values[when[0]] in when[1] and self._active(when[0], values))

@@ -1,4 +1,4 @@
-"""The contracts of the plug-in folders, and how a name becomes a module: the folder is the registry."""
+"""The contracts of the plug-in folders. The folder is the registry: a name is a file in it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ on which hypervolume code hangs or crashes."""
 class Proposal:
     """A candidate and the items wanted per objective (None: as the fidelity says).
 
-    `point` (D,) of the unit cube, or `plan` (a plan's JSON) where no point describes the candidate.
+    `point` (D,) of the unit cube, or `plan` (its JSON) where no point describes the candidate.
     The same id may be proposed again with more items.
     """
 
@@ -101,7 +101,7 @@ def known(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str, where: str = "") -> ModuleType:
-    """The module behind a name: `ties` is evomerge/operators/ties.py, `my_lab.climb` the user's own.
+    """The module behind a name: `ties` is operators/ties.py, `my_lab.climb` the user's own.
 
     Raises RecipeError for an unknown name, with the nearest known one.
     """

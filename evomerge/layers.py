@@ -1,0 +1,65 @@
+"""Which group of genes each tensor belongs to: depth blocks, roles, embedding, head."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from evomerge import errors
+
+Role = Literal["attention", "mlp", "norm", "embedding"]
+
+_DEPTH = re.compile(r"\.(\d+)\.")
+# The first pattern that fits decides, so `post_attention_layernorm` is a norm.
+_ROLES = (
+    ("norm", re.compile(r"norm|\bln_|\.ln_", re.I)),
+    ("attention", re.compile(r"attn|attention", re.I)),
+    ("mlp", re.compile(r"mlp|ffn|feed_forward|experts|\.fc\d|dense", re.I)),
+)
+_EMBEDDING = re.compile(r"embed|\bwte\b|\bwpe\b|\bshared\b", re.I)
+_HEAD = re.compile(r"^(lm_head|score|classifier|embed_out|cls)\b")
+
+
+class Layers(BaseModel):
+    """How finely genes follow the depth of a model (`blocks`) and the roles of its tensors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    blocks: int | Literal["all"] = Field(default=1)
+    roles: tuple[Role, ...] = ()
+
+    def groups(self, names: Iterable[str]) -> dict[str, str]:
+        """Tensor name -> group: `2`, `2/mlp`, `2/other`, `embedding` or `head`.
+
+        Tensors above all layers, such as the last norm, belong to the last block.
+        Raises RecipeError for more blocks than layers.
+        """
+        names = list(names)
+        depths = {name: _depth(name) for name in names}
+        n_layers = 1 + max((depth for depth in depths.values() if depth is not None), default=0)
+        blocks = n_layers if self.blocks == "all" else self.blocks
+        if not 1 <= blocks <= n_layers:
+            raise errors.RecipeError(
+                f"space.blocks: expected 1 to {n_layers} (the model's layers) or 'all', "
+                f"got {self.blocks}"
+            )
+        return {name: self._group(name, depths[name], n_layers, blocks) for name in names}
+
+    def _group(self, name: str, depth: int | None, n_layers: int, blocks: int) -> str:
+        if depth is None and _EMBEDDING.search(name):
+            return "embedding"
+        if depth is None and _HEAD.search(name):
+            return "head"
+        block = str((n_layers - 1 if depth is None else depth) * blocks // n_layers + 1)
+        if not self.roles:
+            return block
+        role = next((role for role, pattern in _ROLES if pattern.search(name)), "other")
+        return f"{block}/{role if role in self.roles else 'other'}"
+
+
+def _depth(name: str) -> int | None:
+    found = _DEPTH.search(name)
+    return int(found.group(1)) if found else None

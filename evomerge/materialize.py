@@ -1,0 +1,307 @@
+"""Plan + checkpoints -> tensors, tile by tile: into a live model or to disk, the same bits in both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import torch
+
+from evomerge import errors, plugins
+from evomerge.files import writer
+from evomerge.files.checkpoint import Checkpoint, TensorInfo
+from evomerge.maths.counter_rng import Noise
+from evomerge.plan import Input, Plan, Step, canonical
+
+TILE = 2**18
+"""Elements of a tile: base and a few experts of it fit the cache of one core."""
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Source(Protocol):
+    """Where tensors come from: a checkpoint, or a plan that is merged as it is read."""
+
+    tensors: Mapping[str, TensorInfo]
+
+    def read_flat(self, name: str, start: int, stop: int) -> torch.Tensor: ...
+
+
+@dataclass
+class Workshop:
+    """What candidates share: open checkpoints by sha256, and gene-free statistics."""
+
+    checkpoints: Mapping[str, Checkpoint]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    tile: int = TILE
+    _stats: dict[tuple[str, ...], Tensors] = field(default_factory=dict)
+
+    def source(self, item: Input) -> Source:
+        if item.plan is not None:
+            return Merged(item.plan, self)
+        if item.sha256 not in self.checkpoints:
+            raise errors.InputError(
+                f"{item.name}: no open checkpoint has sha256 {item.sha256[:12]} ({item.path})"
+            )
+        return self.checkpoints[item.sha256]
+
+    def stats(self, merged: Merged, operator: str, pool: str, name: str) -> Tensors:
+        """Finished statistics of an operator, pooled over tensor `name` or the whole model."""
+        module = plugins.load("operator", operator)
+        if not hasattr(module, "prepare"):
+            return {}
+        inputs = [item.sha256 for item in merged.plan.inputs()]
+        place = (operator, str(module.VERSION), *inputs, name if pool == "tensor" else "")
+        if place not in self._stats:
+            names = [name] if pool == "tensor" else merged.mergeable
+            self._stats[place] = _prepare(module, merged, names)
+        return self._stats[place]
+
+
+def _prepare(module: ModuleType, merged: Merged, names: list[str]) -> Tensors:
+    """Run the passes of an operator's statistics over tensors; each sees those before it."""
+    pooled: Tensors | None = None
+    for _ in range(getattr(module, "PASSES", 1)):
+        found: Tensors = {}
+        for name in names:
+            for start, stop in merged.tiles(name):
+                _add(found, module.prepare(*merged.inputs(name, start, stop), pooled))
+        pooled = {**(pooled or {}), **found}
+    assert pooled is not None
+    finish = getattr(module, "finish", None)
+    return finish(pooled) if finish else pooled
+
+
+def _add(total: Tensors, part: Mapping[str, torch.Tensor]) -> None:
+    for key, value in part.items():
+        total[key] = total[key] + value if key in total else value
+
+
+class Merged:
+    """The tensors of one plan, computed when they are read; itself a Source for other plans."""
+
+    def __init__(self, plan: Plan, workshop: Workshop) -> None:
+        self.plan = plan
+        self.workshop = workshop
+        self.base = workshop.source(plan.base)
+        self.experts = [workshop.source(item) for item in plan.experts]
+        self.dtype: torch.dtype = getattr(torch, plan.dtype)
+        self.tensors = self.base.tensors
+        self.groups = plan.layers.groups(self.tensors)
+        _check_groups(plan, set(self.groups.values()))
+        self._genes = {
+            group: _arguments(step, plan, workshop.device) for group, step in plan.groups.items()
+        }
+        self._sums: dict[tuple[str, str], Tensors] = {}
+
+    @cached_property
+    def mergeable(self) -> list[str]:
+        """Names of the floating-point tensors; others are the base's."""
+        return [name for name, info in self.tensors.items() if info.dtype.is_floating_point]
+
+    def step(self, name: str) -> Step | None:
+        """What tensor `name` goes through; None where it is the base's."""
+        if not self.experts or not self.tensors[name].dtype.is_floating_point:
+            return None
+        return self.plan.groups.get(self.groups[name])
+
+    def stored_dtype(self, name: str) -> torch.dtype:
+        stored = self.tensors[name].dtype
+        return self.dtype if stored.is_floating_point else stored
+
+    def tiles(self, name: str) -> Iterator[tuple[int, int]]:
+        """Flat extents of a tensor that may be merged one at a time, as its operator's scope says."""
+        info, step = self.tensors[name], self.step(name)
+        scope = "tile"
+        if step is not None:
+            module = plugins.load("operator", step.operator)
+            scope = module.scope(self._genes[self.groups[name]])
+        size = self.workshop.tile
+        if scope == "tensor":
+            size = info.numel
+        elif scope == "row" and info.shape:
+            size = max(1, size // max(1, info.shape[-1])) * info.shape[-1]
+        for start in range(0, info.numel, max(1, size)):
+            yield start, min(start + size, info.numel)
+
+    def inputs(self, name: str, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Base (n,) and experts (K, n) of an extent, in float32."""
+        device = self.workshop.device
+        base = self.base.read_flat(name, start, stop).to(device, torch.float32)
+        experts = torch.empty((len(self.experts), stop - start), device=device)
+        for row, expert in zip(experts, self.experts, strict=True):
+            row.copy_(expert.read_flat(name, start, stop))
+        return base, experts
+
+    def merge(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """One extent of `tiles`, merged: (stop - start,) in the plan's dtype."""
+        step = self.step(name)
+        if step is None:
+            return self.base.read_flat(name, start, stop).to(self.stored_dtype(name))
+        module = plugins.load("operator", step.operator)
+        genes = self._genes[self.groups[name]]
+        base, experts = self._shaped(name, module.scope(genes), start, stop)
+        merged: torch.Tensor = module.merge(
+            base,
+            experts,
+            stats=self._stats(name, step),
+            sums=self.sums(name),
+            rng=Noise(self.plan.seed, name, [item.name for item in self.plan.experts], start),
+            **genes,
+        )
+        return merged.reshape(-1).to(self.dtype)
+
+    def _shaped(
+        self, name: str, scope: str, start: int, stop: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The inputs of an extent, as rows or as the whole tensor where the scope asks for them."""
+        base, experts = self.inputs(name, start, stop)
+        shape = self.tensors[name].shape
+        if scope == "tile" or not shape:
+            return base, experts
+        part = (-1, shape[-1]) if scope == "row" else shape
+        return base.view(part), experts.view(len(experts), *part)
+
+    def _pool(self, step: Step) -> str:
+        return "model" if step.genes.get("threshold_scope") == "model" else "tensor"
+
+    def _stats(self, name: str, step: Step) -> Tensors:
+        return self.workshop.stats(self, step.operator, self._pool(step), name)
+
+    def sums(self, name: str) -> Tensors:
+        """What the operator's `measure` finds for this plan, pooled like its statistics."""
+        step = self.step(name)
+        if step is None or not hasattr(plugins.load("operator", step.operator), "measure"):
+            return {}
+        pool = self._pool(step)
+        place = (step.operator, name if pool == "tensor" else "")
+        if place not in self._sums:
+            names = [name] if pool == "tensor" else self.mergeable
+            self._sums[place] = self._measure(step.operator, names)
+        return self._sums[place]
+
+    def _measure(self, operator: str, names: list[str]) -> Tensors:
+        module = plugins.load("operator", operator)
+        found: Tensors = {}
+        for name in names:
+            step = self.step(name)
+            if step is None or step.operator != operator:
+                continue
+            genes = self._genes[self.groups[name]]
+            stats = self._stats(name, step)
+            for start, stop in self.tiles(name):
+                base, experts = self._shaped(name, module.scope(genes), start, stop)
+                _add(found, module.measure(base, experts, stats=stats, **genes))
+        return found
+
+    def read_flat(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Any extent of the merged tensor, so that a plan can be an input of another plan."""
+        covering = [
+            extent for extent in self.tiles(name) if extent[0] < stop and extent[1] > start
+        ]
+        if not covering:
+            return torch.empty(0, dtype=self.stored_dtype(name), device=self.workshop.device)
+        whole = torch.cat([self.merge(name, *extent) for extent in covering])
+        return whole[start - covering[0][0] : stop - covering[0][0]]
+
+    def read(self, name: str) -> torch.Tensor:
+        info = self.tensors[name]
+        return self.read_flat(name, 0, info.numel).view(info.shape)
+
+    def tensor_key(self, name: str) -> str:
+        """What the bits of one merged tensor depend on, as text."""
+        step = self.step(name)
+        inputs = [item.sha256 for item in self.plan.inputs()]
+        parts = step.model_dump() if step else None
+        sums = {key: value.tolist() for key, value in self.sums(name).items()}
+        return canonical([inputs, self.plan.dtype, self.plan.seed, parts, sums])
+
+
+def _check_groups(plan: Plan, known: set[str]) -> None:
+    for group in plan.groups:
+        if group not in known:
+            raise errors.RecipeError(errors.unknown("plan.groups", "group", group, known))
+
+
+def _arguments(step: Step, plan: Plan, device: torch.device) -> dict[str, Any]:
+    """Gene values as `merge` receives them: per-expert ones (K,) float32, shared ones as they are."""
+    module = plugins.load("operator", step.operator, "plan.groups")
+    if step.version != module.VERSION:
+        raise errors.RecipeError(
+            f"plan.groups: {step.operator} has version {module.VERSION} here, the plan was made "
+            f"with {step.version}: its result would differ"
+        )
+    declared = {gene.name: gene for gene in module.GENES}
+    for name in step.genes:
+        if name not in declared:
+            raise errors.RecipeError(errors.unknown(step.operator, "gene", name, declared))
+    found: dict[str, Any] = {}
+    for name, gene in declared.items():
+        value: Any = step.genes.get(name, gene.default)
+        if gene.per_expert:
+            each = value if isinstance(value, dict) else {e.name: value for e in plan.experts}
+            value = torch.tensor([each[e.name] for e in plan.experts], device=device)
+        found[name] = value
+    return found
+
+
+class Live:
+    """A model in memory whose weights are overwritten by one plan after another."""
+
+    def __init__(self, parameters: Mapping[str, torch.Tensor], workshop: Workshop) -> None:
+        self.parameters = parameters
+        self.workshop = workshop
+        self._keys: dict[str, str] = {}
+
+    def build(self, plan: Plan) -> None:
+        """Write the tensors that differ from what the model holds.
+
+        Raises EvaluationError, naming the tensor, where a merged value is not finite.
+        """
+        merged = Merged(plan, self.workshop)
+        keys: dict[str | None, str] = {}
+        for name in merged.tensors:
+            key = merged.tensor_key(name)
+            if self._keys.get(name) == key:
+                continue
+            self._keys.pop(name, None)
+            self._write(merged, name)
+            self._keys[name] = key
+
+    @torch.no_grad()
+    def _write(self, merged: Merged, name: str) -> None:
+        flat = self.parameters[name].view(-1)
+        for start, stop in merged.tiles(name):
+            tile = merged.merge(name, start, stop)
+            check_finite(name, tile)
+            flat[start:stop].copy_(tile)
+
+
+def check_finite(name: str, tile: torch.Tensor) -> None:
+    if tile.numel() and not torch.stack(torch.aminmax(tile)).isfinite().all():
+        raise errors.EvaluationError(f"weights of {name} are not finite")
+
+
+def save(plan: Plan, workshop: Workshop, folder: Path, **details: Any) -> Path:
+    """Write a plan's model as a Hugging Face folder; `details` as in files.writer.write."""
+    merged = Merged(plan, workshop)
+    base = plan.base
+    while base.plan is not None:
+        base = base.plan.base
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        for name in merged.tensors:
+            tensor = merged.read(name)
+            check_finite(name, tensor)
+            yield name, tensor
+
+    source = workshop.checkpoints[base.sha256].folder
+    return writer.write(
+        folder, tensors(), source=source, dtype=merged.dtype,
+        sizes={name: (info.shape, merged.stored_dtype(name)) for name, info in merged.tensors.items()},
+        **details,
+    )  # fmt: skip

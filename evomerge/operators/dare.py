@@ -1,0 +1,48 @@
+"""DARE: drop task-vector entries at random and rescale the rest (Yu et al. 2024, section 3.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from evomerge.genome import Gene
+from evomerge.maths import consensus
+from evomerge.maths.counter_rng import Noise
+
+VERSION = 1
+GENES = (
+    Gene("weight", -1.0, 1.5, default=0.3, per_expert=True, seeds=(0.1, 0.2, 0.3, 0.5, 1.0)),
+    Gene("density", 1 / 256, 1.0, default=26 / 256, step=1 / 256),
+    Gene("rescale", default="inverse", choices=("inverse", "none"), level="model", searched=False),
+    Gene("elect", default="none", choices=("none", "mass"), level="model", searched=False),
+)
+
+
+def scope(genes: dict[str, Any]) -> str:
+    return "tile"
+
+
+def merge(
+    base: torch.Tensor,
+    experts: torch.Tensor,
+    *,
+    rng: Noise,
+    weight: torch.Tensor,
+    density: float,
+    rescale: str,
+    elect: str,
+    **_: Any,
+) -> torch.Tensor:
+    """base + sum_k w_k m_k (W_k - base) / density, m_k kept with probability `density`.
+
+    Unbiased: the mean over seeds is task arithmetic. With `elect: mass` the disjoint mean of
+    TIES takes the place of the sum.
+    """
+    task_vectors = experts - base
+    kept = torch.where(rng.uniform(task_vectors) < density, task_vectors, 0.0)
+    weighted = consensus.weigh(kept / density if rescale == "inverse" else kept, weight)
+    if elect == "none":
+        return base + consensus.mass(weighted)
+    sign = consensus.elected(weighted, majority=1.0)
+    return base + consensus.disjoint(weighted, weight, sign, "mean")

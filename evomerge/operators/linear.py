@@ -1,0 +1,40 @@
+"""Weighted mean of the experts (Wortsman et al. 2022, Model soups)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from evomerge.genome import Gene
+from evomerge.maths import consensus
+
+VERSION = 1
+GENES = (
+    Gene("weight", -0.5, 1.5, default=1.0, per_expert=True, seeds=(1.0,)),
+    Gene("normalize", default="yes", choices=("yes", "no"), level="model", searched=False),
+)
+
+
+def scope(genes: dict[str, Any]) -> str:
+    return "tile"
+
+
+def merge(
+    base: torch.Tensor,
+    experts: torch.Tensor,
+    *,
+    weight: torch.Tensor,
+    normalize: str,
+    **_: Any,
+) -> torch.Tensor:
+    """sum_k w_k W_k, divided by sum |w| unless `normalize` is `no`.
+
+    Normalised, it is taken as base + sum_k w_k (W_k - base) / sum |w|: the same for non-negative
+    weights, while a negative one moves away from its expert. All weights zero give the base.
+    """
+    if normalize == "no":
+        return consensus.mass(consensus.weigh(experts, weight))
+    total = weight.abs().sum()
+    share = weight / torch.where(total == 0, 1.0, total)
+    return base + consensus.mass(consensus.weigh(experts - base, share))

@@ -1,0 +1,72 @@
+"""TIES-Merging: trim, elect sign, disjoint merge (Yadav et al. 2023, algorithm 1).
+
+As in the authors' code, thresholds and the majority sign are those of the whole model; entries
+that tie with a threshold are all kept. Weights, which the paper does not have, multiply the
+trimmed task vectors before the election and count in the divisor of the mean by magnitude.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from evomerge.genome import Gene
+from evomerge.maths import consensus, sparsify
+
+VERSION = 1
+GENES = (
+    Gene("weight", -1.0, 1.5, default=1.0, per_expert=True, seeds=(1.0,)),
+    Gene("density", 1 / sparsify.GRID, 1.0, default=51 / sparsify.GRID, step=1 / sparsify.GRID),
+    Gene("scale", 0.0, 2.0, default=1.0, seeds=(0.3, 0.5, 0.7, 1.0, 1.5)),
+    Gene("reducer", default="mean", choices=("mean", "sum", "max"), level="model", searched=False),
+    Gene(
+        "threshold_scope", default="model", choices=("model", "tensor", "row"),
+        level="model", searched=False,
+    ),
+)  # fmt: skip
+PASSES = sparsify.PASSES
+
+
+def scope(genes: dict[str, Any]) -> str:
+    return "row" if genes["threshold_scope"] == "row" else "tile"
+
+
+def prepare(
+    base: torch.Tensor, experts: torch.Tensor, stats: sparsify.Counts | None
+) -> dict[str, torch.Tensor]:
+    """Magnitude counts of a tile (n,) and (K, n) for the pass after `stats`."""
+    return sparsify.count((experts - base).abs(), stats)
+
+
+def finish(stats: sparsify.Counts) -> dict[str, torch.Tensor]:
+    return {"thresholds": sparsify.thresholds(stats)}
+
+
+def measure(
+    base: torch.Tensor, experts: torch.Tensor, *, stats: Any, **genes: Any
+) -> dict[str, torch.Tensor]:
+    """The sum of elected signs, whose sign decides where an entry's own mass is zero."""
+    weighted = _weighted(base, experts, stats, genes)
+    return {"majority": torch.sign(consensus.mass(weighted)).sum(dtype=torch.float64)}
+
+
+def merge(
+    base: torch.Tensor, experts: torch.Tensor, *, stats: Any, sums: Any, **genes: Any
+) -> torch.Tensor:
+    """base + scale * disjoint merge of the trimmed, weighted task vectors."""
+    weighted = _weighted(base, experts, stats, genes)
+    sign = consensus.elected(weighted, float(sums["majority"]))
+    merged = consensus.disjoint(weighted, genes["weight"], sign, genes["reducer"])
+    return base + merged * float(genes["scale"])
+
+
+def _weighted(
+    base: torch.Tensor, experts: torch.Tensor, stats: Any, genes: dict[str, Any]
+) -> torch.Tensor:
+    task_vectors = experts - base
+    if genes["threshold_scope"] == "row":
+        trimmed = sparsify.trim_rows(task_vectors, genes["density"])
+    else:
+        trimmed = sparsify.trim(task_vectors, stats["thresholds"], genes["density"])
+    return consensus.weigh(trimmed, genes["weight"])

@@ -1,0 +1,164 @@
+"""Plans: plain JSON that fully describes one merged model; and the template that genomes fill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evomerge import errors, plugins
+from evomerge.genome import Gene, Space, Value
+from evomerge.layers import Layers
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Genes = Mapping[str, Value | Mapping[str, Value]]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Input(_Frozen):
+    """A checkpoint (sha256 of its content; `path` is where it was found) or another plan."""
+
+    name: str
+    sha256: str
+    path: str = ""
+    plan: Plan | None = None
+
+
+class Step(_Frozen):
+    """What one group of tensors goes through; per-expert genes are {expert: value}."""
+
+    operator: str
+    version: int
+    genes: dict[str, Value | dict[str, Value]] = {}
+
+
+class Plan(_Frozen):
+    """One merged model. Tensors of groups without a step are the base's; `key` names the plan.
+
+    A plan without experts and groups is its base.
+    """
+
+    base: Input
+    experts: tuple[Input, ...] = ()
+    layers: Layers = Layers()
+    groups: dict[str, Step] = {}
+    dtype: Dtype = "float32"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 of the canonical JSON; where inputs lie on disk is no part of it."""
+        return hashlib.sha256(canonical(without_paths(self.model_dump())).encode()).hexdigest()
+
+    def inputs(self) -> Iterable[Input]:
+        return (self.base, *self.experts)
+
+    @classmethod
+    def parse(cls, data: object, where: str) -> Plan:
+        """Raises RecipeError with the place of the first thing that is wrong."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise errors.RecipeError(f"{where}: {place}: {first['msg']}") from error
+
+
+def nested(plan: Plan, name: str) -> Input:
+    """A plan as an input of another plan."""
+    return Input(name=name, sha256=plan.key, plan=plan)
+
+
+def canonical(data: Any) -> str:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def without_paths(data: Any) -> Any:
+    """The same JSON without the `path` of its inputs."""
+    if isinstance(data, Mapping):
+        return {key: without_paths(value) for key, value in data.items() if key != "path"}
+    if isinstance(data, list | tuple):
+        return [without_paths(value) for value in data]
+    return data
+
+
+@dataclass(frozen=True)
+class Template:
+    """All that a recipe settles about its plans before any gene has a value."""
+
+    base: Input
+    experts: tuple[Input, ...]
+    layers: Layers
+    groups: tuple[str, ...]
+    operators: tuple[str, ...]
+    dtype: Dtype = "float32"
+    seed: int = 0
+
+    def genes(self) -> list[Gene]:
+        """Every gene of the operators, placed; first the choice of the operator, if there is one."""
+        placed = []
+        if len(self.operators) > 1:
+            placed.append(Gene("operator", choices=self.operators, default=self.operators[0]))
+        for operator in self.operators:
+            for gene in plugins.load("operator", operator, "operator").GENES:
+                placed += self._place(gene, operator)
+        return placed
+
+    def _place(self, gene: Gene, operator: str) -> list[Gene]:
+        several = len(self.operators) > 1
+        owner = operator if several else ""
+        copies = []
+        for group in self.groups if gene.level == "group" else ("",):
+            for expert in (e.name for e in self.experts) if gene.per_expert else ("",):
+                copy = replace(gene, operator=owner, group=group, expert=expert, when=None)
+                if gene.when is not None:
+                    parent = replace(copy, name=gene.when[0], expert="")
+                    copy = replace(copy, when=(parent.key, gene.when[1]))
+                elif several:
+                    copy = replace(copy, when=("operator", (operator,)))
+                copies.append(copy)
+        return copies
+
+    def plan(self, values: Mapping[str, Value]) -> Plan:
+        """The plan for typed values by gene key; genes not named stand at their default."""
+        genes = self.genes()
+        stray = sorted(set(values) - {gene.key for gene in genes})
+        if stray:
+            raise errors.RecipeError(
+                errors.unknown("plan", "gene", stray[0], [gene.key for gene in genes])
+            )
+        # Decoding drops what is inactive and rounds to the grid: equal models, equal plans.
+        whole = Space(genes)
+        values = whole.decode(whole.encode(values))
+        operator = str(values.get("operator", self.operators[0]))
+        module = plugins.load("operator", operator, "operator")
+        steps = {group: self._step(module, operator, group, values) for group in self.groups}
+        return Plan(
+            base=self.base, experts=self.experts, layers=self.layers, groups=steps,
+            dtype=self.dtype, seed=self.seed,
+        )  # fmt: skip
+
+    def _step(
+        self, module: ModuleType, operator: str, group: str, values: Mapping[str, Value]
+    ) -> Step:
+        owner = operator if len(self.operators) > 1 else ""
+        genes: dict[str, Value | dict[str, Value]] = {}
+        for gene in module.GENES:
+            placed = replace(gene, operator=owner, group=group if gene.level == "group" else "")
+            if gene.per_expert:
+                keys = {e.name: replace(placed, expert=e.name).key for e in self.experts}
+                per_expert = {name: values[key] for name, key in keys.items() if key in values}
+                if per_expert:
+                    genes[gene.name] = per_expert
+            elif placed.key in values:
+                genes[gene.name] = values[placed.key]
+        return Step(operator=operator, version=module.VERSION, genes=genes)
