@@ -1,4 +1,4 @@
-"""Plan + checkpoints -> tensors, tile by tile: into a live model or to disk, the same bits in both."""
+"""Plan + checkpoints -> tensors, tile by tile; a live model and a folder get the same bits."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Merged:
         return self.dtype if stored.is_floating_point else stored
 
     def tiles(self, name: str) -> Iterator[tuple[int, int]]:
-        """Flat extents of a tensor that may be merged one at a time, as its operator's scope says."""
+        """Flat extents that may be merged one at a time, as the operator's scope says."""
         info, step = self.tensors[name], self.step(name)
         scope = "tile"
         if step is not None:
@@ -158,7 +158,7 @@ class Merged:
     def _shaped(
         self, name: str, scope: str, start: int, stop: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The inputs of an extent, as rows or as the whole tensor where the scope asks for them."""
+        """The inputs of an extent, in rows or whole where the scope asks for it."""
         base, experts = self.inputs(name, start, stop)
         shape = self.tensors[name].shape
         if scope == "tile" or not shape:
@@ -228,7 +228,7 @@ def _check_groups(plan: Plan, known: set[str]) -> None:
 
 
 def _arguments(step: Step, plan: Plan, device: torch.device) -> dict[str, Any]:
-    """Gene values as `merge` receives them: per-expert ones (K,) float32, shared ones as they are."""
+    """Gene values as `merge` receives them: per-expert ones (K,) float32, others as they are."""
     module = plugins.load("operator", step.operator, "plan.groups")
     if step.version != module.VERSION:
         raise errors.RecipeError(
@@ -263,7 +263,6 @@ class Live:
         Raises EvaluationError, naming the tensor, where a merged value is not finite.
         """
         merged = Merged(plan, self.workshop)
-        keys: dict[str | None, str] = {}
         for name in merged.tensors:
             key = merged.tensor_key(name)
             if self._keys.get(name) == key:
@@ -299,9 +298,8 @@ def save(plan: Plan, workshop: Workshop, folder: Path, **details: Any) -> Path:
             check_finite(name, tensor)
             yield name, tensor
 
+    sizes = {n: (info.shape, merged.stored_dtype(n)) for n, info in merged.tensors.items()}
     source = workshop.checkpoints[base.sha256].folder
     return writer.write(
-        folder, tensors(), source=source, dtype=merged.dtype,
-        sizes={name: (info.shape, merged.stored_dtype(name)) for name, info in merged.tensors.items()},
-        **details,
-    )  # fmt: skip
+        folder, tensors(), source=source, dtype=merged.dtype, sizes=sizes, **details
+    )

@@ -104,7 +104,7 @@ class Template:
     seed: int = 0
 
     def genes(self) -> list[Gene]:
-        """Every gene of the operators, placed; first the choice of the operator, if there is one."""
+        """Every gene of the operators, placed; first the choice of operator, if there is one."""
         placed = []
         if len(self.operators) > 1:
             placed.append(Gene("operator", choices=self.operators, default=self.operators[0]))

@@ -1,0 +1,146 @@
+"""One job: materialize a plan in the live model, answer blocks of items."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomerge import errors, plugins
+from evomerge.files.bank import Bank, Item
+from evomerge.files.checkpoint import Checkpoint
+from evomerge.files.ledger import Answer
+from evomerge.materialize import Live, Workshop
+from evomerge.plan import Plan
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker needs once: checkpoint folders by sha256, banks by objective, how to score."""
+
+    base: str
+    folders: Mapping[str, str]
+    banks: Mapping[str, Bank]
+    dtype: str = "float32"
+    device: str = "cpu"
+    batch: int = 25
+
+
+@dataclass(frozen=True)
+class Job:
+    """One plan and the blocks it is to answer, as (objective, split, block number)."""
+
+    plan: Mapping[str, Any]
+    key: str
+    blocks: tuple[tuple[str, str, int], ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Answers of a job, or why there are none."""
+
+    key: str
+    answers: tuple[Answer, ...] = ()
+    failed: str | None = None
+    seconds: float = 0.0
+    host: str = field(default_factory=lambda: os.uname().nodename)
+    slot: int = 0
+
+
+def block(bank: Bank, split: str, number: int, batch: int) -> Sequence[Item]:
+    """Items of one block: the same for every candidate, whatever else is asked."""
+    return bank.split(split)[number * batch : (number + 1) * batch]
+
+
+def n_blocks(bank: Bank, split: str, batch: int, items: int | None = None) -> int:
+    """Blocks that hold the first `items` items of a split (None: all of them)."""
+    total = len(bank.split(split))
+    return -(-min(total, total if items is None else items) // batch)
+
+
+class Worker:
+    """A live model that is rebuilt for each plan and answers items; one torch thread."""
+
+    def __init__(self, setup: Setup, slot: int = 0) -> None:
+        self.setup = setup
+        self.slot = slot
+        self.device = torch.device(setup.device)
+        checkpoints = {sha256: Checkpoint.open(folder) for sha256, folder in setup.folders.items()}
+        base = checkpoints[setup.base]
+        with one_thread():
+            self.model, self.tokenizer = load(base.folder, setup.dtype, self.device)
+        parameters = dict(self.model.state_dict(keep_vars=False))
+        missing = sorted(set(base.tensors) - set(parameters))
+        if missing:
+            raise errors.InputError(
+                f"{base.folder}: transformers does not load {len(missing)} tensors under their "
+                f"names, such as '{missing[0]}'"
+            )
+        self.live = Live(parameters, Workshop(checkpoints, self.device))
+        self._batches: dict[tuple[str, str, int], Any] = {}
+
+    def run(self, job: Job) -> Result:
+        """Build the plan and answer; whatever goes wrong fails this candidate alone."""
+        begun = time.perf_counter()
+        answers: tuple[Answer, ...] = ()
+        failed = None
+        try:
+            with one_thread():
+                self.live.build(Plan.parse(job.plan, "plan"))
+                answers = tuple(answer for place in job.blocks for answer in self._answer(*place))
+        except errors.EvaluationError as error:
+            failed = str(error)
+        except Exception as error:  # a candidate may fail in any way; the run goes on
+            failed = f"{type(error).__name__}: {error}"
+        seconds = time.perf_counter() - begun
+        if failed is not None:
+            return Result(job.key, failed=failed, seconds=seconds, slot=self.slot)
+        return Result(job.key, answers, seconds=seconds, slot=self.slot)
+
+    def _answer(self, objective: str, split: str, number: int) -> Iterator[Answer]:
+        bank = self.setup.banks[objective]
+        scorer = plugins.load("scorer", bank.scorer)
+        items = block(bank, split, number, self.setup.batch)
+        place = (objective, split, number)
+        if place not in self._batches:
+            self._batches[place] = scorer.prepare(self.tokenizer, items, **bank.options)
+        found = scorer.score(self.model, self._batches[place])
+        for i, item in enumerate(items):
+            extra = {name: values[i] for name, values in found.items() if name != "score"}
+            yield Answer(objective, item.id, split, found["score"][i], extra)
+
+
+def load(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
+    """The model (evaluation mode) and tokenizer of a folder, without code from the folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise errors.InputError(f"{folder}: transformers can not load it: {reason}") from error
+    finally:
+        if bar:
+            logging.enable_progress_bar()
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The same bits on every machine size: what a thread pool splits, it also sums differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

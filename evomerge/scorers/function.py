@@ -1,0 +1,67 @@
+"""A score from the user's own Python: f(model, tokenizer) -> a number in [0, 1], more is better.
+
+The whole function is one item. If `f` takes an argument `split`, it is told which of `search`,
+`validation` and `test` is asked for, so that it can keep its own items apart.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge import errors
+from evomerge.files.bank import SPLITS, Bank, Item
+
+
+@dataclass(frozen=True)
+class Batch:
+    tokenizer: Any
+    items: tuple[Item, ...]
+    call: Callable[..., Any]
+
+
+def bank(name: str, call: Callable[..., Any] | str) -> Bank:
+    """The bank of one item a split that stands for a function or its `module:name`."""
+    call = find(call) if isinstance(call, str) else call
+    items = tuple(Item(f"{name}:{split}", name, (), "", split) for split in SPLITS)
+    identity = f"{call.__module__}:{getattr(call, '__qualname__', repr(call))}"
+    return Bank(
+        name=name, version=1, scorer="function", options={"call": call}, items=items,
+        licence="", sha256=identity, path=None,
+    )  # fmt: skip
+
+
+def find(reference: str) -> Callable[..., Any]:
+    """The function behind `module:name`; raises RecipeError where there is none."""
+    module, _, name = reference.partition(":")
+    try:
+        call = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise errors.RecipeError(
+            f"objectives: no function '{reference}' (expected module:name): {error}"
+        ) from error
+    if not callable(call):
+        raise errors.RecipeError(f"objectives: '{reference}' can not be called")
+    return call  # type: ignore[no-any-return]
+
+
+def prepare(tokenizer: Any, items: Sequence[Item], *, call: Callable[..., Any]) -> Batch:
+    return Batch(tokenizer, tuple(items), call)
+
+
+def score(model: Any, batch: Batch) -> dict[str, list[float]]:
+    """Raises EvaluationError unless the function returns a number in [0, 1]."""
+    takes_split = "split" in inspect.signature(batch.call).parameters
+    scores = []
+    for item in batch.items:
+        options = {"split": item.split} if takes_split else {}
+        value = batch.call(model, batch.tokenizer, **options)
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise errors.EvaluationError(
+                f"objective '{item.prompt}': expected a number in [0, 1], got {value!r}"
+            )
+        scores.append(float(value))
+    return {"score": scores}
