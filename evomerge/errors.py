@@ -5,7 +5,9 @@ EvomergeError
 ├── InputError         3   a checkpoint, a bank or another input file is unusable
 ├── MachineError       4   machine or run folder do not allow it (lock, space, missing extra)
 ├── EvaluationError    -   one candidate failed; the search goes on, the reason is recorded
-└── TooManyFailures    6   nearly every candidate failed
+├── Unconfirmed        5   the run ended with nothing confirmed
+├── TooManyFailures    6   nearly every candidate failed
+└── Interrupted       75   stopped by a signal; the same command goes on
 """
 
 from __future__ import annotations
@@ -38,8 +40,16 @@ class EvaluationError(EvomergeError):
     """One candidate can not get a score; the message is the recorded reason."""
 
 
+class Unconfirmed(EvomergeError):
+    exit_code = UNCONFIRMED
+
+
 class TooManyFailures(EvomergeError):
     exit_code = FAILURES
+
+
+class Interrupted(EvomergeError):
+    exit_code = INTERRUPTED
 
 
 def unknown(where: str, what: str, got: str, known: Iterable[str]) -> str:

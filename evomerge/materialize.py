@@ -40,6 +40,20 @@ class Workshop:
     tile: int = TILE
     _stats: dict[tuple[str, ...], Tensors] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, plan: Plan) -> Workshop:
+        """Open all checkpoints of a plan where its paths say; raises InputError if one changed."""
+        checkpoints = {}
+        for item in _leaves(plan):
+            checkpoint = Checkpoint.open(Path(item.path), item.name)
+            if checkpoint.sha256 != item.sha256:
+                raise errors.InputError(
+                    f"{item.path}: not the checkpoint that the plan was made from (sha256 "
+                    f"{checkpoint.sha256[:12]}, the plan has {item.sha256[:12]})"
+                )
+            checkpoints[item.sha256] = checkpoint
+        return cls(checkpoints)
+
     def source(self, item: Input) -> Source:
         if item.plan is not None:
             return Merged(item.plan, self)
@@ -60,6 +74,15 @@ class Workshop:
             names = [name] if pool == "tensor" else merged.mergeable
             self._stats[place] = _prepare(module, merged, names)
         return self._stats[place]
+
+
+def _leaves(plan: Plan) -> Iterator[Input]:
+    """The checkpoints under a plan, through the plans among its inputs."""
+    for item in plan.inputs():
+        if item.plan is not None:
+            yield from _leaves(item.plan)
+        else:
+            yield item
 
 
 def _prepare(module: ModuleType, merged: Merged, names: list[str]) -> Tensors:
@@ -288,9 +311,7 @@ def check_finite(name: str, tile: torch.Tensor) -> None:
 def save(plan: Plan, workshop: Workshop, folder: Path, **details: Any) -> Path:
     """Write a plan's model as a Hugging Face folder; `details` as in files.writer.write."""
     merged = Merged(plan, workshop)
-    base = plan.base
-    while base.plan is not None:
-        base = base.plan.base
+    base = next(_leaves(plan))
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         for name in merged.tensors:

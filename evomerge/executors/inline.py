@@ -11,6 +11,8 @@ from evomerge.evaluate import Job, Result, Setup, Worker
 class Executor:
     """One worker, no cluster."""
 
+    IN_ORDER = True
+
     def __init__(self, setup: Setup, *, workers: int = 1) -> None:
         self.workers = 1
         self._worker = Worker(setup)

@@ -17,6 +17,8 @@ _RESTARTS = 3
 class Executor:
     """`workers` actors with `gpus` (may be a fraction) each; `address: auto` joins a cluster."""
 
+    IN_ORDER = False
+
     def __init__(
         self, setup: Setup, *, workers: int = 2, address: str | None = None, gpus: float = 0
     ) -> None:

@@ -26,6 +26,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS events (
     number INTEGER PRIMARY KEY, kind TEXT NOT NULL, body TEXT NOT NULL, time REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS sessions (number INTEGER PRIMARY KEY, body TEXT NOT NULL, time REAL);
 CREATE TABLE IF NOT EXISTS plans (key TEXT PRIMARY KEY, plan TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS failures (
     plan TEXT PRIMARY KEY, reason TEXT NOT NULL, time REAL NOT NULL, host TEXT, slot INTEGER);
@@ -62,7 +63,7 @@ class Ledger:
     """Events, plans, answers and failures of one run."""
 
     def __init__(self, folder: Path, *, write: bool = False) -> None:
-        """Raises MachineError if another process writes there, InputError if the file is broken."""
+        """Raises MachineError if another process writes there, InputError for a broken file."""
         self.folder = folder
         self.path = folder / NAME
         self._lock = _lock(folder) if write else None
@@ -116,6 +117,23 @@ class Ledger:
         query = "SELECT body FROM events WHERE kind=? ORDER BY number DESC LIMIT 1"
         row = self._db.execute(query, (kind,)).fetchone()
         return json.loads(row[0]) if row else None
+
+    def add_session(self, body: Any) -> None:
+        """Note that a process starts to work on the run: on which machine, with which versions."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO sessions (body, time) VALUES (?, ?)", (_json(body), time.time())
+            )
+
+    def seconds(self) -> float:
+        """Time between the start and the last event of each session, added up."""
+        starts = [row[0] for row in self._db.execute("SELECT time FROM sessions ORDER BY time")]
+        total = 0.0
+        for start, end in zip(starts, [*starts[1:], time.time() + 1], strict=True):
+            query = "SELECT max(time) FROM events WHERE time >= ? AND time < ?"
+            last = self._db.execute(query, (start, end)).fetchone()[0]
+            total += (last or start) - start
+        return total
 
     def add_plans(self, plans: Iterable[tuple[str, str]]) -> None:
         """Keep plans, as (key, JSON)."""

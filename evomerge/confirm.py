@@ -1,0 +1,170 @@
+"""What frames a search: sanity and anchors before it; baselines, confirmation and test after it.
+
+Answers to `validation` and `test` never reach a strategy. The shortlist is ranked on
+`validation`, the one point that is claimed is chosen there, and `test` is only reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evomerge import errors
+from evomerge.answers import Answers, Desk
+from evomerge.layers import Layers
+from evomerge.maths import pareto
+from evomerge.objectives import Losses, anchor
+from evomerge.plan import Plan
+from evomerge.recipe import Problem
+
+if TYPE_CHECKING:
+    from evomerge.search import Candidate
+
+Report = Callable[[str, Mapping[str, Any]], None]
+
+COEFFICIENTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5)
+"""Global coefficients of the baseline task arithmetic: small ones belong there, or any search
+would look good."""
+
+
+def endpoints(problem: Problem) -> dict[str, Plan]:
+    """Plans that are the base and the experts themselves."""
+    frame = problem.template
+    return {
+        item.name: Plan(base=item, layers=frame.layers, dtype=frame.dtype, seed=frame.seed)
+        for item in (frame.base, *frame.experts)
+    }
+
+
+def textbook(problem: Problem, operator: str, weight: float | None = None) -> Plan:
+    """An operator at its defaults, with one global `weight`, whatever the recipe searches."""
+    layers = Layers()
+    groups = tuple(dict.fromkeys(layers.groups(problem.base.tensors).values()))
+    frame = replace(problem.template, layers=layers, groups=groups, operators=(operator,))
+    weights = {g.key: weight for g in frame.genes() if g.name == "weight" and weight is not None}
+    return frame.plan(weights)
+
+
+def sanity(problem: Problem, desk: Desk, report: Report) -> Losses:
+    """Have base and experts answer all `search` items; freeze anchors; point out what is odd."""
+    report("stage", {"name": "sanity"})
+    answers = desk.answers
+    plans = endpoints(problem)
+    desk.answer(
+        plans.values(), answers.places("search"), lambda r: report("answered", {"result": r})
+    )
+    signals = {
+        name: problem.recipe.objectives[name].signal
+        if name in problem.recipe.objectives
+        else "score"
+        for name in problem.objectives
+    }
+    _require_answers(plans, answers)
+    anchors = {}
+    for name in problem.objectives:
+        base, *experts = (
+            answers.column(plan.key, name, answers.places("search"), signals[name])
+            for plan in plans.values()
+        )
+        anchors[name] = anchor(base, experts)
+        if name in problem.experts and anchors[name].zero > 0:
+            _point_out(name, plans, answers, report)
+    losses = Losses(anchors, signals)
+    if answers.ledger.last("anchors") is None:
+        answers.ledger.append("anchors", losses.to_json())
+    return losses
+
+
+def _require_answers(plans: Mapping[str, Plan], answers: Answers) -> None:
+    for name, plan in plans.items():
+        if plan.key in answers.failures:
+            raise errors.InputError(f"{name} can not be scored: {answers.failures[plan.key]}")
+
+
+def _point_out(name: str, plans: Mapping[str, Plan], answers: Answers, report: Report) -> None:
+    """Say so when the expert that shares a bank's name is not better there than the base."""
+    places = answers.places("search")
+    mine = float(answers.column(plans[name].key, name, places).mean())
+    base = float(answers.column(plans["base"].key, name, places).mean())
+    if mine <= base:
+        text = (
+            f"expert '{name}' scores {mine:.3f} on '{name}', the base {base:.3f}: "
+            "prompt or template may be wrong"
+        )
+        report("note", {"text": text})
+
+
+def best_of_front(told: Sequence[Candidate], n: int) -> list[Candidate]:
+    """The nondominated candidates of most items; above n, the best of each objective and mean."""
+    if not told:
+        raise errors.Unconfirmed("no candidate has a score: nothing to confirm")
+    most = max(c.items for c in told)
+    unique = list({c.plan.key: c for c in told if c.items == most}.values())
+    losses = np.array([c.losses for c in unique])
+    front = [c for c, kept in zip(unique, pareto.nondominated(losses), strict=True) if kept]
+    if len(front) <= n:
+        return front
+    order = np.argsort([np.mean(np.array(c.losses)) for c in front], kind="stable")
+    extremes = np.argmin(np.array([c.losses for c in front]), axis=0)
+    chosen = list(dict.fromkeys([*extremes.tolist(), *order.tolist()]))[:n]
+    return [front[i] for i in sorted(chosen)]
+
+
+def confirm(
+    problem: Problem, desk: Desk, losses: Losses, shortlist: Mapping[str, Plan], report: Report
+) -> None:
+    """Rank on `validation`, choose, score on `test`; record who is in the front."""
+    answers = desk.answers
+
+    def told(result: Any) -> None:
+        report("answered", {"result": result})
+
+    report("stage", {"name": "validation"})
+    scan = {c: textbook(problem, "task_arithmetic", c) for c in COEFFICIENTS}
+    desk.answer([*scan.values(), *shortlist.values()], answers.places("validation"), told)
+    means = {label: _means(answers, plan, "validation") for label, plan in shortlist.items()}
+    ranked = {label: scores for label, scores in means.items() if scores is not None}
+    if not ranked:
+        raise errors.Unconfirmed("no candidate of the shortlist could be scored on validation")
+    labels = list(ranked)
+    rows = np.array([losses.of_scores(ranked[label]) for label in labels])
+    front = [label for label, kept in zip(labels, pareto.nondominated(rows), strict=True) if kept]
+    chosen = max(ranked, key=lambda label: float(np.mean(ranked[label])))
+    coefficient = max(
+        scan, key=lambda c: float(np.mean(_means(answers, scan[c], "validation") or -1))
+    )
+    baselines = {
+        **endpoints(problem),
+        "uniform mean": textbook(problem, "linear"),
+        f"task arithmetic {coefficient:g}": scan[coefficient],
+        "TIES": textbook(problem, "ties"),
+    }
+    report("stage", {"name": "test"})
+    tested = [*baselines.values(), *(shortlist[label] for label in {*front, chosen})]
+    desk.answer(tested, answers.places("test"), told)
+    previous = answers.ledger.last("confirmed") or {"looks": 0}
+    answers.ledger.append(
+        "confirmed",
+        {
+            "candidates": _candidates(answers),
+            "shortlist": {label: plan.key for label, plan in shortlist.items()},
+            "front": front,
+            "chosen": chosen,
+            "baselines": {label: plan.key for label, plan in baselines.items()},
+            "looks": previous["looks"] + 1,
+        },
+    )
+    report("confirmed", {"front": front, "chosen": chosen})
+
+
+def _means(answers: Answers, plan: Plan, split: str) -> list[float] | None:
+    columns = answers.split(plan.key, split)
+    return None if columns is None else [float(column.mean()) for column in columns]
+
+
+def _candidates(answers: Answers) -> int:
+    asked = answers.ledger.events("ask")
+    return len({row["id"] for event in asked for row in event.body["proposals"]})

@@ -1,0 +1,67 @@
+"""From scores to losses: anchors are frozen before the search, so that losses stay comparable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from evomerge.answers import Answers, Place, Scores
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Loss 0 is `zero`, the best of base and experts; `unit` lower is loss 1."""
+
+    zero: float
+    unit: float
+
+    def loss(self, score: float) -> float:
+        return (self.zero - score) / self.unit
+
+
+def standard_error(scores: Scores) -> float:
+    """Of a mean of scores in [0, 1]; equal ones count as if half an answer stood on each side."""
+    n = len(scores)
+    p = (float(scores.sum()) + 0.5) / (n + 1)
+    variance = float(scores.var()) or p * (1 - p)
+    return float(np.sqrt(variance / n))
+
+
+def anchor(base: Scores, experts: Sequence[Scores]) -> Anchor:
+    """Unit: the largest of (best - base), twice the best's standard error, 0.05 of the range."""
+    best = max([base, *experts], key=lambda scores: float(scores.mean()))
+    zero = float(best.mean())
+    gap = zero - float(base.mean())
+    return Anchor(zero, max(gap, 2 * standard_error(best), 0.05))
+
+
+class Losses:
+    """Losses of plans, by the signal that each objective's search sees."""
+
+    def __init__(self, anchors: Mapping[str, Anchor], signals: Mapping[str, str]) -> None:
+        self.anchors = dict(anchors)
+        self.signals = dict(signals)
+
+    def of(
+        self, answers: Answers, key: str, places: Sequence[Place]
+    ) -> tuple[tuple[float, ...], tuple[float, ...], int]:
+        """Losses (M,), their standard errors (M,) and the number of items behind them."""
+        losses, spread, items = [], [], 0
+        for objective, anchor in self.anchors.items():
+            scores = answers.column(key, objective, places, self.signals[objective])
+            losses.append(anchor.loss(float(scores.mean())))
+            spread.append(standard_error(scores) / anchor.unit)
+            items += len(scores)
+        return tuple(losses), tuple(spread), items
+
+    def of_scores(self, scores: Sequence[float]) -> tuple[float, ...]:
+        """Losses of mean scores (M,) on the scale of the anchors."""
+        return tuple(
+            anchor.loss(score) for anchor, score in zip(self.anchors.values(), scores, strict=True)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: asdict(anchor) for name, anchor in self.anchors.items()}
