@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge import errors, plugins
-from evomerge.evaluate import Job, Result, Setup, block, n_blocks
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.plan import Plan, canonical
+from evomerge.worker import Job, Result, Setup, block, n_blocks
 
 Scores = npt.NDArray[np.float64]
 Place = tuple[str, str, int]

@@ -21,7 +21,7 @@ from evomerge.plan import Plan
 from evomerge.recipe import Problem
 
 if TYPE_CHECKING:
-    from evomerge.search import Candidate
+    from evomerge.loop import Candidate
 
 Report = Callable[[str, Mapping[str, Any]], None]
 

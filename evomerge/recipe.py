@@ -12,7 +12,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from evomerge import errors, plugins, zoo
-from evomerge.evaluate import Setup
 from evomerge.files import bank as banks
 from evomerge.files import plain
 from evomerge.files.checkpoint import Checkpoint, compare
@@ -20,6 +19,7 @@ from evomerge.genome import Gene, Space, Value
 from evomerge.layers import Layers
 from evomerge.plan import Dtype, Input, Plan, Template
 from evomerge.scorers import function
+from evomerge.worker import Setup
 
 Signal = Literal["score", "probability", "plain"]
 

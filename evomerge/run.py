@@ -103,7 +103,7 @@ class Front(Sequence[Point]):
 
 def _cell(point: Point, objective: int) -> str:
     low, high = point.interval(objective)
-    return f"<td>{point.means('test')[objective]:.3f} <small>{low:.3f}–{high:.3f}</small></td>"
+    return f"<td>{point.means('test')[objective]:.3f} <small>{low:.3f}-{high:.3f}</small></td>"
 
 
 def _number(value: Any) -> Any:
@@ -210,7 +210,7 @@ class Run:
         return {f"c{row['id']}": row["plan"] for row in rows}
 
     def history(self) -> Iterator[tuple[int, list[float]]]:
-        """(items answered so far, losses) of each candidate as it was told; failed ones left out."""
+        """(items answered so far, losses) of each told candidate that did not fail."""
         items = 0
         for event in self._ledger.events("tell"):
             for row in event.body:

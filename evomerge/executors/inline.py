@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from evomerge.evaluate import Job, Result, Setup, Worker
+from evomerge.worker import Job, Result, Setup, Worker
 
 
 class Executor:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from evomerge import errors
-from evomerge.evaluate import Job, Result, Setup, Worker
+from evomerge.worker import Job, Result, Setup, Worker
 
 # An actor that dies is built anew and its job given to it again: answers are keyed, so that
 # doing a job twice changes nothing.

@@ -1,0 +1,197 @@
+"""What a notebook calls: search, merge, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from evomerge import errors, plugins
+from evomerge.answers import Scores
+from evomerge.files import bank as banks
+from evomerge.files.checkpoint import Checkpoint, compare
+from evomerge.genome import Value
+from evomerge.layers import Layers
+from evomerge.loop import Report, Search
+from evomerge.materialize import Live, Workshop, save
+from evomerge.maths import intervals
+from evomerge.plan import Dtype, Input, Plan, Template
+from evomerge.recipe import locate, resolve
+from evomerge.run import Run
+from evomerge.worker import Job as _Job
+from evomerge.worker import Setup, Worker, load, n_blocks
+
+
+def search(
+    recipe: str | Path | Mapping[str, Any],
+    folder: str | Path | None = None,
+    *,
+    objectives: Mapping[str, Callable[..., float]] | None = None,
+    report: Report | None = None,
+    **changes: Any,
+) -> Run:
+    """Search as a recipe says and return the run; call it again to resume or to extend.
+
+    `folder` defaults to runs/NAME. `objectives` are further ones: f(model, tokenizer) -> a number
+    in [0, 1]. `changes` replace top-level keys of the recipe, such as `budget={"candidates": 50}`.
+    An interruption (Ctrl-C) raises Interrupted; nothing is lost.
+    """
+    problem = resolve(recipe, functions=objectives, **changes)
+    place = Path(folder) if folder is not None else Path("runs") / problem.recipe.name
+    Search(problem, place, report or (lambda event, facts: None)).run()
+    return Run(place)
+
+
+def plan_of(
+    base: str | Path,
+    experts: Mapping[str, str | Path] | Sequence[str | Path],
+    operator: str,
+    *,
+    blocks: int | str = 1,
+    dtype: str = "",
+    seed: int = 0,
+    **genes: Any,
+) -> Plan:
+    """The plan of one merge, its genes given by name: a number for all, a list or {expert: value}.
+
+    `dtype` defaults to that of the base. Raises RecipeError for an unknown gene or a value
+    outside its range, InputError for experts that do not fit the base.
+    """
+    named = experts if isinstance(experts, Mapping) else {Path(e).name: e for e in experts}
+    root = Checkpoint.open(locate(str(base), Path.cwd()), "base")
+    opened = {n: Checkpoint.open(locate(str(e), Path.cwd()), n) for n, e in named.items()}
+    compare(root, list(opened.values()))
+    layers = Layers.model_validate({"blocks": blocks})
+    template = Template(
+        base=_input("base", root), experts=tuple(_input(n, c) for n, c in opened.items()),
+        layers=layers, groups=tuple(dict.fromkeys(layers.groups(root.tensors).values())),
+        operators=(operator,), dtype=_dtype(root, dtype), seed=seed,
+    )  # fmt: skip
+    return template.plan(_values(template, genes))
+
+
+def _input(name: str, checkpoint: Checkpoint) -> Input:
+    return Input(name=name, sha256=checkpoint.sha256, path=str(checkpoint.folder))
+
+
+def _dtype(base: Checkpoint, wanted: str) -> Dtype:
+    """The wanted dtype, or the one that most of the base's numbers have."""
+    counts: dict[str, int] = {}
+    for info in base.tensors.values():
+        name = str(info.dtype).removeprefix("torch.")
+        counts[name] = counts.get(name, 0) + info.numel
+    known: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
+    found = wanted or max(counts, key=lambda name: counts[name])
+    for dtype in known:
+        if dtype == found:
+            return dtype
+    raise errors.RecipeError(errors.unknown("dtype", "dtype", found, known))
+
+
+def _values(template: Template, genes: Mapping[str, Any]) -> dict[str, Value]:
+    """Gene values by key, from values by name."""
+    placed = template.genes()
+    names = [expert.name for expert in template.experts]
+    found: dict[str, Value] = {}
+    for name, value in genes.items():
+        copies = [gene for gene in placed if gene.name == name]
+        if not copies:
+            raise errors.RecipeError(
+                errors.unknown(template.operators[0], "gene", name, {g.name for g in placed})
+            )
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            if len(value) != len(names):
+                raise errors.RecipeError(
+                    f"{name}: expected {len(names)} values ({', '.join(names)}), got {len(value)}"
+                )
+            value = dict(zip(names, value, strict=True))
+        for gene in copies:
+            one = value[gene.expert] if isinstance(value, Mapping) else value
+            gene.check(one, name)
+            found[gene.key] = one
+    return found
+
+
+def merge(
+    base: str | Path,
+    experts: Mapping[str, str | Path] | Sequence[str | Path],
+    operator: str = "task_arithmetic",
+    *,
+    out: str | Path | None = None,
+    **genes: Any,
+) -> Any:
+    """Merge without a search: the live model, or with `out` the folder it is written to.
+
+    Further keywords as in `plan_of`: merge(base, experts, "ties", density=0.4, weight=[1, 0.5]).
+    """
+    plan = plan_of(base, experts, operator, **genes)
+    return build(plan) if out is None else save(plan, Workshop.of(plan), Path(out))
+
+
+def build(plan: Plan) -> Any:
+    """A live model of a plan, in evaluation mode."""
+    workshop = Workshop.of(plan)
+    base = next(iter(workshop.checkpoints.values()))
+    model, _ = load(base.folder, plan.dtype, torch.device("cpu"))
+    Live(model.state_dict(), workshop).build(plan)
+    return model
+
+
+@dataclass(frozen=True)
+class Score:
+    """Scores of one model on one bank and their mean with Wilson's 95 % interval."""
+
+    bank: str
+    scores: Scores
+    mean: float
+    low: float
+    high: float
+
+
+def evaluate(
+    model: str | Path | Plan,
+    bank: Sequence[str | Path | banks.Bank],
+    *,
+    split: str = "test",
+    batch: int = 25,
+    dtype: str = "",
+) -> dict[str, Score]:
+    """Score a model folder or a plan on banks, as a search would.
+
+    Raises EvaluationError, saying why, if the model can not be scored.
+    """
+    if isinstance(model, Plan):
+        plan = model
+    else:
+        opened = Checkpoint.open(locate(str(model), Path.cwd()), str(model))
+        plan = Plan(base=_input(str(model), opened), dtype=_dtype(opened, dtype))
+    shelf = [b if isinstance(b, banks.Bank) else _load_bank(b) for b in bank]
+    named = {b.name: b for b in shelf}
+    workshop = Workshop.of(plan)
+    folders = {sha256: str(c.folder) for sha256, c in workshop.checkpoints.items()}
+    worker = Worker(Setup(next(iter(folders)), folders, named, plan.dtype, "cpu", batch))
+    found = {}
+    for name, one in named.items():
+        blocks = tuple((name, split, i) for i in range(n_blocks(one, split, batch)))
+        result = worker.run(_Job(plan.model_dump(mode="json"), plan.key, blocks))
+        if result.failed is not None:
+            raise errors.EvaluationError(f"{plan.base.name}: {result.failed}")
+        scores = np.array([answer.score for answer in result.answers])
+        mean = float(scores.mean())
+        found[name] = Score(name, scores, mean, *intervals.wilson(mean, len(scores)))
+    return found
+
+
+def _load_bank(reference: str | Path) -> banks.Bank:
+    from evomerge import zoo
+
+    return banks.load(reference, resolve=zoo.path)
+
+
+def operators() -> list[str]:
+    """Names that `operator` takes."""
+    return plugins.known("operator")

@@ -1,0 +1,359 @@
+"""The command line: search, front, merge, export, evaluate, plan, bank, list, zoo, report.
+
+Exit codes: 0 done, 2 usage or recipe, 3 inputs unusable, 4 environment, 5 ended unconfirmed,
+6 too many failures, 75 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from evomerge import errors
+
+if TYPE_CHECKING:
+    from evomerge.run import Front, Run
+
+app = typer.Typer(
+    help="Search for the best way to merge fine-tuned language models.",
+    no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"max_content_width": 100},
+)  # fmt: skip
+bank_app = typer.Typer(help="Item banks: check your own questions and answers.")
+zoo_app = typer.Typer(help="Small real model families that build themselves.")
+app.add_typer(bank_app, name="bank", no_args_is_help=True)
+app.add_typer(zoo_app, name="zoo", no_args_is_help=True)
+out = Console()
+err = Console(stderr=True)
+
+RunFolder = Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")]
+RecipeFile = Annotated[str, typer.Argument(help="recipe file, or the name of a shipped one")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def main() -> None:
+    """Run the command line; every expected error is one message and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except errors.EvomergeError as error:
+        err.print(f"[red]error:[/red] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted: run the same command again to go on")
+        sys.exit(errors.INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@app.command()
+def search(
+    recipe: RecipeFile,
+    folder: Annotated[Path | None, typer.Option("-o", "--out", help="run folder")] = None,
+    candidates: Annotated[int | None, typer.Option(help="another budget of candidates")] = None,
+    seconds: Annotated[float | None, typer.Option(help="another budget of seconds")] = None,
+    seed: Annotated[int | None, typer.Option(help="another seed")] = None,
+    executor: Annotated[str | None, typer.Option(help="inline or ray")] = None,
+    workers: Annotated[int | None, typer.Option(help="workers of the executor")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search as a recipe says; started again, go on, or extend to a larger budget."""
+    from evomerge import api, progress
+
+    changes = _changes(recipe, candidates, seconds, seed, executor, workers)
+    with progress.Shown(err) as shown:
+        run = api.search(recipe, folder, report=shown, **changes)
+    run.report()
+    if as_json:
+        print(run.to_json())
+    else:
+        _show(run)
+
+
+def _changes(
+    recipe: str,
+    candidates: int | None,
+    seconds: float | None,
+    seed: int | None,
+    executor: str | None,
+    workers: int | None,
+) -> dict[str, Any]:
+    from evomerge.recipe import read
+
+    known, _, _ = read(recipe)
+    changes: dict[str, Any] = {} if seed is None else {"seed": seed}
+    wanted = {"candidates": candidates, "seconds": seconds}
+    given = {key: value for key, value in wanted.items() if value is not None}
+    if given:
+        changes["budget"] = {**known.budget.model_dump(), **given}
+    if executor is not None or workers is not None:
+        same = executor in (None, known.executor.name)
+        options = known.executor.model_dump() if same else {"name": executor}
+        changes["executor"] = options | ({} if workers is None else {"workers": workers})
+    return changes
+
+
+def _show(run: Run) -> None:
+    """The front, the baselines, the chosen point against them, and what to do next."""
+    out.print(_table("front (confirmed on validation, scored on test)", run.front))
+    out.print(_table("baselines (same items)", run.baselines))
+    against = Table("chosen point against", "difference of mean test scores", "95 % interval")
+    for row in run.comparisons():
+        interval = f"{row['low']:+.3f} to {row['high']:+.3f}"
+        against.add_row(row["baseline"], f"{row['difference']:+.3f}", interval)
+    out.print(against)
+    chosen, front, others = run.chosen, run.hypervolume(run.front), run.hypervolume(run.baselines)
+    optimism = chosen.mean("search") - chosen.mean("test")
+    if optimism == optimism:
+        out.print(
+            f"optimism of the search: its score of {chosen.label} is {optimism:+.3f} too high"
+        )
+    out.print(f"test hypervolume: front {front:.3f}, all baselines together {others:.3f}")
+    out.print(f"looks at test so far: {run.confirmed['looks']}")
+    failed = len(run.failures())
+    if failed:
+        out.print(f"failed candidates: {failed}")
+    out.print(f"report: {run.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    out.print(
+        f"save:   evomerge export {run.folder} best -o merged", highlight=False, soft_wrap=True
+    )
+
+
+def _table(title: str, front: Front) -> Table:
+    table = Table("point", *front.objectives, "mean", title=title, title_justify="left")
+    for point in front:
+        cells = []
+        for i in range(len(front.objectives)):
+            low, high = point.interval(i)
+            cells.append(f"{point.means('test')[i]:.3f} [dim]{low:.2f}-{high:.2f}[/dim]")
+        label = f"[bold]{point.label} (chosen)[/bold]" if point.chosen else point.label
+        table.add_row(label, *cells, f"{point.mean('test'):.3f}")
+    return table
+
+
+@app.command()
+def front(run: RunFolder, as_json: Json = False) -> None:
+    """Show the confirmed front of a run."""
+    from evomerge.run import Run
+
+    opened = Run(run)
+    if as_json:
+        print(opened.to_json())
+    else:
+        _show(opened)
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write the run's report, one HTML file."""
+    from evomerge.run import Run
+
+    out.print(str(Run(run).report()), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    point: Annotated[str, typer.Argument(help="best, knee, or a point's label")] = "best",
+    folder: Annotated[Path, typer.Option("-o", "--out", help="folder to write")] = Path("merged"),
+    plan: Annotated[bool, typer.Option("--plan", help="print the plan instead")] = False,
+) -> None:
+    """Save a point of the front as an ordinary model folder."""
+    from evomerge.run import Run
+
+    opened = Run(run)
+    if plan:
+        print(opened.plan(point).model_dump_json(indent=1))
+        return
+    out.print(str(opened.save(point, folder)), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def merge(
+    source: Annotated[
+        str, typer.Argument(help="a plan (JSON) or a recipe", metavar="PLAN|RECIPE")
+    ],
+    folder: Annotated[Path, typer.Option("-o", "--out", help="folder to write")] = Path("merged"),
+    gene: Annotated[
+        list[str] | None, typer.Option("--set", help="gene value for a recipe: weight=0.3")
+    ] = None,
+) -> None:
+    """Build a plan, or a recipe at its defaults, without a search."""
+    from evomerge import api
+    from evomerge.files import plain, writer
+    from evomerge.materialize import Workshop, save
+    from evomerge.plan import Plan
+
+    if source.endswith(".json"):
+        plan = Plan.parse(plain.read_json(Path(source), source), source)
+    else:
+        plan = api.plan_of_recipe(source, dict(_assignment(text) for text in gene or []))
+    name = Path(folder).name
+    card = writer.card(
+        name, base=plan.base.name, experts=[e.name for e in plan.experts],
+        plan_json=plan.model_dump(mode="json"), command=f"evomerge merge {source} -o {folder}",
+    )  # fmt: skip
+    extra = {"plan.json": plan.model_dump(mode="json")}
+    written = save(plan, Workshop.of(plan), folder, card=card, extra_json=extra)
+    out.print(str(written), highlight=False, soft_wrap=True)
+
+
+def _assignment(text: str) -> tuple[str, float | str]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise errors.RecipeError(f"--set: expected gene=value, got '{text}'")
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, value
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="model folder, zoo:family/member, or a plan (JSON)")
+    ],
+    bank: Annotated[list[str], typer.Option("--bank", "-b", help="bank name or file; repeat")],
+    split: Annotated[str, typer.Option(help="search, validation or test")] = "test",
+    as_json: Json = False,
+) -> None:
+    """Score one model on banks."""
+    from evomerge import api
+    from evomerge.files import plain
+    from evomerge.plan import Plan
+
+    what = Plan.parse(plain.read_json(Path(model), model), model) if _is_json(model) else model
+    found = api.evaluate(what, bank, split=split)
+    if as_json:
+        rows = {s.bank: {"mean": s.mean, "low": s.low, "high": s.high, "items": len(s.scores)}
+                for s in found.values()}  # fmt: skip
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table("bank", "items", "score", "95 % interval", title=f"{model} on {split}")
+    for score in found.values():
+        interval = f"{score.low:.3f} to {score.high:.3f}"
+        table.add_row(score.bank, str(len(score.scores)), f"{score.mean:.3f}", interval)
+    out.print(table)
+
+
+def _is_json(text: str) -> bool:
+    return text.endswith(".json")
+
+
+@app.command()
+def plan(recipe: RecipeFile, as_json: Json = False) -> None:
+    """Check a recipe and print what it would do, without running it."""
+    from evomerge import preview
+
+    problem = preview.describe(recipe)
+    if as_json:
+        print(json.dumps(problem, indent=1))
+        return
+    table = Table(show_header=False)
+    for key, value in problem.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        table.add_row(key, shown)
+    out.print(table)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="operators, strategies, scorers, executors, banks, recipes"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the plug-ins, banks and recipes that are here."""
+    from evomerge import preview
+
+    rows = preview.catalogue(kind)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table("kind", "name", "what it is")
+    for row in rows:
+        table.add_row(row["kind"], row["name"], row["summary"])
+    out.print(table)
+
+
+@bank_app.command("check")
+def bank_check(
+    file: Annotated[Path, typer.Argument(help="items: JSON lines, or a bank's YAML")],
+    base: Annotated[str, typer.Option(help="model to score it with")] = "zoo:tiny/base",
+    expert: Annotated[
+        list[str] | None, typer.Option(help="further models, name=folder; repeat")
+    ] = None,
+    split: Annotated[str, typer.Option(help="split to score")] = "search",
+    write: Annotated[bool, typer.Option(help="write the bank's YAML beside the items")] = True,
+    as_json: Json = False,
+) -> None:
+    """Validate questions and answers, write the bank, print what base and experts score on it."""
+    from evomerge import preview
+
+    found = preview.check_bank(file, base, expert, split=split, write=write)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    counts = ", ".join(f"{name} {n}" for name, n in found["splits"].items())
+    out.print(f"{found['name']}: {found['items']} items ({counts}), scorer {found['scorer']}")
+    if found["written"]:
+        out.print(f"written: {found['written']}", highlight=False, soft_wrap=True)
+    table = Table("model", "score", "95 % interval", title=f"on {split}")
+    for row in found["scores"]:
+        interval = f"{row['low']:.3f} to {row['high']:.3f}"
+        table.add_row(row["model"], f"{row['mean']:.3f}", interval)
+    out.print(table)
+    out.print(f"in a recipe:  objectives: {{{found['name']}: {found['reference']}}}")
+
+
+@zoo_app.command("build")
+def zoo_build(
+    family: Annotated[str, typer.Argument(help="name of a family")] = "tiny",
+) -> None:
+    """Build a family, or do nothing if it is there."""
+    from evomerge import zoo
+
+    out.print(str(zoo.path(f"zoo:{family}")), highlight=False, soft_wrap=True)
+
+
+@zoo_app.command("list")
+def zoo_list(as_json: Json = False) -> None:
+    """List families and whether they are built."""
+    from evomerge import preview
+
+    rows = preview.families()
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table("family", "members", "built in")
+    for row in rows:
+        table.add_row(row["family"], ", ".join(row["members"]), row["folder"] or "not built")
+    out.print(table)
+
+
+def version(value: bool) -> None:
+    if value:
+        from evomerge import __version__
+
+        print(f"evomerge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Search for the best way to merge fine-tuned language models."""

@@ -1,0 +1,104 @@
+"""What a person sees while a search works: bars on a terminal, a line an event elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from evomerge import plugins
+from evomerge.loop import Search
+from evomerge.maths import pareto
+
+_STAGES = {
+    "sanity": "base and experts answer all search items",
+    "search": "search",
+    "validation": "shortlist and baselines on validation",
+    "test": "front and baselines on test",
+}
+
+
+class Shown:
+    """Receives the events of a search and shows them."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live = console.is_terminal
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"), TimeRemainingColumn(),
+            console=console, transient=True, disable=not self._live,
+        )  # fmt: skip
+        self._task: Any = None
+        self._begun = time.monotonic()
+        self._answers = 0
+        self._told = 0
+
+    def __enter__(self) -> Shown:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
+        getattr(self, f"_on_{event}")(facts)
+
+    def _on_stage(self, facts: Mapping[str, Any]) -> None:
+        self.console.print(f"[bold]{_STAGES[facts['name']]}[/bold]", highlight=False)
+        self._begun, self._answers = time.monotonic(), 0
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(facts["name"], total=None, facts="")
+
+    def _on_answered(self, facts: Mapping[str, Any]) -> None:
+        result = facts["result"]
+        self._answers += len(result.answers)
+        rate = self._answers / max(1e-9, time.monotonic() - self._begun)
+        if self._task is not None:
+            self._bar.update(self._task, facts=f"{self._answers:,} answers, {rate:,.0f}/s")
+        if result.failed is not None:
+            self._note(f"{result.key[:12]} failed: {result.failed}")
+
+    def _on_told(self, facts: Mapping[str, Any]) -> None:
+        search: Search = facts["search"]
+        told = [c for c in search.candidates.values() if c.losses is not None]
+        budget = search.recipe.budget.candidates
+        text = summary(search)
+        self._bar.update(self._task, completed=len(told), total=budget, facts=text)
+        self._told += len(facts["told"])
+        if not self._live:
+            total = f" of {budget}" if budget else ""
+            self.console.print(f"{len(told)}{total} candidates; {text}", highlight=False)
+
+    def _on_note(self, facts: Mapping[str, Any]) -> None:
+        self._note(facts["text"])
+
+    def _note(self, text: str) -> None:
+        self.console.print(f"[yellow]{text}[/yellow]", highlight=False, markup=True)
+
+    def _on_complete(self, facts: Mapping[str, Any]) -> None:
+        self.console.print(f"complete: {facts['candidates']} candidates, front confirmed")
+
+    def _on_confirmed(self, facts: Mapping[str, Any]) -> None:
+        self.console.print(f"confirmed: {len(facts['front'])} points in the front")
+
+
+def summary(search: Search) -> str:
+    """Best search score per objective, hypervolume and items so far."""
+    losses = np.array([c.losses for c in search.candidates.values() if c.losses is not None])
+    if not len(losses):
+        return "no scores yet"
+    reference = np.full(losses.shape[1], plugins.REFERENCE_POINT)
+    best = ", ".join(
+        f"{name} {anchor.zero - anchor.unit * low:.2f}"
+        for (name, anchor), low in zip(
+            search.losses.anchors.items(), losses.min(axis=0), strict=True
+        )
+    )
+    volume = pareto.hypervolume(losses, reference)
+    return f"best {best}; hypervolume {volume:.3f}; {search.answers.searched:,} items"
