@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomerge import errors, plugins
+from evomerge import errors
 from evomerge.answers import Scores
 from evomerge.files import bank as banks
 from evomerge.files.checkpoint import Checkpoint, compare
@@ -72,6 +72,12 @@ def plan_of(
         operators=(operator,), dtype=_dtype(root, dtype), seed=seed,
     )  # fmt: skip
     return template.plan(_values(template, genes))
+
+
+def plan_of_recipe(source: str, genes: Mapping[str, Any]) -> Plan:
+    """The plan of a recipe at its defaults, with gene values by name as in `plan_of`."""
+    problem = resolve(source)
+    return problem.template.plan({**problem.fixed, **_values(problem.template, genes)})
 
 
 def _input(name: str, checkpoint: Checkpoint) -> Input:
@@ -190,8 +196,3 @@ def _load_bank(reference: str | Path) -> banks.Bank:
     from evomerge import zoo
 
     return banks.load(reference, resolve=zoo.path)
-
-
-def operators() -> list[str]:
-    """Names that `operator` takes."""
-    return plugins.known("operator")

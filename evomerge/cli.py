@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Search for the best way to merge fine-tuned language models.",
-    no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"max_content_width": 100},
+    no_args_is_help=True, pretty_exceptions_enable=False,
 )  # fmt: skip
 bank_app = typer.Typer(help="Item banks: check your own questions and answers.")
 zoo_app = typer.Typer(help="Small real model families that build themselves.")

@@ -78,6 +78,7 @@ class Recipe(_Part):
     `deterministic` (always so inline). `shortlist`: candidates that are confirmed."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
+    description: str = ""
     base: str
     experts: dict[str, str] = Field(min_length=1)
     operator: str | list[str]

@@ -1,0 +1,129 @@
+"""What can be said before anything runs: a recipe's plan, the plug-ins there are, a bank's check."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from evomerge import errors, plugins, zoo
+from evomerge.files import bank as banks
+from evomerge.files import plain
+from evomerge.files.writer import atomic_text
+from evomerge.recipe import resolve
+from evomerge.worker import n_blocks
+
+
+def describe(source: str) -> dict[str, Any]:
+    """Check a recipe whole, inputs included, and say what it would do."""
+    problem = resolve(source)
+    recipe, batch = problem.recipe, problem.recipe.batch
+    asked = recipe.fidelity.items if recipe.fidelity.name == "first" else None
+    per_candidate = sum(
+        n_blocks(bank, "search", batch, asked) * batch for bank in problem.banks.values()
+    )
+    numbers = sum(info.numel for info in problem.base.tensors.values())
+    size = sum(info.bytes for info in problem.base.tensors.values())
+    return {
+        "recipe": recipe.name,
+        "base": recipe.base,
+        "experts": list(problem.experts),
+        "parameters": numbers,
+        "megabytes per candidate (reads, write)": [
+            round(size * (len(problem.experts) + 1) / 1e6, 1),
+            round(size / 1e6, 1),
+        ],
+        "operators": recipe.operators,
+        "genes searched": len(problem.space),
+        "groups": list(problem.template.groups),
+        "strategy": recipe.strategy.name,
+        "objectives": problem.objectives,
+        "items per candidate": per_candidate,
+        "budget": {k: v for k, v in recipe.budget.model_dump().items() if v is not None},
+        "executor": recipe.executor.model_dump(),
+    }
+
+
+def catalogue(kind: str | None) -> list[dict[str, str]]:
+    """Plug-ins, banks and recipes with a line each; of one kind, or all."""
+    found: dict[str, list[tuple[str, str]]] = {
+        folder: [(name, _first_line(module)) for name, module in plugins.public_names(singular)]
+        for singular, folder in plugins.FOLDERS.items()
+    }
+    for data, key in (("fitness", "banks"), ("recipes", "recipes")):
+        files = sorted(banks.shipped(data).glob("*.yaml"))
+        found[key] = [(f.stem, plain.read_yaml(f).get("description", "")) for f in files]
+    if kind is not None and kind not in found:
+        raise errors.RecipeError(errors.unknown("list", "kind", kind, found))
+    return [
+        {"kind": folder, "name": name, "summary": summary}
+        for folder, rows in found.items()
+        if kind in (None, folder)
+        for name, summary in rows
+    ]
+
+
+def _first_line(module: Any) -> str:
+    return (inspect.getdoc(module) or "").split("\n")[0]
+
+
+def families() -> list[dict[str, Any]]:
+    """Families of the zoo, their members, and the folder of those that are built."""
+    rows = []
+    for family in zoo.families():
+        built = sorted((zoo.home() / "zoo").glob(f"{family}-{zoo.recipe_hash(family)[:12]}"))
+        rows.append(
+            {
+                "family": family,
+                "members": zoo.members(family),
+                "folder": str(built[0]) if built else None,
+            }
+        )
+    return rows
+
+
+def check_bank(
+    file: Path, base: str, experts: list[str] | None, *, split: str, write: bool
+) -> dict[str, Any]:
+    """Validate a bank, write its YAML beside a file of items, score base and experts on it."""
+    from evomerge import api
+
+    bank = banks.load(file, resolve=zoo.path)
+    models = {"base": base, **dict(_named(text) for text in experts or _siblings(base))}
+    scores = []
+    for name, model in models.items():
+        score = api.evaluate(model, [bank], split=split)[bank.name]
+        scores.append({"model": name, "mean": score.mean, "low": score.low, "high": score.high})
+    target = file.with_suffix(".yaml")
+    written = write and file.suffix == ".jsonl" and not target.exists()
+    if written:
+        scorer = json.dumps({"name": bank.scorer, **bank.options})
+        text = f"name: {bank.name}\nversion: 1\nscorer: {scorer}\nsource: {file.name}\n"
+        atomic_text(target, text)
+    return {
+        "name": bank.name,
+        "items": len(bank.items),
+        "splits": dict(Counter(item.split for item in bank.items)),
+        "scorer": bank.scorer,
+        "written": str(target) if written else None,
+        "reference": str(target if target.exists() else file),
+        "scores": scores,
+    }
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, sign, folder = text.partition("=")
+    if not sign:
+        raise errors.RecipeError(f"--expert: expected name=folder, got '{text}'")
+    return name, folder
+
+
+def _siblings(base: str) -> list[str]:
+    """The experts of a zoo base."""
+    if not base.startswith("zoo:"):
+        return []
+    family = base.removeprefix("zoo:").split("/")[0]
+    names = [name for name in zoo.members(family) if "/" not in name and name != "base"]
+    return [f"{name}=zoo:{family}/{name}" for name in names]
