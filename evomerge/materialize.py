@@ -66,7 +66,7 @@ class Workshop:
     def stats(self, merged: Merged, operator: str, pool: str, name: str) -> Tensors:
         """Finished statistics of an operator, pooled over tensor `name` or the whole model."""
         module = plugins.load("operator", operator)
-        if not hasattr(module, "prepare"):
+        if not hasattr(module, "prepare") or pool == "row":
             return {}
         inputs = [item.sha256 for item in merged.plan.inputs()]
         place = (operator, str(module.VERSION), *inputs, name if pool == "tensor" else "")
@@ -190,7 +190,7 @@ class Merged:
         return base.view(part), experts.view(len(experts), *part)
 
     def _pool(self, step: Step) -> str:
-        return "model" if step.genes.get("threshold_scope") == "model" else "tensor"
+        return str(step.genes.get("threshold_scope", "tensor"))
 
     def _stats(self, name: str, step: Step) -> Tensors:
         return self.workshop.stats(self, step.operator, self._pool(step), name)
@@ -198,12 +198,15 @@ class Merged:
     def sums(self, name: str) -> Tensors:
         """What the operator's `measure` finds for this plan, pooled like its statistics."""
         step = self.step(name)
-        if step is None or not hasattr(plugins.load("operator", step.operator), "measure"):
+        if step is None:
+            return {}
+        module = plugins.load("operator", step.operator)
+        if not hasattr(module, "measure") or not module.measures(self._genes[self.groups[name]]):
             return {}
         pool = self._pool(step)
-        place = (step.operator, name if pool == "tensor" else "")
+        place = (step.operator, "" if pool == "model" else name)
         if place not in self._sums:
-            names = [name] if pool == "tensor" else self.mergeable
+            names = self.mergeable if pool == "model" else [name]
             self._sums[place] = self._measure(step.operator, names)
         return self._sums[place]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -94,6 +95,12 @@ FOLDERS = {
 }
 
 
+@functools.cache
+def _modules(kind: str) -> dict[str, ModuleType]:
+    """Those already loaded, by name: names are looked up for every tensor of every candidate."""
+    return {}
+
+
 def known(kind: str) -> list[str]:
     """Sorted names of the plug-ins that come with evomerge."""
     package = importlib.import_module(f"evomerge.{FOLDERS[kind]}")
@@ -105,10 +112,17 @@ def load(kind: str, name: str, where: str = "") -> ModuleType:
 
     Raises RecipeError for an unknown name, with the nearest known one.
     """
+    loaded = _modules(kind)
+    if name not in loaded:
+        loaded[name] = _import(kind, name, where or kind)
+    return loaded[name]
+
+
+def _import(kind: str, name: str, where: str) -> ModuleType:
     if "." in name:
-        return _load_own(name, where or kind)
+        return _load_own(name, where)
     if name not in known(kind):
-        raise errors.RecipeError(errors.unknown(where or kind, kind, name, known(kind)))
+        raise errors.RecipeError(errors.unknown(where, kind, name, known(kind)))
     return importlib.import_module(f"evomerge.{FOLDERS[kind]}.{name}")
 
 

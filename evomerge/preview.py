@@ -1,4 +1,4 @@
-"""What can be said before anything runs: a recipe's plan, the plug-ins there are, a bank's check."""
+"""What can be said before anything runs: a recipe, the plug-ins there are, a bank."""
 
 from __future__ import annotations
 

@@ -18,30 +18,26 @@ def mass(weighted: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def elected(weighted: torch.Tensor, majority: float) -> torch.Tensor:
-    """The sign of the total mass of each entry (*S); where it is zero, that of the whole pool.
-
-    A pool without a majority elects the negative sign, as the authors' code does.
-    """
-    sign = torch.sign(mass(weighted))
-    return torch.where(sign == 0, 1.0 if majority > 0 else -1.0, sign)
+def elected(weighted: torch.Tensor) -> torch.Tensor:
+    """The sign of the total mass of each entry (*S): 0 where the experts balance exactly."""
+    return torch.sign(mass(weighted))
 
 
 def disjoint(
-    weighted: torch.Tensor, weight: torch.Tensor, sign: torch.Tensor | None, reducer: str
+    weighted: torch.Tensor, weight: torch.Tensor, sign: torch.Tensor, reducer: str
 ) -> torch.Tensor:
-    """Reduce the entries (K, *S) that agree with `sign` (None: all that are not zero) to (*S).
+    """Reduce the entries (K, *S) whose sign is the elected `sign` (*S) to (*S).
 
     reducer: `sum`; `mean`, divided by the |weight| of the entries that take part (1 if none), so
     that a negative weight keeps its sign; `max`, the largest magnitude.
     """
-    takes_part = weighted != 0 if sign is None else weighted * sign > 0
-    chosen = torch.where(takes_part, weighted, 0.0)
+    agrees = weighted * sign > 0
+    chosen = weighted * agrees
     if reducer == "max":
         largest = chosen.abs().max(dim=0)
         return chosen.gather(0, largest.indices.unsqueeze(0))[0]
     total = mass(chosen)
     if reducer == "sum":
         return total
-    divisor = mass(weigh(takes_part.to(weighted.dtype), weight.abs()))
-    return total / torch.where(divisor == 0, 1.0, divisor)
+    divisor = mass(weigh(agrees, weight.abs()))
+    return total / divisor.masked_fill_(divisor == 0, 1.0)

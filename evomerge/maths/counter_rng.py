@@ -25,11 +25,11 @@ def key(*parts: object) -> int:
 
 def uniform(stream: int, start: int, count: int, device: torch.device) -> torch.Tensor:
     """Numbers `start` to `start + count` of a stream: (count,) float32 in [0, 1), 24 bits each."""
-    counter = torch.arange(start + 1, start + count + 1, dtype=torch.int64, device=device)
-    bits = counter.mul_(_signed(_GOLDEN)).add_(_signed(stream))
-    bits = (bits ^ _shift(bits, 30)).mul_(_signed(_MIX_1))
-    bits = (bits ^ _shift(bits, 27)).mul_(_signed(_MIX_2))
-    top = _shift(bits ^ _shift(bits, 31), 40)
+    bits = torch.arange(start + 1, start + count + 1, dtype=torch.int64, device=device)
+    bits = bits.mul_(_signed(_GOLDEN)).add_(_signed(stream))
+    bits = bits.bitwise_xor_(_shift(bits, 30)).mul_(_signed(_MIX_1))
+    bits = bits.bitwise_xor_(_shift(bits, 27)).mul_(_signed(_MIX_2))
+    top = _shift(bits.bitwise_xor_(_shift(bits, 31)), 40)
     return top.to(torch.float32) * 2.0**-24
 
 
@@ -39,7 +39,7 @@ def _signed(value: int) -> int:
 
 
 def _shift(bits: torch.Tensor, by: int) -> torch.Tensor:
-    return (bits >> by) & (2 ** (64 - by) - 1)
+    return (bits >> by).bitwise_and_(2 ** (64 - by) - 1)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def trim(
     column = torch.as_tensor(density).mul(GRID).round().long().clamp(0, GRID)
     kept_from = table.gather(1, column.expand(len(table)).unsqueeze(1))
     kept_from = kept_from.view(-1, *[1] * (task_vectors.dim() - 1))
-    return torch.where(task_vectors.abs() >= kept_from, task_vectors, 0.0)
+    return task_vectors * (task_vectors.abs() >= kept_from)
 
 
 def _prefixes(counts: Counts) -> torch.Tensor:
@@ -98,4 +98,4 @@ def trim_rows(task_vectors: torch.Tensor, density: float) -> torch.Tensor:
     magnitudes = task_vectors.abs()
     kept = max(1, int(density * n + 0.5))
     kept_from = magnitudes.topk(kept, dim=-1).values[..., -1:]
-    return torch.where((magnitudes >= kept_from) & (magnitudes > 0), task_vectors, 0.0)
+    return task_vectors * (magnitudes >= kept_from)

@@ -40,9 +40,8 @@ def merge(
     TIES takes the place of the sum.
     """
     task_vectors = experts - base
-    kept = torch.where(rng.uniform(task_vectors) < density, task_vectors, 0.0)
+    kept = task_vectors * (rng.uniform(task_vectors) < density)
     weighted = consensus.weigh(kept / density if rescale == "inverse" else kept, weight)
     if elect == "none":
         return base + consensus.mass(weighted)
-    sign = consensus.elected(weighted, majority=1.0)
-    return base + consensus.disjoint(weighted, weight, sign, "mean")
+    return base + consensus.disjoint(weighted, weight, consensus.elected(weighted), "mean")

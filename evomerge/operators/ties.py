@@ -1,8 +1,10 @@
 """TIES-Merging: trim, elect sign, disjoint merge (Yadav et al. 2023, algorithm 1).
 
-As in the authors' code, thresholds and the majority sign are those of the whole model; entries
-that tie with a threshold are all kept. Weights, which the paper does not have, multiply the
-trimmed task vectors before the election and count in the divisor of the mean by magnitude.
+As in the authors' code, thresholds are those of the whole model, and entries that tie with one
+are all kept. Weights, which the paper does not have, multiply the trimmed task vectors before the
+election and count in the divisor of the mean by magnitude. Where the experts balance exactly, the
+paper's sign is 0 and the base stays; `balanced: majority` elects the model's majority sign there,
+as the authors' code does.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ GENES = (
     Gene("density", 1 / sparsify.GRID, 1.0, default=51 / sparsify.GRID, step=1 / sparsify.GRID),
     Gene("scale", 0.0, 2.0, default=1.0, seeds=(0.3, 0.5, 0.7, 1.0, 1.5)),
     Gene("reducer", default="mean", choices=("mean", "sum", "max"), level="model", searched=False),
+    Gene("balanced", default="base", choices=("base", "majority"), level="model", searched=False),
     Gene(
         "threshold_scope", default="model", choices=("model", "tensor", "row"),
         level="model", searched=False,
@@ -43,12 +46,16 @@ def finish(stats: sparsify.Counts) -> dict[str, torch.Tensor]:
     return {"thresholds": sparsify.thresholds(stats)}
 
 
+def measures(genes: dict[str, Any]) -> bool:
+    return bool(genes["balanced"] == "majority")
+
+
 def measure(
     base: torch.Tensor, experts: torch.Tensor, *, stats: Any, **genes: Any
 ) -> dict[str, torch.Tensor]:
-    """The sum of elected signs, whose sign decides where an entry's own mass is zero."""
-    weighted = _weighted(base, experts, stats, genes)
-    return {"majority": torch.sign(consensus.mass(weighted)).sum(dtype=torch.float64)}
+    """The sum of elected signs, whose sign decides where the experts balance."""
+    sign = consensus.elected(_weighted(base, experts, stats, genes))
+    return {"majority": sign.sum(dtype=torch.float64)}
 
 
 def merge(
@@ -56,7 +63,9 @@ def merge(
 ) -> torch.Tensor:
     """base + scale * disjoint merge of the trimmed, weighted task vectors."""
     weighted = _weighted(base, experts, stats, genes)
-    sign = consensus.elected(weighted, float(sums["majority"]))
+    sign = consensus.elected(weighted)
+    if measures(genes):  # a model without a majority elects the negative sign
+        sign = sign.masked_fill(sign == 0, 1.0 if float(sums["majority"]) > 0 else -1.0)
     merged = consensus.disjoint(weighted, genes["weight"], sign, genes["reducer"])
     return base + merged * float(genes["scale"])
 
