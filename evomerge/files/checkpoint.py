@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
 import platform
 from collections.abc import Sequence
 from functools import cached_property
@@ -60,8 +61,15 @@ class Checkpoint:
 
         `name` is what messages call the model; by default the folder's own name.
         """
-        folder = Path(folder).expanduser()
+        folder = Path(os.path.expanduser(folder))
         where = f"{name}: {folder}" if name else str(folder)
+        try:
+            return cls._open(folder, name, where)
+        except OSError as error:
+            raise errors.InputError(f"{where}: can not be read: {error.strerror}") from None
+
+    @classmethod
+    def _open(cls, folder: Path, name: str, where: str) -> Checkpoint:
         if not folder.is_dir():
             what = "is a file, expected a folder" if folder.exists() else "no such folder"
             raise errors.InputError(f"{where}: {what}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -146,12 +147,18 @@ def check(
 
 
 def _known_keys(model: type[pydantic.BaseModel], parents: Iterable[object]) -> list[str]:
+    models = {model}
     for part in parents:
-        field = model.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
-            model = inner
-    return [field.alias or name for name, field in model.model_fields.items()]
+        fields = [m.model_fields[str(part)] for m in models if str(part) in m.model_fields]
+        # an index, a mapping's key or a union's tag is no field: the models stay the same
+        models = {m for field in fields for m in _models_in(field.annotation)} or models
+    return [f.alias or name for m in models for name, f in m.model_fields.items()]
+
+
+def _models_in(annotation: object) -> set[type[pydantic.BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        return {annotation}
+    return {m for part in typing.get_args(annotation) for m in _models_in(part)}
 
 
 def _dotted(loc: Iterable[object]) -> str:

@@ -64,23 +64,19 @@ def write(
     Raises RecipeError if `folder` is in use, MachineError if the disk does not allow it,
     ValueError if a tensor is not the declared one; then nothing is left behind.
     """
-    target = Path(os.path.realpath(Path(folder).expanduser()))
-    _refuse_used(target)
+    target = Path(os.path.realpath(os.path.expanduser(folder)))
     kept = dtypes or {}
     declared = {name: (kept.get(name, dtype), shape) for name, shape in sizes.items()}
     shards = _shards(declared, shard_bytes)
     small = _small_files(Path(source), dtype, shards, card, extra_json or {})
     with _machine_errors(target):
+        _refuse_used(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = _new_partial(target)
         try:
             _check_space(target, shards, small)
             _write_shards(partial, shards, tensors)
-            for name, data in small.items():
-                (partial / name).parent.mkdir(exist_ok=True)
-                _write_small(partial / name, data)
-            for place in {(partial / name).parent for name in small}:
-                _sync_folder(place)
+            _write_companions(partial, small)
             _publish(partial, target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -258,6 +254,14 @@ def _write_tensor(
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     file.seek(info.start)
     file.write(flat.view(torch.uint8).numpy().data)
+
+
+def _write_companions(partial: Path, small: Mapping[str, bytes]) -> None:
+    for name, data in small.items():
+        (partial / name).parent.mkdir(exist_ok=True)
+        _write_small(partial / name, data)
+    for place in {(partial / name).parent for name in small}:
+        _sync_folder(place)
 
 
 def _write_small(path: Path, data: bytes) -> None:
