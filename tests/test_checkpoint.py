@@ -156,7 +156,7 @@ PATHS = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(PATHS) | st.text(max_size=12))
 def test_no_path_of_an_index_leaves_its_folder(tmp_path_factory, path):
     place = tmp_path_factory.getbasetemp() / "model"

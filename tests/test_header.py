@@ -10,7 +10,6 @@ from model_folders import entry, refusal, save, save_raw
 from evomerge import errors
 from evomerge.files.checkpoint import Checkpoint
 
-
 GOOD = json.dumps({"x": entry()})
 ATTACKS = [
     # text, data, claimed length, part of the message
@@ -62,7 +61,7 @@ def test_header_attacks(tmp_path):
         assert len(message) < 600 and "\n" not in message
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_damaged_files_are_refused_or_sound(tmp_path_factory, data):
     place = tmp_path_factory.getbasetemp() / "damaged"
@@ -82,7 +81,7 @@ def test_damaged_files_are_refused_or_sound(tmp_path_factory, data):
             assert found.read(name).shape == info.shape
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.recursive(st.none() | st.integers() | st.text(max_size=3), st.lists, max_leaves=4))
 def test_any_value_may_stand_in_a_header(tmp_path_factory, value):
     place = tmp_path_factory.getbasetemp() / "values"
