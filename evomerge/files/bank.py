@@ -1,0 +1,195 @@
+"""Item banks: fitness/NAME.yaml, or a bare JSONL file of questions."""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+
+from evomerge import errors
+from evomerge.files import items, plain
+from evomerge.files.items import SPLITS as SPLITS
+from evomerge.files.items import Item as Item
+
+Text = Annotated[str, pydantic.Field(min_length=1)]
+Share = Annotated[float, pydantic.Field(ge=0, le=1, strict=False)]
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Questions with the scorer that marks them; `sha256` covers all that can change a score."""
+
+    name: str
+    version: int
+    scorer: str
+    options: Mapping[str, Any]
+    items: tuple[Item, ...]
+    licence: str
+    sha256: str
+    path: Path
+    description: str = ""
+    _splits: dict[str, tuple[Item, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    def split(self, name: str) -> tuple[Item, ...]:
+        """The items of one split in a fixed permutation; InputError if it has none."""
+        if name not in SPLITS:
+            raise errors.RecipeError(errors.unknown(self.name, "split", name, SPLITS))
+        if name not in self._splits:
+            chosen = [item for item in self.items if item.split == name]
+            self._splits[name] = tuple(sorted(chosen, key=self._place))
+        if not self._splits[name]:
+            raise errors.InputError(
+                f"{self.path}: no item is in the split '{name}'; "
+                "add items, or set 'split' on some of them"
+            )
+        return self._splits[name]
+
+    def _place(self, item: Item) -> str:
+        return sha256(f"{self.name}\0{item.id}".encode()).hexdigest()
+
+
+class Shares(pydantic.BaseModel):
+    """How large each split is to be; items that name their split stay there."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    search: Share = 0.0
+    validation: Share = 0.0
+    test: Share = 0.0
+
+    @pydantic.model_validator(mode="after")
+    def _whole(self) -> Shares:
+        total = self.search + self.validation + self.test
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"shares must sum to 1, sum is {total:g}")
+        return self
+
+
+class Sheet(pydantic.BaseModel):
+    """The keys of a bank's YAML file."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    name: Text
+    version: Annotated[int, pydantic.Field(ge=1)]
+    scorer: dict[str, Any]
+    source: Text | None = None
+    items: list[Any] | None = None
+    description: str = ""
+    licence: str = ""
+    prompt: str = "{prompt}"
+    split: Shares | None = None
+
+    @pydantic.field_validator("scorer", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        scorer = {"name": value} if isinstance(value, str) else value
+        if not isinstance(scorer, dict) or not isinstance(scorer.get("name"), str):
+            raise ValueError("expected the name of a scorer, or a mapping with 'name' and options")
+        return scorer
+
+    @pydantic.field_validator("prompt")
+    @classmethod
+    def _template(cls, value: str) -> str:
+        names = [
+            (name, spec, conversion)
+            for _, name, spec, conversion in string.Formatter().parse(value)
+            if name is not None
+        ]
+        if not names or any(part != ("prompt", "", None) for part in names):
+            raise ValueError("expected a text with {prompt}; other braces are doubled")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _one_origin(self) -> Sheet:
+        if (self.source is None) == (self.items is None):
+            raise ValueError("expected either 'source' or 'items'")
+        return self
+
+
+def _no_zoo(reference: str) -> Path:
+    raise errors.RecipeError(f"{reference}: the zoo is not available here")
+
+
+def load(reference: str | Path, *, resolve: Callable[[str], Path] = _no_zoo) -> Bank:
+    """The bank behind a path (.yaml, .jsonl), a `zoo:` reference, or the name of a shipped bank.
+
+    `resolve` turns a `zoo:` reference into a path. RecipeError for a wrong name or key,
+    InputError for an unusable bank.
+    """
+    if isinstance(reference, str) and reference.startswith("zoo:"):
+        reference = resolve(reference)
+    path = Path(os.path.expanduser(reference))
+    if path.suffix == ".jsonl":
+        return _bare(path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = _shipped_bank(str(reference))
+    return _from_yaml(path, resolve)
+
+
+def _shipped_bank(name: str) -> Path:
+    known = {path.stem: path for path in shipped("fitness").glob("*.yaml")}
+    if name in known:
+        return known[name]
+    if "/" in name or "\\" in name:
+        raise errors.RecipeError(f"{name}: expected a .yaml or .jsonl file, or a bank's name")
+    raise errors.RecipeError(errors.unknown("fitness", "bank", name, known))
+
+
+def shipped(kind: str) -> Path:
+    """The folder `fitness` or `recipes`: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "_data" / kind
+    return installed if installed.is_dir() else package.parent / kind
+
+
+def _bare(path: Path) -> Bank:
+    found = items.read_jsonl(path)
+    sheet = Sheet(
+        name=path.stem,
+        version=1,
+        scorer={"name": "choice" if found[0].choices else "exact_match"},
+        source=path.name,
+    )
+    return _bank(sheet, found, path)
+
+
+def _from_yaml(path: Path, resolve: Callable[[str], Path]) -> Bank:
+    sheet = plain.check(Sheet, plain.read_yaml(path), str(path))
+    shares = sheet.split.model_dump() if sheet.split else None
+    if sheet.items is not None:
+        found = items.read_list(sheet.items, str(path), shares)
+    else:
+        source = sheet.source or ""
+        place = resolve(source) if source.startswith("zoo:") else path.parent / source
+        if place.suffix != ".jsonl":
+            raise errors.RecipeError(f"{path}: source: expected a .jsonl file, got '{source}'")
+        found = items.read_jsonl(place, shares)
+    return _bank(sheet, found, path)
+
+
+def _bank(sheet: Sheet, found: list[Item], path: Path) -> Bank:
+    options = {key: value for key, value in sheet.scorer.items() if key != "name"}
+    asked = tuple(items.reworded(item, sheet.prompt) for item in found)
+    rows = sorted((i.id, i.prompt, i.choices, i.answer, i.split) for i in asked)
+    content = [sheet.name, sheet.version, sheet.scorer, rows]
+    try:
+        text = json.dumps(content, sort_keys=True)
+    except (TypeError, ValueError) as error:  # YAML has dates, JSON does not
+        raise errors.InputError(f"{path}: scorer: {error}") from None
+    return Bank(
+        name=sheet.name,
+        version=sheet.version,
+        scorer=sheet.scorer["name"],
+        options=options,
+        items=asked,
+        licence=sheet.licence,
+        sha256=sha256(text.encode()).hexdigest(),
+        path=path,
+        description=sheet.description,
+    )

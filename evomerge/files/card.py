@@ -1,0 +1,69 @@
+"""The model card of a merged model; fields: https://huggingface.co/docs/hub/model-cards."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+import yaml
+
+
+def card(
+    title: str,
+    *,
+    base: str,
+    experts: Sequence[str],
+    plan_json: Mapping[str, object],
+    scores: Sequence[tuple[str, float, float, float]] = (),
+    command: str = "",
+) -> str:
+    """A README.md: origin, plan key, `scores` (objective, score, low, high of a 95 % interval)."""
+    front = {
+        "library_name": "transformers",
+        "base_model": list(dict.fromkeys(_one_line(name) for name in (base, *experts))),
+        "base_model_relation": "merge",
+        "tags": ["merge", "evomerge"],
+    }
+    header = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=10**6)
+    parts = [
+        f"---\n{header}---\n",
+        f"# {escape(title)}\n",
+        f"A merge of {_sentence(experts)}, fine-tuned from {escape(base)}, found by evomerge.\n",
+    ]
+    if scores:
+        rows = [
+            f"| {escape(name)} | {score:.3f} | {low:.3f} to {high:.3f} |"
+            for name, score, low, high in scores
+        ]
+        parts.append(
+            "\n".join(["| objective | score | 95 % interval |", "|---|---|---|", *rows, ""])
+        )
+    parts.append(f"Plan: `{plan_key(plan_json)}`\n")
+    if command:
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
+        parts.append(f"{fence}\n{command}\n{fence}\n")
+    return "\n".join(parts)
+
+
+def plan_key(plan_json: Mapping[str, object]) -> str:
+    """The sha256 of a plan's JSON with sorted keys and no spaces."""
+    text = json.dumps(plan_json, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def escape(text: str) -> str:
+    """Text as one line of markdown that shows it literally, with no HTML and no table cells."""
+    line = html.escape(_one_line(text), quote=False)
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", line)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _sentence(names: Sequence[str]) -> str:
+    shown = [escape(name) for name in names]
+    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]])) or "no experts"

@@ -1,0 +1,270 @@
+"""A model folder in the Hugging Face layout, opened lazily: headers first, tensors as views."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import platform
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from evomerge import errors
+from evomerge.files import plain
+from evomerge.files.folder import LISTED, Headers, inside, listed, natural, weights
+from evomerge.files.header import TensorInfo as TensorInfo
+
+CHUNK = 1 << 24
+MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+HEADS = ("lm_head", "embed_out", "output_projection", "proj_out")
+EMBEDDINGS = (
+    *("embed_tokens", "wte", "word_embeddings", "embeddings", "embed_in", "shared"),
+    *("tok_embeddings", "tokens_embed"),
+)
+"""Modules that transformers 5 ties to each other (`_tied_weights_keys` of its causal models)."""
+
+
+class Checkpoint:
+    """The tensors of one model, memory-mapped; use `open`.
+
+    `tensors` is in canonical order (layer 2 before layer 10), without a head that only repeats
+    the embedding. `tied` says that the head is the embedding.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, config: dict[str, Any], shards: dict[str, Headers]
+    ) -> None:
+        self.folder, self.name, self.config = folder, name, config
+        self._files = tuple(shards)
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._flats: dict[str, torch.Tensor] = {}
+        self._views: dict[str, torch.Tensor] = {}
+        found: dict[str, TensorInfo] = {}
+        for infos in shards.values():
+            found |= infos
+        self.tensors = {name: found[name] for name in sorted(found, key=natural)}
+        for info in found.values():
+            if info.file not in self._maps:
+                self._maps[info.file] = _map(info.file, self._where)
+            if len(self._maps[info.file]) < info.stop:
+                raise errors.InputError(f"{self._where}: {info.file.name} is being written to")
+        self.tied = self._settle_ties()
+
+    @classmethod
+    def open(cls, folder: Path | str, name: str = "") -> Checkpoint:
+        """Check config, index and every header of a folder; no tensor is read.
+
+        `name` is what messages call the model; by default the folder's own name.
+        """
+        folder = Path(os.path.expanduser(folder))
+        where = f"{name}: {folder}" if name else str(folder)
+        try:
+            return cls._open(folder, name, where)
+        except OSError as error:
+            raise errors.InputError(f"{where}: can not be read: {error.strerror}") from None
+
+    @classmethod
+    def _open(cls, folder: Path, name: str, where: str) -> Checkpoint:
+        if not folder.is_dir():
+            what = "is a file, expected a folder" if folder.exists() else "no such folder"
+            raise errors.InputError(f"{where}: {what}")
+        if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+            raise errors.InputError(f"{where}: holds a LoRA adapter, expected a whole model")
+        config = plain.read_json(inside(folder, "config.json", where), f"{where}/config.json")
+        return cls(folder, name or folder.resolve().name, config, weights(folder, where))
+
+    @property
+    def _where(self) -> str:
+        return str(self.folder) if self.folder.name == self.name else f"{self.name}: {self.folder}"
+
+    @property
+    def integer_names(self) -> tuple[str, ...]:
+        """The tensors that are not floating point, which no operator can merge."""
+        return tuple(n for n, info in self.tensors.items() if not info.dtype.is_floating_point)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Over the sorted names and sha256 of config.json and of the weight files."""
+        whole = hashlib.sha256()
+        for name in sorted([*self._files, "config.json"]):
+            path = inside(self.folder, name, self._where)
+            whole.update(f"{name}\0{_digest(path, self._where)}\n".encode())
+        return whole.hexdigest()
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor as stored, a view of the file: never write into it."""
+        view = self._views.get(name)
+        if view is None:
+            info = self._info(name)
+            view = self.read_flat(name, 0, info.numel).view(info.shape)
+            if name in self._flats:
+                self._views[name] = view
+        return view
+
+    def read_flat(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Elements [start, stop) of the flattened tensor; the rest of it is not touched."""
+        flat = self._flats.get(name)
+        if flat is None:
+            info = self._info(name)
+            if info.start % info.dtype.itemsize:
+                return self._copy(info, start, stop)
+            flat = self._flats[name] = self._view(info)
+        if not 0 <= start <= stop <= flat.numel():
+            raise ValueError(f"'{name}' has {flat.numel()} elements, asked for [{start}, {stop})")
+        return flat[start:stop]
+
+    def _info(self, name: str) -> TensorInfo:
+        try:
+            return self.tensors[name]
+        except KeyError:
+            text = errors.unknown(self._where, "tensor", name, self.tensors)
+            raise errors.InputError(text) from None
+
+    def _view(self, info: TensorInfo) -> torch.Tensor:
+        if not info.numel:  # frombuffer refuses them
+            return torch.empty(0, dtype=info.dtype)
+        return torch.frombuffer(
+            self._maps[info.file], dtype=info.dtype, count=info.numel, offset=info.start
+        )
+
+    def _copy(self, info: TensorInfo, start: int, stop: int) -> torch.Tensor:
+        if not 0 <= start <= stop <= info.numel:
+            raise ValueError(f"'{info.name}' has {info.numel} elements, not [{start}, {stop})")
+        size = info.dtype.itemsize
+        data = bytearray(
+            self._maps[info.file][info.start + start * size : info.start + stop * size]
+        )
+        if not data:
+            return torch.empty(0, dtype=info.dtype)
+        return torch.frombuffer(data, dtype=info.dtype)
+
+    def close(self) -> None:
+        """Forget the files; tensors that were read stay valid."""
+        # not mmap.close(): torch keeps no export on the buffer, live views would point nowhere
+        self._views.clear()
+        self._flats.clear()
+        self._maps.clear()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _settle_ties(self) -> bool:
+        """Drop a head that repeats the embedding, if the config ties them; say whether tied.
+
+        A config of transformers 4 may leave the key out where its class ties by default: then only
+        a missing head tells, and a head that is there stays.
+        """
+        text = self.config.get("text_config")
+        nested = text.get("tie_word_embeddings") if isinstance(text, dict) else None
+        told = self.config.get("tie_word_embeddings", nested)
+        heads = [name for name in self.tensors if _module(name) in HEADS]
+        embeddings = [name for name in self.tensors if _module(name) in EMBEDDINGS]
+        if told is None:
+            return bool(embeddings) and not heads
+        for head in heads if told and embeddings else []:
+            if not any(self._same(head, embedding) for embedding in embeddings):
+                raise errors.InputError(
+                    f"{self._where}: config.json says tie_word_embeddings, but '{head}' and "
+                    f"'{embeddings[0]}' differ; set it to false if both are wanted"
+                )
+            del self.tensors[head]
+        return bool(told)
+
+    def _same(self, one: str, other: str) -> bool:
+        a, b = self.tensors[one], self.tensors[other]
+        if (a.dtype, a.shape) != (b.dtype, b.shape):
+            return False
+        first, second = self._maps[a.file], self._maps[b.file]
+        return all(
+            first[a.start + i : min(a.start + i + CHUNK, a.stop)]
+            == second[b.start + i : min(b.start + i + CHUNK, b.stop)]
+            for i in range(0, a.bytes, CHUNK)
+        )
+
+
+def compare(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
+    """Raise InputError unless every expert has the base's tensors, judged by headers alone."""
+    faults: list[str] = []
+    for expert in experts:
+        where = f"experts.{expert.name}"
+        for key in ("model_type", "architectures"):
+            got, want = expert.config.get(key), base.config.get(key)
+            if got and want and got != want:
+                faults.append(
+                    f"{where}: {key} is {plain.shown(got)}, base has {plain.shown(want)}"
+                )
+        missing = [name for name in base.tensors if name not in expert.tensors]
+        stray = [name for name in expert.tensors if name not in base.tensors]
+        differ = _differences(base, expert)
+        if missing:
+            faults.append(f"{where}: {listed(missing, 'tensor')} missing")
+        if stray:
+            faults.append(f"{where}: {listed(stray, 'tensor')} unexpected")
+        if differ:
+            many = f"{len(differ)} tensors differ: " if len(differ) > 1 else ""
+            rest = "; ..." if len(differ) > LISTED else ""
+            faults.append(f"{where}: {many}{'; '.join(differ[:LISTED])}{rest}")
+    if faults:
+        advice = "every expert must come from the base and keep its architecture and vocabulary"
+        raise errors.InputError("\n".join([*faults, advice]))
+
+
+def _differences(base: Checkpoint, expert: Checkpoint) -> list[str]:
+    found = []
+    for name, info in base.tensors.items():
+        other = expert.tensors.get(name)
+        if other is None:
+            continue
+        if other.shape != info.shape:
+            found.append(f"'{name}' is {other.shape}, base has {info.shape}")
+        elif other.dtype.is_floating_point != info.dtype.is_floating_point:
+            found.append(f"'{name}' is {_dtype(other)}, base has {_dtype(info)}")
+    return found
+
+
+def _dtype(info: TensorInfo) -> str:
+    return str(info.dtype).removeprefix("torch.")
+
+
+def _module(name: str) -> str:
+    """`lm_head` of `model.lm_head.weight`; nothing for a bias."""
+    path, _, leaf = name.rpartition(".")
+    return path.rpartition(".")[2] if leaf == "weight" else ""
+
+
+def _map(path: Path, where: str) -> mmap.mmap:
+    # torch warns of read-only buffers, so the pages are private and writable; without NORESERVE
+    # (unnamed before Python 3.13) Linux refuses to map such a file if it is larger than the memory
+    try:
+        with path.open("rb") as file:
+            if platform.system() == "Linux":
+                protection = mmap.PROT_READ | mmap.PROT_WRITE
+                flags = mmap.MAP_PRIVATE | MAP_NORESERVE
+                return mmap.mmap(file.fileno(), 0, flags=flags, prot=protection)
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except (OSError, ValueError) as error:
+        raise errors.InputError(f"{where}: {path.name} can not be mapped: {error}") from None
+
+
+def _digest(path: Path, where: str) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise errors.InputError(f"{where}: {path.name} can not be read: {error}") from None
+    return digest.hexdigest()

@@ -1,0 +1,172 @@
+"""The items of a bank, checked one by one and against each other."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from evomerge import errors
+from evomerge.files import plain
+
+SPLITS = ("search", "validation", "test")
+KEYS = ("id", "prompt", "question", "choices", "answer", "split")
+MAX_BYTES = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question; `answer` is the index of a choice, or the expected text or label."""
+
+    id: str
+    prompt: str
+    choices: tuple[str, ...]
+    answer: int | str
+    split: str
+
+
+def read_jsonl(path: Path, shares: Mapping[str, float] | None = None) -> list[Item]:
+    """The items of a JSONL file; InputError with file:line for the first bad one."""
+    data = plain.read_bytes(path, MAX_BYTES, str(path), errors.InputError)
+    entries = []
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if line.strip():
+            where = f"{path}:{number}"
+            try:
+                entries.append((where, plain.parse_json(line)))
+            except ValueError as error:
+                raise errors.InputError(f"{where}: {error}") from None
+    return _items(entries, str(path), shares)
+
+
+def read_list(
+    entries: Sequence[object], where: str, shares: Mapping[str, float] | None = None
+) -> list[Item]:
+    """The items written out in a YAML file."""
+    return _items([(f"{where}: items[{i}]", e) for i, e in enumerate(entries)], where, shares)
+
+
+def reworded(item: Item, template: str) -> Item:
+    """The item with its prompt put into a template; id and split stay."""
+    return item if template == "{prompt}" else replace(item, prompt=_fill(template, item.prompt))
+
+
+def _fill(template: str, prompt: str) -> str:
+    return template.format(prompt=prompt)
+
+
+def _items(
+    entries: Iterable[tuple[str, object]], where: str, shares: Mapping[str, float] | None
+) -> list[Item]:
+    found: list[tuple[str, Item]] = []
+    for place, entry in entries:
+        try:
+            found.append((place, _item(entry, shares)))
+        except ValueError as error:
+            name = entry.get("id") if isinstance(entry, dict) else None
+            shown = f"item {plain.shown(name)}: " if name is not None else ""
+            raise errors.InputError(f"{place}: {shown}{error}") from None
+    if not found:
+        raise errors.InputError(f"{where}: has no items")
+    _check_together(found)
+    return [item for _, item in found]
+
+
+def _item(entry: object, shares: Mapping[str, float] | None) -> Item:
+    if not isinstance(entry, dict):
+        raise ValueError(f"expected an object with prompt and answer, got {plain.shown(entry)}")
+    _check_keys(entry)
+    prompt = _text(entry.get("prompt", entry.get("question")), "prompt")
+    choices = _choices(entry["choices"]) if "choices" in entry else ()
+    answer = _answer(entry["answer"], choices)
+    content = json.dumps([prompt, choices, answer], separators=(",", ":"))
+    digest = sha256(content.encode()).hexdigest()
+    split = entry["split"] if "split" in entry else _split(digest, shares)
+    if split not in SPLITS:
+        raise ValueError(f"split {plain.shown(split)} is not one of {', '.join(SPLITS)}")
+    return Item(_text(entry.get("id", digest[:16]), "id"), prompt, choices, answer, split)
+
+
+def _check_keys(entry: Mapping[str, Any]) -> None:
+    for key in entry:
+        if key not in KEYS:
+            near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.5)
+            guess = f", did you mean '{near[0]}'" if near else ""
+            raise ValueError(f"unknown key {plain.shown(key)}{guess}; known: {', '.join(KEYS)}")
+    if ("prompt" in entry) == ("question" in entry):
+        raise ValueError("expected one of 'prompt' and 'question'")
+    if "answer" not in entry:
+        raise ValueError("has no answer")
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{what}: expected a text that is not empty, got {plain.shown(value)}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{what}: half a surrogate pair can not be encoded as UTF-8")
+    return value
+
+
+def _choices(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) < 2:
+        raise ValueError(f"choices: expected at least two, got {plain.shown(value)}")
+    choices = tuple(_text(choice, f"choices[{i}]") for i, choice in enumerate(value))
+    twice = [choice for choice in choices if choices.count(choice) > 1]
+    if twice:
+        raise ValueError(f"choices: {plain.shown(twice[0])} stands twice")
+    return choices
+
+
+def _answer(value: object, choices: tuple[str, ...]) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"answer: expected an index or a text, got {plain.shown(value)}")
+    if not choices:
+        return value if isinstance(value, int) else _text(value, "answer")
+    if isinstance(value, int):
+        if not 0 <= value < len(choices):
+            raise ValueError(f"answer: {value} is not an index of {len(choices)} choices (from 0)")
+        return value
+    if value not in choices:
+        raise ValueError(f"answer: {plain.shown(value)} is not one of the choices")
+    return choices.index(value)
+
+
+def _split(digest: str, shares: Mapping[str, float] | None) -> str:
+    number = int(digest[:8], 16)
+    if shares is None:
+        return SPLITS[min(number % 4, 2)]
+    place, edge = number / 2**32, 0.0
+    for name in SPLITS:
+        edge += shares[name]
+        if place < edge:
+            return name
+    return max(SPLITS, key=lambda name: shares[name])
+
+
+def _check_together(found: Sequence[tuple[str, Item]]) -> None:
+    ids: dict[str, str] = {}
+    contents: dict[tuple[str, tuple[str, ...]], tuple[str, Item]] = {}
+    first = found[0][1]
+    for where, item in found:
+        here = f"{where}: item {plain.shown(item.id)}"
+        if bool(item.choices) != bool(first.choices):
+            have = "has choices" if item.choices else "has no choices"
+            raise errors.InputError(f"{here}: {have}, unlike the first item of the bank")
+        if isinstance(item.answer, int) != isinstance(first.answer, int):
+            raise errors.InputError(
+                f"{here}: answer is {item.answer!r}, the first one {first.answer!r}"
+            )
+        place, twin = contents.setdefault((item.prompt, item.choices), (where, item))
+        if twin.split != item.split:
+            raise errors.InputError(
+                f"{here}: stands in two splits, '{item.split}' and '{twin.split}' ({place})"
+            )
+        if item.id in ids:
+            raise errors.InputError(f"{here}: the id is already that of {ids[item.id]}")
+        if twin is not item:
+            raise errors.InputError(f"{here}: same prompt and choices as {place}")
+        ids[item.id] = where

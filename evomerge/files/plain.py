@@ -1,0 +1,170 @@
+"""JSON and YAML from outside, read with limits, and checked against a pydantic model."""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from evomerge import errors
+
+MAX_JSON_BYTES = 100_000_000
+MAX_YAML_BYTES = 1_000_000
+
+Model = TypeVar("Model", bound=pydantic.BaseModel)
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of a JSON text; ValueError with a readable reason; no key may stand twice."""
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"is not JSON: {error.msg} at {place}") from None
+    except RecursionError:
+        raise ValueError("is not usable JSON: nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {shown(twice)} stands twice")
+    return result
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value as it may stand in a message: quoted, printable, cut to `limit` characters."""
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def read_bytes(path: Path, limit: int, where: str, raises: type[errors.EvomergeError]) -> bytes:
+    """The whole of a regular file that has at most `limit` bytes."""
+    try:
+        if not path.is_file():
+            raise raises(f"{where}: no such file")
+        size = path.stat().st_size
+        if size > limit:
+            raise raises(f"{where}: has {size:,} bytes, at most {limit:,} are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise raises(f"{where}: can not be read: {error.strerror}") from None
+
+
+def read_json(path: Path, where: str = "") -> dict[str, Any]:
+    """The JSON object in a file; InputError for anything else."""
+    where = where or str(path)
+    data = read_bytes(path, MAX_JSON_BYTES, where, errors.InputError)
+    try:
+        value = parse_json(data)
+    except ValueError as error:
+        raise errors.InputError(f"{where}: {error}") from None
+    if not isinstance(value, dict):
+        raise errors.InputError(f"{where}: expected a JSON object, got {shown(value)}")
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without anchors, of which 289 bytes can make a structure of 9^8 items."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "anchor", None):
+            line = event.start_mark.line + 1
+            raise ValueError(
+                f"line {line}: anchors and aliases (& and *) are not read; write it out"
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise ValueError(f"line {line}: key {shown(key.value)} stands twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(
+    path: Path, where: str = "", raises: type[errors.EvomergeError] = errors.InputError
+) -> dict[str, Any]:
+    """The mapping in a YAML file of at most 1 MB, with text keys and no anchors."""
+    where = where or str(path)
+    data = read_bytes(path, MAX_YAML_BYTES, where, raises)
+    try:
+        value = yaml.load(data.decode("utf-8"), _Loader)
+    except UnicodeDecodeError as error:
+        raise raises(f"{where}: is not UTF-8 at byte {error.start}") from None
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise raises(f"{where}: {line}is not YAML: {error.problem}") from None
+    except RecursionError:
+        raise raises(f"{where}: nested too deeply") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise raises(f"{where}: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise raises(f"{where}: expected 'key: value' lines, got {shown(value)}")
+    return value
+
+
+def check(
+    model: type[Model],
+    data: object,
+    where: str,
+    raises: type[errors.EvomergeError] = errors.InputError,
+) -> Model:
+    """`data` as a pydantic model.
+
+    An unknown key is a RecipeError that names the nearest one; other faults are one line each of
+    a `raises`.
+    """
+    try:
+        return model.model_validate(data)
+    except pydantic.ValidationError as error:
+        faults = error.errors(include_url=False)
+    unknown = [fault for fault in faults if fault["type"] == "extra_forbidden"]
+    for fault in unknown:
+        *parents, key = fault["loc"]
+        place = ": ".join([where, *([_dotted(parents)] if parents else [])])
+        known = _known_keys(model, parents)
+        raise errors.RecipeError(errors.unknown(place, "key", str(key), known))
+    lines = []
+    for fault in faults:
+        got = "" if fault["type"] == "missing" else f", got {shown(fault['input'])}"
+        key = _dotted(fault["loc"])
+        lines.append(f"{where}: {key + ': ' if key else ''}{_lower(fault['msg'])}{got}")
+    raise raises("\n".join(lines))
+
+
+def _known_keys(model: type[pydantic.BaseModel], parents: Iterable[object]) -> list[str]:
+    models = {model}
+    for part in parents:
+        fields = [m.model_fields[str(part)] for m in models if str(part) in m.model_fields]
+        # an index, a mapping's key or a union's tag is no field: the models stay the same
+        models = {m for field in fields for m in _models_in(field.annotation)} or models
+    return [f.alias or name for m in models for name, f in m.model_fields.items()]
+
+
+def _models_in(annotation: object) -> set[type[pydantic.BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        return {annotation}
+    return {m for part in typing.get_args(annotation) for m in _models_in(part)}
+
+
+def _dotted(loc: Iterable[object]) -> str:
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in loc).lstrip(".")
+
+
+def _lower(text: str) -> str:
+    text = text.removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]

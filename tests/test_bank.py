@@ -1,0 +1,255 @@
+"""Banks: the same items from YAML and JSONL, splits that never move, and clear refusals."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evomerge import errors
+from evomerge.files import bank, items, plain
+
+SUM = {"prompt": "1+1=", "choices": ["2", "3"], "answer": 0}
+
+
+def jsonl(path: Path, *entries) -> Path:
+    lines = [entry if isinstance(entry, str) else json.dumps(entry) for entry in entries]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def sheet(path: Path, text: str = "", **keys) -> Path:
+    keys = {"name": "sums", "version": 1, "scorer": "choice", "items": [SUM], **keys}
+    body = {key: value for key, value in keys.items() if value is not None}
+    path.write_text("".join(f"{k}: {json.dumps(v)}\n" for k, v in body.items()) + text)
+    return path
+
+
+def refusal(path, kind=errors.InputError, **options) -> str:
+    with pytest.raises(errors.EvomergeError) as caught:
+        bank.load(path, **options)
+    assert type(caught.value) is kind, caught.value
+    return str(caught.value)
+
+
+def questions(count):
+    return [{"prompt": f"{i}+1=", "answer": f"{i + 1}"} for i in range(count)]
+
+
+def test_a_bare_jsonl_is_a_bank(tmp_path):
+    found = bank.load(jsonl(tmp_path / "sums.jsonl", SUM, "", {**SUM, "prompt": "x", "id": "a"}))
+    assert (found.name, found.version, found.scorer, found.options) == ("sums", 1, "choice", {})
+    assert found.items[0].choices == ("2", "3") and found.items[0].answer == 0
+    assert len(found.items[0].id) == 16 and found.items[1].id == "a"
+    free = bank.load(str(jsonl(tmp_path / "free.jsonl", *questions(3))))
+    assert free.scorer == "exact_match" and free.items[2].answer == "3"
+
+
+def test_yaml_and_jsonl_hold_the_same_items(tmp_path):
+    entries = [SUM, {"question": "2+2=", "choices": ["4", "5"], "answer": "5"}]
+    jsonl(tmp_path / "source.jsonl", *entries)
+    inline = bank.load(sheet(tmp_path / "a.yaml", items=entries, licence="MIT"))
+    linked = bank.load(sheet(tmp_path / "b.yaml", items=None, source="source.jsonl"))
+    zoo = bank.load(
+        sheet(tmp_path / "c.yaml", items=None, source="zoo:letters/sums"),
+        resolve=lambda name: {"zoo:letters/sums": tmp_path / "source.jsonl"}[name],
+    )
+    assert inline.items == linked.items == zoo.items
+    assert inline.sha256 == linked.sha256 == zoo.sha256
+    assert inline.items[1].answer == 1 and inline.licence == "MIT"
+    assert bank.load("zoo:x", resolve=lambda _: tmp_path / "a.yaml") == inline
+    assert "the zoo is not available" in refusal("zoo:x", errors.RecipeError)
+
+
+def test_scorer_options_template_and_digest(tmp_path):
+    plainly = bank.load(sheet(tmp_path / "a.yaml"))
+    scorer = {"name": "choice", "normalise": True}
+    asked = bank.load(sheet(tmp_path / "a.yaml", scorer=scorer, prompt="Q: {prompt} {{x}}\nA:"))
+    assert asked.scorer == "choice" and asked.options == {"normalise": True}
+    assert asked.items[0].prompt == "Q: 1+1= {x}\nA:"
+    assert (asked.items[0].id, asked.items[0].split) == (
+        plainly.items[0].id,
+        plainly.items[0].split,
+    )
+    others = [{"version": 2}, {"name": "x"}, {"items": [{**SUM, "answer": 1}]}]
+    digests = {bank.load(sheet(tmp_path / "a.yaml", **keys)).sha256 for keys in others}
+    assert len(digests | {plainly.sha256, asked.sha256}) == 5
+
+
+def test_splits_follow_content_and_orders_are_fixed(tmp_path):
+    entries = questions(400)
+    found = bank.load(jsonl(tmp_path / "q.jsonl", *entries))
+    turned = bank.load(jsonl(tmp_path / "q.jsonl", *entries[::-1]))
+    parts = {name: found.split(name) for name in bank.SPLITS}
+    assert {name: turned.split(name) for name in bank.SPLITS} == parts
+    assert found.sha256 == turned.sha256
+    assert sum(map(len, parts.values())) == 400
+    assert all(
+        len(part) == pytest.approx(200 if n == "test" else 100, abs=40)
+        for n, part in parts.items()
+    )
+    assert parts["test"] != tuple(i for i in found.items if i.split == "test")
+    fewer = bank.load(jsonl(tmp_path / "q.jsonl", *entries[:200])).split("search")
+    assert fewer == tuple(i for i in parts["search"] if i in fewer)
+
+
+def test_shares_and_named_splits(tmp_path):
+    named = [{**q, "split": "validation"} for q in questions(3)]
+    share = {"search": 1}
+    found = bank.load(sheet(tmp_path / "a.yaml", items=[SUM], split=share))
+    assert found.split("search") == found.items
+    message = "no item is in the split 'test'; add items"
+    with pytest.raises(errors.InputError, match=message):
+        found.split("test")
+    with pytest.raises(errors.RecipeError, match="Did you mean 'search'"):
+        found.split("serch")
+    assert len(bank.load(jsonl(tmp_path / "n.jsonl", *named)).split("validation")) == 3
+    shares = {"search": 0.5, "test": 0.5}
+    entries = questions(200)
+    found = bank.load(sheet(tmp_path / "a.yaml", items=entries, split=shares))
+    assert len(found.split("search")) == pytest.approx(100, abs=30)
+    text = refusal(sheet(tmp_path / "a.yaml", split={"search": 0.5}))
+    assert "a.yaml: split: shares must sum to 1, sum is 0.5" in text
+
+
+BAD_LINES = [
+    # lines, where, reason
+    (["{"], 1, "is not JSON"),
+    ([SUM, '{"prompt": 1, "prompt": 2}'], 2, "'prompt' stands twice"),
+    (["[1]"], 1, "expected an object with prompt and answer"),
+    (["[" * 100_000], 1, "nested too deeply"),
+    ([{**SUM, "choces": 1}], 1, "unknown key 'choces', did you mean 'choices'"),
+    ([{**SUM, "question": "x"}], 1, "one of 'prompt' and 'question'"),
+    ([{"answer": "x"}], 1, "one of 'prompt' and 'question'"),
+    ([{"prompt": "x"}], 1, "has no answer"),
+    ([{"prompt": "", "answer": "x"}], 1, "prompt: expected a text that is not empty"),
+    ([{"prompt": 3, "answer": "x"}], 1, "prompt: expected a text that is not empty, got 3"),
+    ([{"prompt": "\ud800", "answer": "x"}], 1, "surrogate"),
+    ([{"prompt": "x", "answer": ""}], 1, "answer: expected a text"),
+    ([{"prompt": "x", "answer": True}], 1, "answer: expected an index or a text, got True"),
+    ([{"prompt": "x", "answer": 0.5}], 1, "answer: expected an index or a text, got 0.5"),
+    ([{**SUM, "choices": ["2"]}], 1, "choices: expected at least two"),
+    ([{**SUM, "choices": "ab"}], 1, "choices: expected at least two"),
+    ([{**SUM, "choices": ["2", ""]}], 1, "choices[1]: expected a text that is not empty"),
+    ([{**SUM, "choices": ["2", 3]}], 1, "choices[1]: expected a text"),
+    ([{**SUM, "choices": ["2", "2"]}], 1, "choices: '2' stands twice"),
+    ([{**SUM, "answer": 2, "id": "sum"}], 1, "item 'sum': answer: 2 is not an index of 2"),
+    ([{**SUM, "answer": -1}], 1, "answer: -1 is not an index"),
+    ([{**SUM, "answer": "4"}], 1, "answer: '4' is not one of the choices"),
+    ([{**SUM, "split": "train"}], 1, "split 'train' is not one of search, validation, test"),
+    ([{**SUM, "id": 7}], 1, "id: expected a text"),
+    ([SUM, {"prompt": "x", "answer": "y"}], 2, "has no choices, unlike the first"),
+    ([{"prompt": "x", "answer": "y"}, {"prompt": "z", "answer": 1}], 2, "answer is 1, the first"),
+    ([SUM, {**SUM, "id": "b"}], 2, "same prompt and choices as"),
+    ([{**SUM, "id": "a"}, {**SUM, "prompt": "y", "id": "a"}], 2, "item 'a': the id is already"),
+    ([{**SUM, "split": "test"}, {**SUM, "split": "search"}], 2, "'search' and 'test' ("),
+]
+
+
+@pytest.mark.parametrize("lines, number, reason", BAD_LINES)
+def test_bad_items_are_named_by_line(tmp_path, lines, number, reason):
+    path = jsonl(tmp_path / "x.jsonl", *lines)
+    message = refusal(path)
+    assert message.startswith(f"{path}:{number}: ") and reason in message
+    assert len(message) < 500 and "\n" not in message
+
+
+def test_unusable_files(tmp_path):
+    path = tmp_path / "x.jsonl"
+    assert "x.jsonl: no such file" in refusal(path)
+    path.write_text("\n\n")
+    assert f"{path}: has no items" in refusal(path)
+    path.write_bytes(b'{"prompt": "a"\xff}')
+    assert f"{path}:1: is not UTF-8 at byte 14" in refusal(path)
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(SUM).encode() + b"\r\n")
+    assert len(bank.load(path).items) == 1
+    message = refusal(sheet(tmp_path / "y.yaml", items=[SUM, {**SUM, "answer": 9}]))
+    assert "y.yaml: items[1]: answer: 9 is not an index" in message
+    assert "y.yaml: has no items" in refusal(sheet(tmp_path / "y.yaml", items=[]))
+
+
+@pytest.mark.parametrize(
+    "keys, kind, reason",
+    [
+        ({"licens": "MIT"}, errors.RecipeError, "unknown key 'licens'. Did you mean 'licence'"),
+        (
+            {"split": {"serch": 1}},
+            errors.RecipeError,
+            "split: unknown key 'serch'. Did you mean 'search'? Known: search, test, validation",
+        ),
+        ({"version": "1"}, errors.InputError, "version: input should be a valid integer, got '1'"),
+        ({"version": 0}, errors.InputError, "version: input should be greater than or equal to 1"),
+        ({"version": None}, errors.InputError, "version: field required"),
+        ({"scorer": 3}, errors.InputError, "scorer: expected the name of a scorer"),
+        ({"scorer": {"normalise": 1}}, errors.InputError, "scorer: expected the name of a scorer"),
+        ({"source": "x.jsonl"}, errors.InputError, "expected either 'source' or 'items'"),
+        ({"items": None}, errors.InputError, "expected either 'source' or 'items'"),
+        ({"items": None, "source": "x.csv"}, errors.RecipeError, "expected a .jsonl file"),
+        ({"items": None, "source": "no.jsonl"}, errors.InputError, "no.jsonl: no such file"),
+        ({"prompt": "Q:"}, errors.InputError, "prompt: expected a text with {prompt}"),
+        ({"prompt": "{prompt.__class__}"}, errors.InputError, "prompt: expected a text with"),
+        ({"prompt": "{prompt} {"}, errors.InputError, "prompt: single '{'"),
+    ],
+)
+def test_bad_keys_are_named(tmp_path, keys, kind, reason):
+    message = refusal(sheet(tmp_path / "x.yaml", **keys), kind)
+    assert message.startswith(str(tmp_path)) and reason in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("a: &x [1]\nb: [*x, *x]\n", "line 1: anchors and aliases"),
+        ("a: *x\n", "line 1: anchors and aliases"),
+        ("name: a\nname: b\n", "line 2: key 'name' stands twice"),
+        ("a: [1\n", "is not YAML"),
+        ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
+        ("- 1\n", "expected 'key: value' lines"),
+        ("", "expected 'key: value' lines"),
+        ("1: 2\n", "expected 'key: value' lines"),
+        ("a: " + "[" * 50_000, "nested too deeply"),
+        ("a: " + "9" * 5000, "digits"),
+        ("a: \x00", "special characters are not allowed"),
+        ("#" * 1_000_001, "has 1,000,001 bytes, at most 1,000,000"),
+    ],
+)
+def test_hostile_yaml_is_refused(tmp_path, text, reason):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    message = refusal(path)
+    assert message.startswith(f"{path}: ") and reason in message and "\n" not in message
+    path.write_bytes(b"a: \xff")
+    assert "is not UTF-8 at byte 3" in refusal(path)
+    with pytest.raises(errors.RecipeError, match="not UTF-8"):
+        plain.read_yaml(path, raises=errors.RecipeError)
+
+
+def test_bare_names_are_shipped_banks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = sorted(path.stem for path in bank.shipped("fitness").glob("*.yaml"))
+    message = refusal("nonsense_bank", errors.RecipeError)
+    assert "unknown bank 'nonsense_bank'" in message and ", ".join(known) in message
+    assert "expected a .yaml or .jsonl file" in refusal("a/b.csv", errors.RecipeError)
+    assert bank.shipped("recipes").name == "recipes"
+
+
+keys = st.sampled_from(items.KEYS)
+values = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
+
+
+@given(st.lists(st.dictionaries(keys, values | st.lists(values, max_size=3)), max_size=3))
+def test_any_items_load_or_are_refused(entries):
+    try:
+        found = items.read_list(entries, "here")
+    except errors.InputError as error:
+        assert str(error).startswith("here: ")
+    else:
+        assert len({item.id for item in found}) == len(entries)
+        assert all(item.prompt and item.split in bank.SPLITS for item in found)
+
+
+def test_a_folder_is_not_a_bank(tmp_path):
+    os.mkdir(tmp_path / "x.yaml")
+    assert "x.yaml: no such file" in refusal(tmp_path / "x.yaml")
