@@ -1,0 +1,46 @@
+"""How a build tells what it does when nobody listens: a bar on a terminal, a line a stage elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Report = Callable[[str, float], None]
+
+
+@contextmanager
+def shown(family: str, report: Report | None) -> Iterator[Report]:
+    """`report` itself, or one that writes to stderr."""
+    if report:
+        yield report
+    elif sys.stderr.isatty():
+        with _bar(family) as bar:
+            yield bar
+    else:
+        yield _lines(family)
+
+
+def _lines(family: str) -> Report:
+    told: set[str] = set()
+
+    def report(text: str, _: float) -> None:
+        if text not in told:
+            told.add(text)
+            print(f"zoo:{family}: {text}", file=sys.stderr, flush=True)
+
+    return report
+
+
+@contextmanager
+def _bar(family: str) -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"zoo:{family}", total=1.0)
+
+        def report(text: str, fraction: float) -> None:
+            progress.update(task, description=f"zoo:{family}: {text}", completed=fraction)
+
+        yield report
