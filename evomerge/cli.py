@@ -201,7 +201,7 @@ def merge(
     name = Path(folder).name
     card = writer.card(
         name, base=plan.base.name, experts=[e.name for e in plan.experts],
-        plan_json=plan.model_dump(mode="json"), command=f"evomerge merge {source} -o {folder}",
+        plan=plan.key, command=f"evomerge merge {source} -o {folder}",
     )  # fmt: skip
     extra = {"plan.json": plan.model_dump(mode="json")}
     written = save(plan, Workshop.of(plan), folder, card=card, extra_json=extra)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 import signal
 import threading
@@ -9,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ class Search:
             "device": self.problem.setup.device,
             "host": platform.node(),
             "python": platform.python_version(),
-            "versions": {name: version(name) for name in _LIBRARIES},
+            "versions": {name: importlib.import_module(name).__version__ for name in _LIBRARIES},
         }
 
     # The loop

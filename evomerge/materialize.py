@@ -322,8 +322,9 @@ def save(plan: Plan, workshop: Workshop, folder: Path, **details: Any) -> Path:
             check_finite(name, tensor)
             yield name, tensor
 
-    sizes = {n: (info.shape, merged.stored_dtype(n)) for n, info in merged.tensors.items()}
+    sizes = {name: info.shape for name, info in merged.tensors.items()}
+    kept = {name: merged.stored_dtype(name) for name in merged.tensors}
     source = workshop.checkpoints[base.sha256].folder
     return writer.write(
-        folder, tensors(), source=source, dtype=merged.dtype, sizes=sizes, **details
+        folder, tensors(), source=source, dtype=merged.dtype, sizes=sizes, dtypes=kept, **details
     )

@@ -138,7 +138,7 @@ def read(source: str | Path | Mapping[str, Any]) -> tuple[Recipe, str, Path]:
 
 
 def _find(source: str) -> Path:
-    """A file, or a shipped recipe: `quickstart`, `quickstart.yaml`, `recipes/quickstart.yaml`."""
+    """A file, or a shipped recipe as `quickstart` or `recipes/quickstart.yaml`."""
     if Path(source).is_file():
         return Path(source)
     shipped = banks.shipped("recipes")

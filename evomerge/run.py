@@ -261,7 +261,7 @@ class Run:
         command = f"evomerge export {self.folder} {which} -o {folder}"
         card = writer.card(
             f"{self.recipe['name']} {point.label}", base=self.recipe["base"],
-            experts=list(self.recipe["experts"].values()), plan_json=plan.model_dump(mode="json"),
+            experts=list(self.recipe["experts"].values()), plan=plan.key,
             scores=scores, command=command,
         )  # fmt: skip
         details = {"card": card, "extra_json": {"plan.json": plan.model_dump(mode="json")}}

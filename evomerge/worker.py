@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from evomerge import errors, plugins
-from evomerge.files.bank import Bank, Item
+from evomerge.files.bank import Bank
 from evomerge.files.checkpoint import Checkpoint
+from evomerge.files.items import Item
 from evomerge.files.ledger import Answer
 from evomerge.materialize import Live, Workshop
 from evomerge.plan import Plan

@@ -142,10 +142,8 @@ def _shipped_bank(name: str) -> Path:
 
 
 def shipped(kind: str) -> Path:
-    """The folder `fitness` or `recipes`: in the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "_data" / kind
-    return installed if installed.is_dir() else package.parent / kind
+    """The folder `fitness` or `recipes` that comes with evomerge."""
+    return Path(__file__).resolve().parents[1] / "_data" / kind
 
 
 def _bare(path: Path) -> Bank:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import yaml
 
@@ -16,11 +14,11 @@ def card(
     *,
     base: str,
     experts: Sequence[str],
-    plan_json: Mapping[str, object],
+    plan: str,
     scores: Sequence[tuple[str, float, float, float]] = (),
     command: str = "",
 ) -> str:
-    """A README.md: origin, plan key, `scores` (objective, score, low, high of a 95 % interval)."""
+    """A README.md: origin, key of the `plan`, `scores` (objective, score, low, high of a 95 % interval)."""
     front = {
         "library_name": "transformers",
         "base_model": list(dict.fromkeys(_one_line(name) for name in (base, *experts))),
@@ -41,17 +39,11 @@ def card(
         parts.append(
             "\n".join(["| objective | score | 95 % interval |", "|---|---|---|", *rows, ""])
         )
-    parts.append(f"Plan: `{plan_key(plan_json)}`\n")
+    parts.append(f"Plan: `{plan}`\n")
     if command:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
         parts.append(f"{fence}\n{command}\n{fence}\n")
     return "\n".join(parts)
-
-
-def plan_key(plan_json: Mapping[str, object]) -> str:
-    """The sha256 of a plan's JSON with sorted keys and no spaces."""
-    text = json.dumps(plan_json, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def escape(text: str) -> str:

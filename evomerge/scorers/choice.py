@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from evomerge import errors
-from evomerge.files.bank import Item
+from evomerge.files.items import Item
 
 
 @dataclass(frozen=True)

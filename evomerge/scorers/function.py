@@ -10,10 +10,12 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from evomerge import errors
-from evomerge.files.bank import SPLITS, Bank, Item
+from evomerge.files.bank import Bank
+from evomerge.files.items import SPLITS, Item
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ def bank(name: str, call: Callable[..., Any] | str) -> Bank:
     identity = f"{call.__module__}:{getattr(call, '__qualname__', repr(call))}"
     return Bank(
         name=name, version=1, scorer="function", options={"call": call}, items=items,
-        licence="", sha256=identity, path=None,
+        licence="", sha256=identity, path=Path(), description="",
     )  # fmt: skip
 
 
