@@ -1,4 +1,4 @@
-"""The contracts of the plug-in folders, and how a name becomes a module: the folder is the registry."""
+"""The contracts of the plug-in folders; a name becomes a module: the folder is the registry."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ on which hypervolume code hangs or crashes."""
 class Proposal:
     """A candidate and the items wanted per objective (None: as the fidelity says).
 
-    `point` (D,) of the unit cube, or `plan` (a plan's JSON) where no point describes the candidate.
-    The same id may be proposed again with more items.
+    `point` (D,) of the unit cube, or `plan` (a plan's JSON) where no point describes the
+    candidate. The same id may be proposed again with more items.
     """
 
     id: int
@@ -58,6 +58,13 @@ class Observation:
         return self.losses is None
 
 
+Start = Sequence[tuple[tuple[float, ...], tuple[float, ...] | None]]
+"""Points (D,) that are known before a strategy begins, with their losses (None: failed)."""
+
+NOT_OPTIONS = frozenset({"seed", "start"})
+"""Keywords of a plug-in that its caller fills, never a recipe."""
+
+
 class Strategy(Protocol):
     """strategies/NAME.py: `class Strategy`. Its keyword options are those of `__init__`.
 
@@ -65,6 +72,7 @@ class Strategy(Protocol):
     "answers" (per item). A combinator may define a module function `needs(options)` instead.
     Given the same events in the same order it is in the same state, bit for bit: every random
     number derives from `seed`; global generators, clocks and files are not touched.
+    A combinator hands what it knows to its inner strategy as `start`, if that takes it.
     """
 
     NEEDS: ClassVar[frozenset[str]]
@@ -74,7 +82,7 @@ class Strategy(Protocol):
     ) -> None: ...
 
     def ask(self, n: int) -> list[Proposal]:
-        """At most n proposals; [] means: wait for tells."""
+        """At most n proposals; [] means: wait for tells, or finished if none are outstanding."""
         ...
 
     def tell(self, observations: Sequence[Observation]) -> None:
@@ -101,7 +109,7 @@ def known(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str, where: str = "") -> ModuleType:
-    """The module behind a name: `ties` is evomerge/operators/ties.py, `my_lab.climb` the user's own.
+    """The module behind a name: `ties` is evomerge/operators/ties.py, `my.climb` the user's.
 
     Raises RecipeError for an unknown name, with the nearest known one.
     """
@@ -137,12 +145,18 @@ def check_options(kind: str, name: str, options: Mapping[str, Any], where: str) 
     """Raise RecipeError for an option that the plug-in's class does not take."""
     target = getattr(load(kind, name, where), kind.capitalize())
     parameters = inspect.signature(target.__init__).parameters.values()
-    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "seed"]
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in NOT_OPTIONS]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
     for option in options:
         if option not in names:
             raise errors.RecipeError(errors.unknown(f"{where} ({name})", "option", option, names))
+
+
+def takes(plugin: type[Any], keyword: str) -> bool:
+    """Whether the plug-in's class can be given this keyword."""
+    parameters = inspect.signature(plugin.__init__).parameters
+    return keyword in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def check_strategy(
