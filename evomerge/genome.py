@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +42,18 @@ class Gene:
     expert: str = field(default="", kw_only=True)
     group: str = field(default="", kw_only=True)
 
+    def __post_init__(self) -> None:
+        if self.choices:
+            return
+        if not -math.inf < self.low <= self.high < math.inf or self.step < 0:
+            raise errors.RecipeError(
+                f"{self.key}: [{self.low}, {self.high}] step {self.step} is not a range"
+            )
+        if self.step and self._last() < self._first():
+            raise errors.RecipeError(
+                f"{self.key}: no multiple of {self.step:g} in [{self.low:g}, {self.high:g}]"
+            )
+
     @property
     def key(self) -> str:
         """Unique name inside a space, such as `ties.weight[code]@2/mlp`."""
@@ -56,27 +70,32 @@ class Gene:
         return self._last() - self._first() + 1 if self.step else 0
 
     def _first(self) -> int:
-        return int(np.ceil(self.low / self.step - 1e-9))
+        return math.ceil(self.low / self.step - 1e-9)
 
     def _last(self) -> int:
-        return int(np.floor(self.high / self.step + 1e-9))
+        return math.floor(self.high / self.step + 1e-9)
 
     def decode(self, unit: float) -> Value:
         """The value at `unit` in [0, 1]; cells of a grid or a choice have equal shares."""
-        if not self.cells:
-            return round(self.low + float(unit) * (self.high - self.low), 6)
-        cell = min(int(float(unit) * self.cells), self.cells - 1)
-        return self.choices[cell] if self.choices else (self._first() + cell) * self.step
+        cells = self.cells
+        if not cells:
+            value = round(self.low + float(unit) * (self.high - self.low), 6)
+            # + 0.0 turns -0.0 into 0.0: equal models must be equal text
+            return float(min(max(value, self.low), self.high)) + 0.0
+        cell = min(int(float(unit) * cells), cells - 1)
+        return self.choices[cell] if self.choices else float((self._first() + cell) * self.step)
 
     def encode(self, value: Value) -> float:
         """The point of [0, 1] that decodes to `value`: the middle of its cell."""
         self.check(value, self.key)
+        cells = self.cells
         if self.choices:
-            return (self.choices.index(str(value)) + 0.5) / self.cells
-        if self.cells:
-            return (round(float(value) / self.step) - self._first() + 0.5) / self.cells
+            return (self.choices.index(str(value)) + 0.5) / cells
+        if cells:
+            cell = round(float(value) / self.step) - self._first()
+            return (min(max(cell, 0), cells - 1) + 0.5) / cells
         width = self.high - self.low
-        return (float(value) - self.low) / width if width else 0.5
+        return min(max((float(value) - self.low) / width, 0.0), 1.0) if width else 0.5
 
     def check(self, value: object, where: str) -> None:
         """Raise RecipeError unless `value` is one that this gene can take."""
@@ -99,7 +118,9 @@ class Space:
         if len(set(keys)) != len(keys):
             raise errors.RecipeError(f"space: a gene stands twice: {sorted(keys)}")
         self.genes = tuple(genes)
-        self._by_key = dict(zip(keys, self.genes, strict=True))
+        self._conditions = {gene.key: gene.when for gene in genes}
+        for gene in genes:
+            self._check_conditions(gene)
 
     def __len__(self) -> int:
         return len(self.genes)
@@ -126,7 +147,36 @@ class Space:
         """The one point that stands for all points which decode to the same values."""
         return self.encode(self.decode(point))
 
+    def narrowed(self, key: str, **changes: Any) -> Space:
+        """The same space with one gene changed; a default left outside moves to the new range."""
+        if key not in self._conditions:
+            raise errors.RecipeError(errors.unknown("space", "gene", key, self._conditions))
+        return Space([_narrowed(g, changes) if g.key == key else g for g in self.genes])
+
     def _active(self, key: str, values: Mapping[str, Value]) -> bool:
-        """Whether all conditions above a gene hold: its own, and those of the gene it hangs on."""
-        when = self._by_key[key].when
-        return when is None or (values[when[0]] in when[1] and self._active(when[0], values))
+        """A gene acts while its condition holds and the gene it depends on acts itself."""
+        condition = self._conditions[key]
+        if condition is None:
+            return True
+        return values[condition[0]] in condition[1] and self._active(condition[0], values)
+
+    def _check_conditions(self, gene: Gene) -> None:
+        seen, condition = {gene.key}, gene.when
+        while condition is not None:
+            if condition[0] not in self._conditions or condition[0] in seen:
+                raise errors.RecipeError(
+                    f"{gene.key}: depends on '{condition[0]}', which is not in the space"
+                    " or depends on it in turn"
+                )
+            seen.add(condition[0])
+            condition = self._conditions[condition[0]]
+
+
+def _narrowed(gene: Gene, changes: Mapping[str, Any]) -> Gene:
+    changed = replace(gene, **changes)
+    if "default" in changes:
+        return changed
+    if changed.choices:
+        kept = gene.default in changed.choices
+        return changed if kept else replace(changed, default=changed.choices[0])
+    return replace(changed, default=min(max(float(gene.default), changed.low), changed.high))

@@ -59,6 +59,13 @@ class Observation:
         return self.losses is None
 
 
+Start = Sequence[tuple[tuple[float, ...], tuple[float, ...] | None]]
+"""Points (D,) that are known before a strategy begins, with their losses (None: failed)."""
+
+NOT_OPTIONS = frozenset({"seed", "start"})
+"""Keywords of a plug-in that its caller fills, never a recipe."""
+
+
 class Strategy(Protocol):
     """strategies/NAME.py: `class Strategy`. Its keyword options are those of `__init__`.
 
@@ -66,6 +73,7 @@ class Strategy(Protocol):
     "answers" (per item). A combinator may define a module function `needs(options)` instead.
     Given the same events in the same order it is in the same state, bit for bit: every random
     number derives from `seed`; global generators, clocks and files are not touched.
+    A combinator hands what it knows to its inner strategy as `start`, if that takes it.
     """
 
     NEEDS: ClassVar[frozenset[str]]
@@ -75,7 +83,7 @@ class Strategy(Protocol):
     ) -> None: ...
 
     def ask(self, n: int) -> list[Proposal]:
-        """At most n proposals; [] means: wait for tells."""
+        """At most n proposals; [] means: wait for tells, or finished if none are outstanding."""
         ...
 
     def tell(self, observations: Sequence[Observation]) -> None:
@@ -151,7 +159,7 @@ def check_options(kind: str, name: str, options: Mapping[str, Any], where: str) 
     """Raise RecipeError for an option that the plug-in's class does not take."""
     target = getattr(load(kind, name, where), kind.capitalize())
     parameters = inspect.signature(target.__init__).parameters.values()
-    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "seed"]
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in NOT_OPTIONS]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
     for option in options:
@@ -159,11 +167,19 @@ def check_options(kind: str, name: str, options: Mapping[str, Any], where: str) 
             raise errors.RecipeError(errors.unknown(f"{where} ({name})", "option", option, names))
 
 
+def takes(plugin: type[Any], keyword: str) -> bool:
+    """Whether the plug-in's class can be given this keyword."""
+    parameters = inspect.signature(plugin.__init__).parameters
+    return keyword in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 def check_strategy(
     name: str, options: Mapping[str, Any], space: Space, objectives: Sequence[str], where: str
 ) -> None:
     """Refuse by name a strategy that can not do what is asked, and name those that can."""
     check_options("strategy", name, options, where)
+    if not len(space):
+        raise errors.RecipeError(f"{where}: the space has no genes: there is nothing to search")
     offence = _offence(strategy_needs(name, options), space.genes, objectives)
     if offence:
         able = [
