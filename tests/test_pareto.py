@@ -98,7 +98,9 @@ def test_weight_vectors_are_equal_then_lean(m):
     assert weights[1:].argmax(axis=1).tolist() == list(range(len(weights) - 1))
 
 
-def test_losses_that_are_no_numbers_are_filled():
+def test_losses_that_are_no_numbers_are_failures():
+    assert pareto.measured((0.1, 0.2)) and not pareto.measured(None)
+    assert not pareto.measured((0.1, NAN))
     assert pareto.filled((0.1, 0.2), 2, 2.2).tolist() == [0.1, 0.2]
     for losses in (None, (0.1, INF), (NAN, 0.2)):
         assert pareto.filled(losses, 2, 2.2).tolist() == [2.2, 2.2]

@@ -6,6 +6,7 @@ Dominance and hypervolume are those of moocore (Fonseca, Paquete and Lopez-Ibane
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import moocore
 import numpy as np
@@ -91,8 +92,13 @@ def weight_vectors(objectives: int) -> Array:
     return np.concatenate([equal, (equal + np.eye(objectives)) / 2])
 
 
+def measured(losses: Sequence[float] | None) -> TypeGuard[Sequence[float]]:
+    """There are losses, and all are finite; anything else is a failed candidate."""
+    return losses is not None and bool(np.isfinite(losses).all())
+
+
 def filled(losses: Sequence[float] | None, objectives: int, otherwise: float) -> Array:
-    """The losses (M,), or `otherwise` everywhere if there are none or not all are finite."""
-    if losses is None or not np.isfinite(losses).all():
+    """The losses (M,), or `otherwise` everywhere if the candidate has failed."""
+    if not measured(losses):
         return np.full(objectives, otherwise)
     return np.asarray(losses, dtype=np.float64)
