@@ -1,0 +1,77 @@
+"""Spaces, losses and a barrier search, on which the tests run every strategy."""
+
+import json
+
+import numpy as np
+
+from evomerge import plugins
+from evomerge.genome import Gene, Space
+from evomerge.plugins import Observation
+
+NAMES = plugins.known("strategy")
+NESTED = ("seeded", {"inner": {"name": "nsga2", "population": 8}})
+CASES = [*((name, {}) for name in NAMES), NESTED]
+
+
+def numeric(dimension):
+    return Space(
+        [
+            Gene("weight", 0, 1, 0.25, 1 / 256, expert=f"e{d % 2}", group=str(d // 2))
+            for d in range(dimension)
+        ]
+    )
+
+
+def mixed():
+    return Space(
+        [
+            Gene("method", choices=("linear", "ties", "slerp"), default="linear"),
+            Gene("weight", 0, 1, 0.5, 1 / 256, expert="a"),
+            Gene("weight", 0, 1, 0.5, 1 / 256, expert="b"),
+            Gene("density", 0, 1, 1.0, 1 / 256, when=("method", ("ties",)), seeds=(0.2,)),
+            Gene("lift", -1, 1, 0.0),
+        ]
+    )
+
+
+def make(name, options, space, objectives=2, seed=0):
+    names = [f"o{m}" for m in range(objectives)]
+    plugins.check_strategy(name, options, space, names, "strategy")
+    return plugins.load("strategy", name).Strategy(space, names, seed=seed, **options)
+
+
+def spaces_for(name, options):
+    numbers_only = "numeric" in plugins.strategy_needs(name, options)
+    return [numeric(3)] if numbers_only else [numeric(3), mixed()]
+
+
+def losses_at(point, objectives=2):
+    """Spheres, each around its own corner of the cube."""
+    centres = np.linspace(0.3, 0.7, objectives) if objectives > 1 else [0.6]
+    return tuple(float(np.mean((np.array(point) - c) ** 2)) for c in centres)
+
+
+def seen(proposal, objectives=2, fails=lambda id: False):
+    losses = None if fails(proposal.id) else losses_at(proposal.point, objectives)
+    return Observation(proposal.id, proposal.point, losses)
+
+
+def search(strategy, budget, chunk=8, objectives=2, fails=lambda id: False):
+    """Barrier mode: ask, tell all in order, ask again. The first `budget` observations."""
+    told = []
+    while len(told) < budget:
+        proposals = strategy.ask(chunk)
+        assert 0 < len(proposals) <= chunk
+        told += [seen(p, objectives, fails) for p in proposals]
+        strategy.tell(told[-len(proposals) :])
+    return told[:budget]
+
+
+def points(observations):
+    return [(o.id, o.point) for o in observations]
+
+
+def through_json(observation):
+    text = json.dumps([observation.id, observation.point, observation.losses])
+    id, point, losses = json.loads(text)
+    return Observation(id, tuple(point), None if losses is None else tuple(losses))
