@@ -164,6 +164,8 @@ def check_strategy(
 ) -> None:
     """Refuse by name a strategy that can not do what is asked, and name those that can."""
     check_options("strategy", name, options, where)
+    if not len(space):
+        raise errors.RecipeError(f"{where}: the space has no genes: there is nothing to search")
     offence = _offence(strategy_needs(name, options), space.genes, objectives)
     if offence:
         able = [

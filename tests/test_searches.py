@@ -37,6 +37,11 @@ def test_a_wrong_option_is_named(name, options, says):
     assert says in str(refusal.value)
 
 
+def test_a_space_without_genes_is_refused():
+    with pytest.raises(errors.RecipeError, match="nothing to search"):
+        make("sobol", {}, Space([]))
+
+
 def test_cma_es_restarts_where_it_is_stuck():
     """Losses that are all equal say nothing: the population doubles."""
     strategy = make("cma_es", {"population": 4}, numeric(2), 1)
