@@ -123,11 +123,7 @@ class Strategy:
     the first step size in the unit cube; `population` per instance (default 4 + 3 ln D);
     `weights` (default: all equal, then one vector leaning to each objective); `scalar`, "sum" or
     "tchebycheff". On synthetic landscapes the sum covered more volume at 24 genes and wherever
-<<<<<<< HEAD
-    losses were convex, by 1 to 16 %: it has no ridge. At 8 genes with saturating losses the
-=======
     losses were convex, by up to 15 %: it has no ridge. At 8 genes with saturating losses the
->>>>>>> strategies
     two were within 7 % of each other, mostly in favour of "tchebycheff".
     """
 
