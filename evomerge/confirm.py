@@ -56,23 +56,17 @@ def sanity(problem: Problem, desk: Desk, report: Report) -> Losses:
     desk.answer(
         plans.values(), answers.places("search"), lambda r: report("answered", {"result": r})
     )
-    signals = {
-        name: problem.recipe.objectives[name].signal
-        if name in problem.recipe.objectives
-        else "score"
-        for name in problem.objectives
-    }
     _require_answers(plans, answers)
     anchors = {}
     for name in problem.objectives:
         base, *experts = (
-            answers.column(plan.key, name, answers.places("search"), signals[name])
+            answers.column(plan.key, name, answers.places("search"), problem.signals[name])
             for plan in plans.values()
         )
         anchors[name] = anchor(base, experts)
         if name in problem.experts and anchors[name].zero > 0:
             _point_out(name, plans, answers, report)
-    losses = Losses(anchors, signals)
+    losses = Losses(anchors, problem.signals)
     if answers.ledger.last("anchors") is None:
         answers.ledger.append("anchors", losses.to_json())
     return losses

@@ -151,7 +151,9 @@ class Search:
             elif not self.outstanding:
                 self.report("note", {"text": "the strategy has nothing more to propose"})
                 break
-        self.ledger.append("stopped", {"candidates": len(self.candidates)})
+        stopped = {"candidates": len(self.candidates)}
+        if self.ledger.last("stopped") != stopped:
+            self.ledger.append("stopped", stopped)
 
     def _is_ready(self, candidate: Candidate) -> bool:
         key = candidate.plan.key

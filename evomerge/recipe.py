@@ -182,6 +182,12 @@ class Problem:
     def objectives(self) -> list[str]:
         return list(self.banks)
 
+    @property
+    def signals(self) -> dict[str, Signal]:
+        """What the search sees of each objective."""
+        given = self.recipe.objectives
+        return {name: given[name].signal if name in given else "score" for name in self.banks}
+
     def plan(self, point: Iterable[float]) -> Plan:
         """The plan at a point of the unit cube."""
         return self.template.plan({**self.fixed, **self.space.decode(list(point))})
@@ -204,14 +210,14 @@ class Problem:
             "operators": {
                 name: plugins.load("operator", name).VERSION for name in recipe.operators
             },
-            "layers": self.template.layers.model_dump(),
+            "layers": self.template.layers.model_dump(mode="json"),
             "genes": {
                 gene.key: list(gene.choices) or [gene.low, gene.high, gene.step]
                 for gene in self.space.genes
             },
             "fixed": dict(self.fixed),
             "objectives": {
-                name: [bank.name, bank.version, bank.sha256, recipe.objectives[name].signal]
+                name: [bank.name, bank.version, bank.sha256, self.signals[name]]
                 for name, bank in self.banks.items()
             },
             "strategy": recipe.strategy.model_dump(),

@@ -1,0 +1,64 @@
+"""Run a recipe (from standard input) whole in one folder; in another, killed at every event.
+
+Forked children share the imports; each is killed with SIGKILL as soon as it has written the
+next event.
+"""
+
+import ast
+import os
+import signal
+import sqlite3
+import sys
+import time
+from pathlib import Path
+
+from evomerge import api, loop, worker  # noqa: F401 (loaded before forking)
+
+
+def events(folder: Path) -> int:
+    try:
+        db = sqlite3.connect(f"file:{folder}/ledger.sqlite?mode=ro", uri=True)
+        try:
+            return int(db.execute("SELECT count(*) FROM events").fetchone()[0])
+        finally:
+            db.close()
+    except sqlite3.OperationalError:
+        return 0
+
+
+def start(recipe: dict[str, object], folder: Path) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            api.search(recipe, folder)
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(1)
+    return child
+
+
+def main() -> None:
+    recipe = ast.literal_eval(sys.stdin.read())
+    killed, whole = Path(sys.argv[1]), Path(sys.argv[2])
+    kills = 0
+    while True:
+        seen = events(killed)
+        child = start(recipe, killed)
+        while (done := os.waitpid(child, os.WNOHANG))[0] == 0:
+            if events(killed) > seen:
+                os.kill(child, signal.SIGKILL)
+                done = os.waitpid(child, 0)
+                break
+            time.sleep(0.002)
+        if os.WIFEXITED(done[1]):
+            assert os.WEXITSTATUS(done[1]) == 0, "a session failed"
+            break
+        kills += 1
+    assert kills >= 5, kills
+    child = start(recipe, whole)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+if __name__ == "__main__":
+    main()
