@@ -34,11 +34,20 @@ class Point:
         return [float(s.mean()) if len(s) else float("nan") for s in self.scores[split]]
 
     def interval(self, objective: int, split: str = "test") -> tuple[float, float]:
-        """Wilson's 95 % interval of one objective."""
+        """Wilson's 95 % interval of one objective; nan for fewer than two items, as a function's
+        one score is the mean of nothing."""
         scores = self.scores[split][objective]
-        if not len(scores):
+        if len(scores) < 2:
             return float("nan"), float("nan")
-        return intervals.wilson(float(scores.mean()), len(scores))
+        low, high = intervals.wilson(float(scores.mean()), len(scores))
+        return float(low), float(high)
+
+    def text(self, objective: int, split: str = "test") -> str:
+        """Mean and interval of one objective for people; `-` where nothing was asked."""
+        mean, (low, high) = self.means(split)[objective], self.interval(objective, split)
+        if np.isnan(mean):
+            return "-"
+        return f"{mean:.3f}" if np.isnan(low) else f"{mean:.3f} ({low:.3f} to {high:.3f})"
 
 
 class Front(Sequence[Point]):
@@ -93,8 +102,7 @@ class Front(Sequence[Point]):
 
 
 def _cell(point: Point, objective: int) -> str:
-    low, high = point.interval(objective)
-    return f"<td>{point.means('test')[objective]:.3f} <small>{low:.3f}-{high:.3f}</small></td>"
+    return f"<td>{point.text(objective)}</td>"
 
 
 def _number(value: Any) -> Any:

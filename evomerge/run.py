@@ -35,6 +35,7 @@ class Run:
         self._ledger = Ledger(self.folder)
         self.recipe: dict[str, Any] = self._ledger.meta("recipe") or {}
         self.objectives: list[str] = list(self._ledger.meta("banks") or {})
+        self.n_genes = len((self._ledger.meta("identity") or {}).get("genes", {}))
 
     @cached_property
     def _scores(self) -> dict[tuple[str, str, str], dict[str, float]]:
@@ -71,18 +72,23 @@ class Run:
         }
         return Point(label, key, scores, chosen)
 
+    def _row(self, key: str, objective: str, split: str) -> dict[str, float]:
+        return self._scores.get((key, objective, split), {})
+
     def _column(self, key: str, objective: str, split: str) -> Scores:
-        row = self._scores.get((key, objective, split), {})
+        row = self._row(key, objective, split)
         return np.array([row[item] for item in sorted(row)])
 
     @cached_property
     def front(self) -> Front:
-        """The confirmed front: nondominated on `validation`, reported on `test`."""
+        """The confirmed front: nondominated on `validation`, reported on `test`.
+
+        A plan that was found twice, as a candidate and as a mean, stands here once.
+        """
         found = self.confirmed
-        points = [
-            self._point(label, found["shortlist"][label], label == found["chosen"])
-            for label in dict.fromkeys([*found["front"], found["chosen"]])
-        ]
+        labels = dict.fromkeys([found["chosen"], *found["front"]])
+        once = {found["shortlist"][label]: label for label in reversed(labels)}
+        points = [self._point(label, key, label == found["chosen"]) for key, label in once.items()]
         return Front(sorted(points, key=lambda p: -p.mean("validation")), self.objectives)
 
     @cached_property
@@ -108,7 +114,7 @@ class Run:
             return self.chosen
         if which == "knee":
             return self.knee
-        known = {point.label: point for point in (*self.front, *self.baselines)}
+        known = {point.label: point for point in [*self.front.points, *self.baselines.points]}
         found = self.confirmed
         labels = {**self.asked(), **found["shortlist"]}
         if which in known:
@@ -125,24 +131,87 @@ class Run:
         return {f"c{row['id']}": row["plan"] for row in rows}
 
     def history(self) -> Iterator[tuple[int, list[float]]]:
-        """(items answered so far, losses) of each told candidate that did not fail."""
-        items = 0
+        """(items answered so far, losses) of each told candidate that did not fail.
+
+        A candidate that is told again counts only its further items.
+        """
+        items: dict[int, int] = {}
         for event in self._ledger.events("tell"):
             for row in event.body:
                 if row["losses"] is not None:
-                    items += row["items"]
-                    yield items, row["losses"]
+                    items[row["id"]] = row["items"]
+                    yield sum(items.values()), row["losses"]
 
     def failures(self) -> dict[str, str]:
         """Reason by plan key."""
         return self._ledger.failures()
 
+    def spent(self) -> dict[str, float]:
+        """What the search took: candidates asked, items answered by them, seconds of work."""
+        items = [items for items, _ in self.history()]
+        return {
+            "candidates": len(self.asked()),
+            "items": items[-1] if items else 0,
+            "seconds": self._ledger.seconds(),
+        }
+
+    def kind(self, point: Point) -> str:
+        """What a point is to a reader: chosen, knee, front, base, expert or textbook."""
+        if point.label in ("base", *self.recipe["experts"]):
+            return "base" if point.label == "base" else "expert"
+        if point.label in self.confirmed["baselines"]:
+            return "textbook"
+        if point.chosen:
+            return "chosen"
+        return "knee" if point.label == self.knee.label else "front"
+
+    def optimism(self) -> list[tuple[Point, float, float]]:
+        """(point, mean score in the search, mean score on test) of the front, base and experts.
+
+        Base and experts on the items that the chosen point answered in the search: nothing was
+        selected among them, so that they show how much harder `test` is.
+        """
+        items = [set(self._row(self.chosen.key, name, "search")) for name in self.objectives]
+        rows = []
+        for point in [*self.front.points, *self.baselines.points]:
+            columns = [
+                [score for item, score in self._row(point.key, name, "search").items()
+                 if item in asked or point in self.front.points]
+                for name, asked in zip(self.objectives, items, strict=True)
+            ]  # fmt: skip
+            if all(columns):
+                mean = float(np.mean([np.mean(column) for column in columns]))
+                rows.append((point, mean, point.mean("test")))
+        return [row for row in rows if np.isfinite(row[2])]
+
+    def notes(self) -> list[str]:
+        """What a reader of the result should know: useless experts, failed candidates."""
+        found = []
+        searched = {p.label: p.means("search") for p in self.baselines}
+        for i, name in enumerate(self.objectives):
+            mine, base = searched.get(name, searched["base"])[i], searched["base"][i]
+            if name in self.recipe["experts"] and mine <= base:
+                found.append(
+                    f"Expert '{name}' scores {mine:.3f} on '{name}', the base {base:.3f}: its "
+                    "prompt or template may be wrong."
+                )
+        labels = {key: label for label, key in reversed(self.asked().items())}
+        reasons: dict[str, list[str]] = {}
+        for key, reason in self.failures().items():
+            reasons.setdefault(reason, []).append(labels.get(key, key[:12]))
+        for reason, failed in reasons.items():
+            some = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
+            found.append(f"{len(failed)} failed ({some}): {reason}")
+        return found
+
     def comparisons(self) -> list[dict[str, Any]]:
         """The chosen point against each baseline: difference of mean test scores, paired
-        bootstrap over items, 95 %."""
+        bootstrap over items, 95 %. A baseline that could not be scored is left out."""
         mine = self.chosen.scores["test"]
         rows = []
         for other in self.baselines:
+            if not np.isfinite(other.mean("test")):
+                continue
             difference, low, high = intervals.paired_bootstrap(mine, other.scores["test"], seed=0)
             rows.append(
                 {"baseline": other.label, "difference": difference, "low": low, "high": high}
