@@ -188,7 +188,8 @@ def evaluate(
             raise errors.EvaluationError(f"{plan.base.name}: {result.failed}")
         scores = np.array([answer.score for answer in result.answers])
         mean = float(scores.mean())
-        found[name] = Score(name, scores, mean, *intervals.wilson(mean, len(scores)))
+        low, high = intervals.wilson(mean, len(scores))
+        found[name] = Score(name, scores, mean, float(low), float(high))
     return found
 
 

@@ -3,11 +3,7 @@
 EvomergeError
 ├── RecipeError        2   a recipe, a plan, an option or a name is wrong
 ├── InputError         3   a checkpoint, a bank or another input file is unusable
-<<<<<<< HEAD
 ├── MachineError       4   machine or run folder do not allow it (lock, space, missing extra)
-=======
-├── MachineError       4   the machine or the run folder does not allow it (lock, space, extra)
->>>>>>> strategies
 ├── EvaluationError    -   one candidate failed; the search goes on, the reason is recorded
 ├── Unconfirmed        5   the run ended with nothing confirmed
 ├── TooManyFailures    6   nearly every candidate failed

@@ -26,7 +26,8 @@ Tensors = dict[str, torch.Tensor]
 class Source(Protocol):
     """Where tensors come from: a checkpoint, or a plan that is merged as it is read."""
 
-    tensors: Mapping[str, TensorInfo]
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
 
     def read_flat(self, name: str, start: int, stop: int) -> torch.Tensor: ...
 
@@ -113,13 +114,16 @@ class Merged:
         self.base = workshop.source(plan.base)
         self.experts = [workshop.source(item) for item in plan.experts]
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
-        self.tensors = self.base.tensors
         self.groups = plan.layers.groups(self.tensors)
         _check_groups(plan, set(self.groups.values()))
         self._genes = {
             group: _arguments(step, plan, workshop.device) for group, step in plan.groups.items()
         }
         self._sums: dict[tuple[str, str], Tensors] = {}
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self.base.tensors
 
     @cached_property
     def mergeable(self) -> list[str]:

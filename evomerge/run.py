@@ -100,13 +100,14 @@ class Run:
     @property
     def chosen(self) -> Point:
         """The one point that is claimed: best mean on `validation`."""
-        return next(point for point in self.front if point.chosen)
+        return next(point for point in self.front.points if point.chosen)
 
     @property
     def knee(self) -> Point:
         """The point of the front with the best trade-off on `validation`."""
         rows = np.array([self.losses.of_scores(p.means("validation")) for p in self.front])
-        return self.front.points[pareto.knee(rows)]
+        points: list[Point] = self.front.points
+        return points[pareto.knee(rows)]
 
     def point(self, which: str) -> Point:
         """`best`, `knee`, a label such as `c17`, a baseline's label, or a plan's key."""

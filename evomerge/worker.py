@@ -122,17 +122,18 @@ def load(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    quiet: Any = logging
+    bar = quiet.is_progress_bar_enabled()
+    quiet.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise errors.InputError(f"{folder}: transformers can not load it: {reason}") from error
     finally:
         if bar:
-            logging.enable_progress_bar()
+            quiet.enable_progress_bar()
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 

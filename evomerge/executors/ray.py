@@ -33,7 +33,7 @@ class Executor:
         )(Worker)
         shared = ray.put(setup)
         self._ray = ray
-        self._actors = [actor.remote(shared, slot) for slot in range(workers)]
+        self._actors: list[Any] = [actor.remote(shared, slot) for slot in range(workers)]
         self._holds: list[str | None] = [None] * workers
         self._waiting: list[Job] = []
         self._running: dict[Any, tuple[int, Job]] = {}

@@ -18,7 +18,7 @@ def card(
     scores: Sequence[tuple[str, float, float, float]] = (),
     command: str = "",
 ) -> str:
-    """A README.md: origin, key of the `plan`, `scores` (objective, score, low, high of a 95 % interval)."""
+    """A README.md: origin, key of the `plan`, `scores` (objective, score, 95 % low, high)."""
     front = {
         "library_name": "transformers",
         "base_model": list(dict.fromkeys(_one_line(name) for name in (base, *experts))),
