@@ -186,8 +186,13 @@ class Run:
         return [row for row in rows if np.isfinite(row[2])]
 
     def notes(self) -> list[str]:
-        """What a reader of the result should know: useless experts, failed candidates."""
-        found = []
+        """What a reader of the result should know: useless experts, a result that is none new,
+        failed candidates."""
+        found = [
+            f"{self.chosen.label} scores the same as '{row['baseline']}' on every test item."
+            for row in self.comparisons()
+            if row["low"] == row["high"] == 0
+        ]
         searched = {p.label: p.means("search") for p in self.baselines}
         for i, name in enumerate(self.objectives):
             mine, base = searched.get(name, searched["base"])[i], searched["base"][i]
@@ -196,7 +201,8 @@ class Run:
                     f"Expert '{name}' scores {mine:.3f} on '{name}', the base {base:.3f}: its "
                     "prompt or template may be wrong."
                 )
-        labels = {key: label for label, key in reversed(self.asked().items())}
+        named = {**self.confirmed["baselines"], **self.asked()}
+        labels = {key: label for label, key in reversed(named.items())}
         reasons: dict[str, list[str]] = {}
         for key, reason in self.failures().items():
             reasons.setdefault(reason, []).append(labels.get(key, key[:12]))

@@ -28,9 +28,9 @@ class Look:
 
 
 LOOKS: Mapping[str, Look] = {
-    "textbook": Look("textbook merge", PURPLE, "triangle-up", 11),
-    "base": Look("base", INK, "x", 9),
-    "expert": Look("expert", INK, "diamond", 10),
+    "textbook": Look("textbook merge", PURPLE, "triangle-up", 13),
+    "base": Look("base", INK, "x", 11),
+    "expert": Look("expert", INK, "diamond", 13),
     "front": Look("front", BLUE, "circle", 9),
     "knee": Look("knee of the front", GREEN, "square", 11),
     "chosen": Look("chosen", VERMILION, "star", 17),
