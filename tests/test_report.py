@@ -212,6 +212,13 @@ def test_a_point_found_twice_stands_in_the_front_once(run):
     assert sum(point.chosen for point in run.front) == 1
 
 
+def test_comparisons_are_paired_bootstraps(run):
+    for row, other in zip(run.comparisons(), run.baselines, strict=True):
+        mine, theirs = run.chosen.scores["test"], other.scores["test"]
+        expected = intervals.paired_bootstrap(mine, theirs, seed=0)
+        assert [row["difference"], row["low"], row["high"]] == pytest.approx(expected, abs=1e-12)
+
+
 def test_useless_experts_are_noted(run):
     for i, name in enumerate(run.objectives):
         means = {p.label: p.means("search")[i] for p in run.baselines}
