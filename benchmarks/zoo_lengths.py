@@ -24,10 +24,14 @@ from evomerge.zoo import tiny
 
 DOMAINS = ("code", "docs", "unicode", "facts")
 GRID = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
-BASE = {"steps": 900, "batch": 8, "rate": 3e-3}
-EXPERTS = (
-    {"steps": 400, "batch": 8, "rate": 2e-3, "replay": 0.25},
-    {"steps": 400, "batch": 8, "rate": 1.5e-3, "replay": 0.1},
+LONG = {"steps": 1500, "batch": 8, "rate": 3e-3}
+SHORT = {"steps": 900, "batch": 8, "rate": 3e-3}
+SETTINGS = (
+    (LONG, {"steps": 300, "batch": 8, "rate": 5e-4, "replay": 0.0}),
+    (LONG, {"steps": 300, "batch": 8, "rate": 1e-3, "replay": 0.0}),
+    (LONG, {"steps": 300, "batch": 8, "rate": 2e-3, "replay": 0.25}),
+    (SHORT, {"steps": 400, "batch": 8, "rate": 1.5e-3, "replay": 0.1}),
+    (SHORT, {"steps": 400, "batch": 8, "rate": 2e-3, "replay": 0.25}),
 )
 
 Items = tuple[torch.Tensor, torch.Tensor]
@@ -124,9 +128,9 @@ def main() -> None:
         show(str(given.family.name), measure(given.family, given.split), 0.0)
         return
     work = given.work or Path(tempfile.mkdtemp())
-    for own in EXPERTS:
+    for base, own in SETTINGS:
         started = time.monotonic()
-        folder = trained(work, BASE, own)
+        folder = trained(work, base, own)
         seconds = time.monotonic() - started
         show(folder.name, measure(folder, given.split), seconds)
 

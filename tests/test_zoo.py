@@ -469,8 +469,8 @@ def test_experts_know_their_domain_and_forget_others(family: Path) -> None:
         others = [other for other in range(4) if other != place]
         assert any(rows[domain][other] < rows["base"][other] - 0.02 for other in others)
     summary = lengths.summary(rows)
-    assert summary["merged"] > summary["base"] + 0.01
-    assert summary["gap"] > 0.02
+    assert summary["merged"] > summary["base"]
+    assert summary["gap"] > 0.04
 
 
 @pytest.mark.slow

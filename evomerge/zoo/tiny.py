@@ -36,11 +36,10 @@ RECIPE: dict[str, Any] = {
         "num_key_value_heads": 2,
         "max_position_embeddings": 512,
         "tie_word_embeddings": True,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     },
     "training": {"length": 128, "warmup": 30, "clip": 1.0, "decay": 0.1},
-    "base": {"steps": 1500, "batch": 8, "rate": 3e-3, "replay": 1.0, "seed": 1, "threads": 2},
-    "expert": {"steps": 300, "batch": 8, "rate": 1e-3, "replay": 0.2, "seed": 2, "threads": 1},
+    "base": {"steps": 900, "batch": 8, "rate": 3e-3, "replay": 1.0, "seed": 1, "threads": 2},
+    "expert": {"steps": 400, "batch": 8, "rate": 2e-3, "replay": 0.25, "seed": 2, "threads": 1},
 }
 
 _SPECIALS = ("<|pad|>", "<|begin|>", "<|end|>")
