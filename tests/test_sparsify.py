@@ -13,12 +13,10 @@ magnitudes = st.lists(
 
 
 def table(*tiles):
-    counts = None
+    state = None
     for _ in range(sparsify.PASSES):
-        found = [sparsify.count(tile, counts) for tile in tiles]
-        total = {key: sum(part[key] for part in found) for key in found[0]}
-        counts = {**(counts or {}), **total}
-    return sparsify.thresholds(counts)
+        state = sparsify.descend(sum(sparsify.count(tile, state) for tile in tiles), state)
+    return sparsify.thresholds(state)
 
 
 @settings(max_examples=40)

@@ -33,11 +33,12 @@ def merge(name, base, experts, seed=0, experts_names=None, **chosen):
     scope = module.scope(genes)
     stats, sums = {}, {}
     if hasattr(module, "prepare"):
-        pooled = None
+        stats = None
         for _ in range(getattr(module, "PASSES", 1)):
-            found = module.prepare(base.reshape(-1), experts.reshape(k, -1), pooled)
-            pooled = {**(pooled or {}), **found}
-        stats = module.finish(pooled) if hasattr(module, "finish") else pooled
+            stats_of_pass = module.prepare(base.reshape(-1), experts.reshape(k, -1), stats)
+            stats = (
+                module.finish(stats_of_pass, stats) if hasattr(module, "finish") else stats_of_pass
+            )
     shape = base.shape
     if scope == "tile" or not shape:
         base, experts = base.reshape(-1), experts.reshape(k, -1)
