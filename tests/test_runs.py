@@ -16,7 +16,6 @@ from evomerge.recipe import resolve
 from evomerge.worker import Worker
 from tests import families, ledgers
 
-
 SEARCH = """
 import ast, sys, evomerge
 evomerge.search(ast.literal_eval(sys.stdin.read()), sys.argv[1])
