@@ -61,8 +61,9 @@ def test_the_examples_of_the_readme_are_sound(tmp_path):
         ast.parse(block)
     for block in blocks("yaml"):
         recipe.read(yaml.safe_load(block))
-    (tmp_path / "items.jsonl").write_text("".join(blocks("json")))
-    assert len(items.read_jsonl(tmp_path / "items.jsonl")) == 2
+    for block in blocks("json"):
+        (tmp_path / "items.jsonl").write_text(block)
+        assert items.read_jsonl(tmp_path / "items.jsonl")
 
 
 def test_the_readme_tells_the_exit_codes():

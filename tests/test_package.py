@@ -1,6 +1,7 @@
 """The package as it is installed: metadata, what an import costs, and the wheel on its own."""
 
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
@@ -9,26 +10,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import evomerge
 from evomerge import zoo
+from tests import families
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "ray", "transformers", "pymoo", "cma", "optuna")
-
-# Random weights of the family's shape in place of trained ones, and its real banks.
-STAND_IN = """
-import sys
-from pathlib import Path
-from evomerge import zoo
-from evomerge.zoo import banks, tiny
-folder = zoo.home() / "zoo" / f"tiny-{zoo.recipe_hash('tiny')[:12]}"
-for seed, member in enumerate(tiny.RECIPE["members"]):
-    model = tiny._fresh({**tiny.RECIPE, "base": {**tiny.RECIPE["base"], "seed": seed}})
-    model.save_pretrained(folder / member)
-    tiny.tokenizer().save_pretrained(folder / member)
-banks.write(folder / "banks")
-"""
 
 
 def test_metadata_is_in_setup_cfg_alone():
@@ -120,13 +109,28 @@ def evo(installed, *arguments, code=None, **environment):
     return done.stdout
 
 
+def stand_in(home):
+    """A family in the place of zoo:tiny: its members and banks, of four random layers."""
+    folder = home / "zoo" / f"tiny-{zoo.recipe_hash('tiny')[:12]}"
+    config = LlamaConfig(
+        vocab_size=260, hidden_size=8, intermediate_size=8, num_hidden_layers=4,
+        num_attention_heads=2, num_key_value_heads=1,
+    )  # fmt: skip
+    for member in zoo.members("tiny"):
+        if not member.startswith("banks/"):
+            LlamaForCausalLM(config).save_pretrained(folder / member)
+            continue
+        (folder / "banks").mkdir(exist_ok=True)
+        lines = (json.dumps(item) for item in families.questions(member, 30))
+        (folder / member).write_text("\n".join(lines))
+
+
 def test_the_wheel_runs_by_itself(installed, tmp_path):
     """Recipes and banks are found in an empty folder, and a recipe is checked whole."""
     where = evo(installed, code="import evomerge; print(evomerge.__file__)").strip()
     assert where.startswith(installed[1]["PYTHONPATH"])
-    home = {"EVOMERGE_HOME": str(tmp_path)}
-    evo(installed, code=STAND_IN, **home)
-    shown = evo(installed, "plan", "quickstart", **home)
+    stand_in(tmp_path)
+    shown = evo(installed, "plan", "quickstart", EVOMERGE_HOME=str(tmp_path))
     for word in ("task_arithmetic", "seeded", "code, docs, unicode, facts"):
         assert word in shown
 
