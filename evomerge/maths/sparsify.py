@@ -30,15 +30,15 @@ def count(magnitudes: torch.Tensor, counts: Counts | None) -> dict[str, torch.Te
     if done == 0:
         return {"0": torch.stack([torch.bincount(row, minlength=2048) for row in cell])}
     assert counts is not None
-    prefixes = _prefixes(counts)
+    wanted = [torch.unique(prefix) for prefix in _prefixes(counts)]
+    slots = max(len(prefix) for prefix in wanted)
     tables = []
-    for row, row_bits, prefix in zip(cell, bits, prefixes, strict=True):
-        wanted = torch.unique(prefix)
+    for row, row_bits, prefix in zip(cell, bits, wanted, strict=True):
         have = row_bits >> _LAST_BIT[done - 1]
-        slot = torch.searchsorted(wanted, have).clamp_(max=len(wanted) - 1)
-        hit = wanted[slot] == have
-        table = torch.bincount(slot[hit] * 1024 + row[hit], minlength=GRID * 1024)
-        tables.append(table.view(GRID, 1024))
+        slot = torch.searchsorted(prefix, have).clamp_(max=len(prefix) - 1)
+        hit = prefix[slot] == have
+        table = torch.bincount(slot[hit] * 1024 + row[hit], minlength=slots * 1024)
+        tables.append(table.view(slots, 1024))
     return {str(done): torch.stack(tables)}
 
 
