@@ -1,0 +1,60 @@
+# make quickstart    from a fresh clone: an environment, then a whole search
+# make test          style, types, and the tests that take seconds
+# make nightly       all tests, and the benchmarks that are quick
+# make clean         away with the environment and the caches; runs/ stays
+#
+# Needs nothing but python3. What can be set:
+#   make test PYTEST_ARGS="-k ties"      further arguments for pytest
+#   make test PYTHON=python3.12 VENV=/tmp/venv CONSTRAINTS=/dev/null
+#   make quickstart RECIPE=my.yaml
+
+PYTHON = python3
+VENV = .venv
+RECIPE = recipes/quickstart.yaml
+PYTEST_ARGS =
+TORCH = torch==2.13.0
+CONSTRAINTS = constraints.txt
+
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+HINT = { echo "make: the packages could not be installed. Without a network, point pip at a folder" \
+	"of wheels (PIP_FIND_LINKS=folder PIP_NO_INDEX=1) and run the same command again." >&2; exit 1; }
+
+.PHONY: quickstart test nightly install clean
+.DELETE_ON_ERROR:
+
+quickstart: $(VENV)/.installed
+	$(BIN)/evomerge search $(RECIPE)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+nightly: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+	@for file in benchmarks/quick_*.py; do \
+		if [ -f "$$file" ]; then echo "$$file"; $(BIN)/python "$$file" || exit 1; fi; \
+	done
+
+install: $(VENV)/.installed-dev
+
+# torch first and by itself: asked for as a dependency, pip may take a build for another device.
+$(VENV)/.installed: setup.cfg $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "make: Python 3.10 or newer is needed; name one with PYTHON=" >&2; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || \
+		{ echo "make: '$(PYTHON) -m venv' failed (on Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "installing into $(VENV): minutes the first time, nothing after that"
+	@$(INSTALL) $(TORCH) "setuptools>=77" || $(HINT)
+	@$(INSTALL) --no-build-isolation -e . || $(HINT)
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(INSTALL) --no-build-isolation -e ".[dev]" || $(HINT)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist evomerge.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

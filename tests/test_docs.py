@@ -1,0 +1,97 @@
+"""The documents say what the code does: commands, modules, links and examples."""
+
+import ast
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from evomerge import cli, errors, plugins, recipe
+from evomerge.files import items
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+README = (ROOT / "README.md").read_text()
+
+
+def commands(command, name=""):
+    """(name, command) of every command below one."""
+    for child, below in getattr(command, "commands", {}).items():
+        full = f"{name} {child}".strip()
+        if hasattr(below, "commands"):
+            yield from commands(below, full)
+        else:
+            yield full, below
+
+
+ALL = dict(commands(typer.main.get_command(cli.app)))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_is_explained(name):
+    text = "".join(page.read_text() for page in PAGES)
+    assert f"evomerge {name}" in text, f"no page shows `evomerge {name}`"
+    assert ALL[name].help
+    for parameter in ALL[name].params:
+        if parameter.name != "help":
+            assert getattr(parameter, "help", None) or parameter.name == "run", parameter.name
+
+
+def test_every_decision_is_linked_and_has_its_three_parts():
+    design = (ROOT / "docs" / "design.md").read_text()
+    for page in sorted((ROOT / "docs" / "adr").glob("*.md")):
+        assert f"(adr/{page.name})" in design
+        text = page.read_text()
+        assert text.startswith(f"# {int(page.name[:4])}. ")
+        for part in ("**Context.**", "**Decision.**", "**Consequence.**"):
+            assert part in text, f"{page.name} lacks {part}"
+
+
+def blocks(language):
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", README, re.M | re.S)
+    assert found, f"README has no {language} block"
+    return [textwrap.dedent(block) for _, block in found]
+
+
+def test_the_examples_of_the_readme_are_sound(tmp_path):
+    for block in blocks("python"):
+        ast.parse(block)
+    for block in blocks("yaml"):
+        recipe.read(yaml.safe_load(block))
+    for block in blocks("json"):
+        (tmp_path / "items.jsonl").write_text(block)
+        assert items.read_jsonl(tmp_path / "items.jsonl")
+
+
+def test_the_readme_tells_the_exit_codes():
+    codes = [error.exit_code for error in errors.EvomergeError.__subclasses__()]
+    for code in {0, *codes} - {errors.EvomergeError.exit_code}:
+        assert f"| {code} |" in README, f"exit code {code} is not in the README"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = re.sub(r"<!--.*?-->", "", page.read_text(), flags=re.S)
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_tree_names_every_file():
+    """The design's tree has each module at the top, in files/, and each plug-in by name."""
+    tree = (ROOT / "docs" / "design.md").read_text().split("```")[1]
+    words = set(re.findall(r"[\w.]+", tree))
+    package = ROOT / "evomerge"
+    named = [p.name for p in [*package.glob("*.py"), *(package / "files").glob("[!_]*.py")]]
+    folders = [package / name for name in ("maths", "zoo", "report", *plugins.FOLDERS.values())]
+    named += [p.stem for folder in folders for p in folder.glob("[!_]*.py")]
+    assert sorted(set(named) - words) == []
+
+
+def test_the_changelog_lists_every_plug_in():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    missing = [n for kind in plugins.FOLDERS for n in plugins.known(kind) if f"`{n}`" not in text]
+    assert missing == []
