@@ -241,13 +241,20 @@ class Merged:
         info = self.tensors[name]
         return self.read_flat(name, 0, info.numel).view(info.shape)
 
+    @cached_property
+    def _group_keys(self) -> dict[str | None, str]:
+        inputs = [item.sha256 for item in self.plan.inputs()]
+        shared = [inputs, self.plan.dtype, self.plan.seed]
+        keys: dict[str | None, str] = {None: canonical([*shared, None])}
+        for group, step in self.plan.groups.items():
+            keys[group] = canonical([*shared, step.model_dump()])
+        return keys
+
     def tensor_key(self, name: str) -> str:
         """What the bits of one merged tensor depend on, as text."""
-        step = self.step(name)
-        inputs = [item.sha256 for item in self.plan.inputs()]
-        parts = step.model_dump() if step else None
+        group = self.groups[name] if self.step(name) is not None else None
         sums = {key: value.tolist() for key, value in self.sums(name).items()}
-        return canonical([inputs, self.plan.dtype, self.plan.seed, parts, sums])
+        return f"{self._group_keys[group]}{canonical(sums)}"
 
 
 def _check_groups(plan: Plan, known: set[str]) -> None:

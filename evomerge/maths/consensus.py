@@ -31,13 +31,11 @@ def disjoint(
     reducer: `sum`; `mean`, divided by the |weight| of the entries that take part (1 if none), so
     that a negative weight keeps its sign; `max`, the largest magnitude.
     """
-    agrees = weighted * sign > 0
-    chosen = weighted * agrees
+    chosen = (weighted * sign).relu_()  # magnitudes of those that agree, else 0
     if reducer == "max":
-        largest = chosen.abs().max(dim=0)
-        return chosen.gather(0, largest.indices.unsqueeze(0))[0]
-    total = mass(chosen)
+        return chosen.amax(dim=0) * sign
+    total = mass(chosen).mul_(sign)
     if reducer == "sum":
         return total
-    divisor = mass(weigh(agrees, weight.abs()))
+    divisor = mass(weigh(chosen > 0, weight.abs()))
     return total / divisor.masked_fill_(divisor == 0, 1.0)

@@ -76,11 +76,11 @@ def thresholds(state: State) -> torch.Tensor:
 def trim(
     task_vectors: torch.Tensor, table: torch.Tensor, density: float | torch.Tensor
 ) -> torch.Tensor:
-    """`task_vectors` (K, *S) with all but the largest `density` of the pool set to zero."""
+    """Set all but the largest `density` of the pool to zero in `task_vectors` (K, *S), in place."""
     column = torch.as_tensor(density).mul(GRID).round().long().clamp(0, GRID)
     kept_from = table.gather(1, column.expand(len(table)).unsqueeze(1))
     kept_from = kept_from.view(-1, *[1] * (task_vectors.dim() - 1))
-    return task_vectors * (task_vectors.abs() >= kept_from)
+    return task_vectors.mul_(task_vectors.abs() >= kept_from)
 
 
 def _descend(histogram: torch.Tensor, rank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,11 +94,11 @@ def _descend(histogram: torch.Tensor, rank: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def trim_rows(task_vectors: torch.Tensor, density: float) -> torch.Tensor:
-    """Like `trim`, each row (last dimension) of (K, R, n) a pool of its own."""
+    """Like `trim`, in place, each row (last dimension) of (K, R, n) a pool of its own."""
     n = task_vectors.shape[-1]
     if n == 0:
         return task_vectors
     magnitudes = task_vectors.abs()
     kept = max(1, int(density * n + 0.5))
     kept_from = magnitudes.topk(kept, dim=-1).values[..., -1:]
-    return task_vectors * (magnitudes >= kept_from)
+    return task_vectors.mul_(magnitudes >= kept_from)
