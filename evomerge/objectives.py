@@ -21,6 +21,9 @@ class Anchor:
     def loss(self, score: float) -> float:
         return (self.zero - score) / self.unit
 
+    def score(self, loss: float) -> float:
+        return self.zero - loss * self.unit
+
 
 def standard_error(scores: Scores) -> float:
     """Of a mean of scores in [0, 1]; equal ones count as if half an answer stood on each side."""

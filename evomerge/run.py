@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,101 +14,16 @@ import numpy as np
 from evomerge import errors
 from evomerge.answers import Scores
 from evomerge.files.ledger import Ledger
+from evomerge.front import Front, Point
 from evomerge.maths import intervals, pareto
 from evomerge.objectives import Anchor, Losses
 
 if TYPE_CHECKING:
-    import pandas as pd
     import plotly.graph_objects as go
 
     from evomerge.plan import Plan
 
-
-@dataclass(frozen=True)
-class Point:
-    """One merged model or baseline: its scores per objective and split, item by item."""
-
-    label: str
-    key: str
-    scores: Mapping[str, Sequence[Scores]]
-    chosen: bool = False
-
-    def mean(self, split: str) -> float:
-        """Mean over objectives of the mean scores on a split."""
-        return float(np.mean(self.means(split)))
-
-    def means(self, split: str) -> list[float]:
-        """Mean score per objective on a split; nan where nothing was asked."""
-        return [float(s.mean()) if len(s) else float("nan") for s in self.scores[split]]
-
-    def interval(self, objective: int, split: str = "test") -> tuple[float, float]:
-        """Wilson's 95 % interval of one objective."""
-        scores = self.scores[split][objective]
-        if not len(scores):
-            return float("nan"), float("nan")
-        low, high = intervals.wilson(float(scores.mean()), len(scores))
-        return float(low), float(high)
-
-
-class Front(Sequence[Point]):
-    """Points with their names of objectives; shows itself as a table."""
-
-    def __init__(self, points: Sequence[Point], objectives: Sequence[str]) -> None:
-        self.points = list(points)
-        self.objectives = list(objectives)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.points[index]
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A plain row a point: test scores with 95 % intervals, means of all three splits."""
-        rows = []
-        for point in self.points:
-            row: dict[str, Any] = {"point": point.label, "chosen": point.chosen}
-            for i, name in enumerate(self.objectives):
-                low, high = point.interval(i)
-                row |= {name: point.means("test")[i], f"{name}_low": low, f"{name}_high": high}
-            row |= {
-                f"mean_{split}": point.mean(split) for split in ("search", "validation", "test")
-            }
-            rows.append({key: _number(value) for key, value in row.items()})
-        return rows
-
-    def to_pandas(self) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.DataFrame(self.rows()).set_index("point")
-
-    def __repr__(self) -> str:
-        names = "".join(f"{name:>10.10}" for name in self.objectives)
-        lines = [f"{'point':<24}{names}{'mean':>8}"]
-        for point in self.points:
-            cells = "".join(f"{value:>10.3f}" for value in point.means("test"))
-            mark = " *" if point.chosen else ""
-            lines.append(f"{point.label + mark:<24}{cells}{point.mean('test'):>8.3f}")
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.objectives)
-        body = ""
-        for point in self.points:
-            name = html.escape(point.label) + (" ★" if point.chosen else "")
-            cells = "".join(_cell(point, i) for i in range(len(self.objectives)))
-            body += f"<tr><th>{name}</th>{cells}<td><b>{point.mean('test'):.3f}</b></td></tr>"
-        return f"<table><tr><th>test scores</th>{head}<th>mean</th></tr>{body}</table>"
-
-
-def _cell(point: Point, objective: int) -> str:
-    low, high = point.interval(objective)
-    return f"<td>{point.means('test')[objective]:.3f} <small>{low:.3f}-{high:.3f}</small></td>"
-
-
-def _number(value: Any) -> Any:
-    """None for nan, which JSON has no word for."""
-    return None if isinstance(value, float) and np.isnan(value) else value
+__all__ = ["Front", "Point", "Run"]
 
 
 class Run:
@@ -121,6 +35,7 @@ class Run:
         self._ledger = Ledger(self.folder)
         self.recipe: dict[str, Any] = self._ledger.meta("recipe") or {}
         self.objectives: list[str] = list(self._ledger.meta("banks") or {})
+        self.n_genes = len((self._ledger.meta("identity") or {}).get("genes", {}))
 
     @cached_property
     def _scores(self) -> dict[tuple[str, str, str], dict[str, float]]:
@@ -157,18 +72,23 @@ class Run:
         }
         return Point(label, key, scores, chosen)
 
+    def _row(self, key: str, objective: str, split: str) -> dict[str, float]:
+        return self._scores.get((key, objective, split), {})
+
     def _column(self, key: str, objective: str, split: str) -> Scores:
-        row = self._scores.get((key, objective, split), {})
+        row = self._row(key, objective, split)
         return np.array([row[item] for item in sorted(row)])
 
     @cached_property
     def front(self) -> Front:
-        """The confirmed front: nondominated on `validation`, reported on `test`."""
+        """The confirmed front: nondominated on `validation`, reported on `test`.
+
+        A plan that was found twice, as a candidate and as a mean, stands here once.
+        """
         found = self.confirmed
-        points = [
-            self._point(label, found["shortlist"][label], label == found["chosen"])
-            for label in dict.fromkeys([*found["front"], found["chosen"]])
-        ]
+        labels = dict.fromkeys([found["chosen"], *found["front"]])
+        once = {found["shortlist"][label]: label for label in reversed(labels)}
+        points = [self._point(label, key, label == found["chosen"]) for key, label in once.items()]
         return Front(sorted(points, key=lambda p: -p.mean("validation")), self.objectives)
 
     @cached_property
@@ -195,7 +115,7 @@ class Run:
             return self.chosen
         if which == "knee":
             return self.knee
-        known = {point.label: point for point in (*self.front, *self.baselines)}
+        known = {point.label: point for point in [*self.front.points, *self.baselines.points]}
         found = self.confirmed
         labels = {**self.asked(), **found["shortlist"]}
         if which in known:
@@ -212,29 +132,105 @@ class Run:
         return {f"c{row['id']}": row["plan"] for row in rows}
 
     def history(self) -> Iterator[tuple[int, list[float]]]:
-        """(items answered so far, losses) of each told candidate that did not fail."""
-        items = 0
+        """(items answered so far, losses) of each told candidate that did not fail.
+
+        A candidate that is told again counts only its further items.
+        """
+        items: dict[int, int] = {}
         for event in self._ledger.events("tell"):
             for row in event.body:
                 if row["losses"] is not None:
-                    items += row["items"]
-                    yield items, row["losses"]
+                    items[row["id"]] = row["items"]
+                    yield sum(items.values()), row["losses"]
 
     def failures(self) -> dict[str, str]:
         """Reason by plan key."""
         return self._ledger.failures()
 
+    def spent(self) -> dict[str, float]:
+        """What the search took: candidates asked, items answered by them, seconds of work."""
+        items = [items for items, _ in self.history()]
+        return {
+            "candidates": len(self.asked()),
+            "items": items[-1] if items else 0,
+            "seconds": self._ledger.seconds(),
+        }
+
+    def kind(self, point: Point) -> str:
+        """What a point is to a reader: chosen, knee, front, base, expert or textbook."""
+        if point.label in ("base", *self.recipe["experts"]):
+            return "base" if point.label == "base" else "expert"
+        if point.label in self.confirmed["baselines"]:
+            return "textbook"
+        if point.chosen:
+            return "chosen"
+        return "knee" if point.label == self.knee.label else "front"
+
+    def optimism(self) -> list[tuple[Point, float, float]]:
+        """(point, mean score in the search, mean score on test) of the front, base and experts.
+
+        Base and experts on the items that the chosen point answered in the search: nothing was
+        selected among them, so that they show how much harder `test` is.
+        """
+        items = [set(self._row(self.chosen.key, name, "search")) for name in self.objectives]
+        rows = []
+        for point in [*self.front.points, *self.baselines.points]:
+            columns = [
+                [score for item, score in self._row(point.key, name, "search").items()
+                 if item in asked or point in self.front.points]
+                for name, asked in zip(self.objectives, items, strict=True)
+            ]  # fmt: skip
+            if all(columns):
+                mean = float(np.mean([np.mean(column) for column in columns]))
+                rows.append((point, mean, point.mean("test")))
+        return [row for row in rows if np.isfinite(row[2])]
+
+    def notes(self) -> list[str]:
+        """What to know beside the numbers: a result not new, useless experts, failures."""
+        found = [
+            f"{self.chosen.label} scores the same as '{row['baseline']}' on every test item."
+            for row in self.comparisons()
+            if row["low"] == row["high"] == 0
+        ]
+        searched = {p.label: p.means("search") for p in self.baselines}
+        for i, name in enumerate(self.objectives):
+            mine, base = searched.get(name, searched["base"])[i], searched["base"][i]
+            if name in self.recipe["experts"] and mine <= base:
+                found.append(
+                    f"Expert '{name}' scores {mine:.3f} on '{name}', the base {base:.3f}: its "
+                    "prompt or template may be wrong."
+                )
+        named = {**self.confirmed["baselines"], **self.asked()}
+        labels = {key: label for label, key in reversed(named.items())}
+        reasons: dict[str, list[str]] = {}
+        for key, reason in self.failures().items():
+            reasons.setdefault(reason, []).append(labels.get(key, key[:12]))
+        for reason, failed in reasons.items():
+            some = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
+            found.append(f"{len(failed)} failed ({some}): {reason}")
+        return found
+
+    @cached_property
+    def _compared(self) -> list[dict[str, Any]]:
+        mine = self.chosen.scores["test"]
+        others = [p for p in self.baselines.points if np.isfinite(p.mean("test"))]
+        # All baselines at once: drawing the items anew is what takes the time
+        differences = [
+            np.stack([mine[i] - other.scores["test"][i] for other in others])
+            for i in range(len(self.objectives))
+        ]
+        means = intervals.resampled_means(differences, 10000, seed=0).mean(axis=2)
+        low, high = np.quantile(means, [0.025, 0.975], axis=0).tolist()
+        middle = np.mean([d.mean(axis=1) for d in differences], axis=0).tolist()
+        return [
+            {"baseline": other.label, "difference": middle[i], "low": low[i], "high": high[i]}
+            for i, other in enumerate(others)
+        ]
+
     def comparisons(self) -> list[dict[str, Any]]:
         """The chosen point against each baseline: difference of mean test scores, paired
-        bootstrap over items, 95 %."""
-        mine = self.chosen.scores["test"]
-        rows = []
-        for other in self.baselines:
-            difference, low, high = intervals.paired_bootstrap(mine, other.scores["test"], seed=0)
-            rows.append(
-                {"baseline": other.label, "difference": difference, "low": low, "high": high}
-            )
-        return rows
+        bootstrap over items, 95 %. A baseline that could not be scored is left out."""
+        return [dict(row) for row in self._compared]
 
     def hypervolume(self, points: Sequence[Point], split: str = "test") -> float:
         """Of the points' losses on a split, to the reference point 1.1 in every objective."""

@@ -1,0 +1,110 @@
+"""Points with their scores on all splits, and the table that a set of them makes."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evomerge.answers import Scores
+from evomerge.maths import intervals
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Point:
+    """One merged model or baseline: its scores per objective and split, item by item."""
+
+    label: str
+    key: str
+    scores: Mapping[str, Sequence[Scores]]
+    chosen: bool = False
+
+    def mean(self, split: str) -> float:
+        """Mean over objectives of the mean scores on a split."""
+        return float(np.mean(self.means(split)))
+
+    def means(self, split: str) -> list[float]:
+        """Mean score per objective on a split; nan where nothing was asked."""
+        return [float(s.mean()) if len(s) else float("nan") for s in self.scores[split]]
+
+    def interval(self, objective: int, split: str = "test") -> tuple[float, float]:
+        """Wilson's 95 % interval of one objective; nan for fewer than two items, as a function's
+        one score is the mean of nothing."""
+        scores = self.scores[split][objective]
+        if len(scores) < 2:
+            return float("nan"), float("nan")
+        low, high = intervals.wilson(float(scores.mean()), len(scores))
+        return float(low), float(high)
+
+    def text(self, objective: int, split: str = "test") -> str:
+        """Mean and interval of one objective for people; `-` where nothing was asked."""
+        mean, (low, high) = self.means(split)[objective], self.interval(objective, split)
+        if np.isnan(mean):
+            return "-"
+        return f"{mean:.3f}" if np.isnan(low) else f"{mean:.3f} ({low:.3f} to {high:.3f})"
+
+
+class Front(Sequence[Point]):
+    """Points with their names of objectives; shows itself as a table."""
+
+    def __init__(self, points: Sequence[Point], objectives: Sequence[str]) -> None:
+        self.points = list(points)
+        self.objectives = list(objectives)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.points[index]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A plain row a point: test scores with 95 % intervals, means of all three splits."""
+        rows = []
+        for point in self.points:
+            row: dict[str, Any] = {"point": point.label, "chosen": point.chosen}
+            for i, name in enumerate(self.objectives):
+                low, high = point.interval(i)
+                row |= {name: point.means("test")[i], f"{name}_low": low, f"{name}_high": high}
+            row |= {
+                f"mean_{split}": point.mean(split) for split in ("search", "validation", "test")
+            }
+            rows.append({key: _number(value) for key, value in row.items()})
+        return rows
+
+    def to_pandas(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame(self.rows()).set_index("point")
+
+    def __repr__(self) -> str:
+        names = "".join(f"{name:>10.10}" for name in self.objectives)
+        lines = [f"{'point':<24}{names}{'mean':>8}"]
+        for point in self.points:
+            cells = "".join(f"{value:>10.3f}" for value in point.means("test"))
+            mark = " *" if point.chosen else ""
+            lines.append(f"{point.label + mark:<24}{cells}{point.mean('test'):>8.3f}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.objectives)
+        body = ""
+        for point in self.points:
+            name = html.escape(point.label) + (" ★" if point.chosen else "")
+            cells = "".join(_cell(point, i) for i in range(len(self.objectives)))
+            body += f"<tr><th>{name}</th>{cells}<td><b>{point.mean('test'):.3f}</b></td></tr>"
+        return f"<table><tr><th>test scores</th>{head}<th>mean</th></tr>{body}</table>"
+
+
+def _cell(point: Point, objective: int) -> str:
+    return f"<td>{point.text(objective)}</td>"
+
+
+def _number(value: Any) -> Any:
+    """None for nan, which JSON has no word for."""
+    return None if isinstance(value, float) and np.isnan(value) else value

@@ -1,0 +1,72 @@
+"""Where labels of points go: beside their point, and nowhere on another point or label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SIDES = {
+    "top right": (1, 1),
+    "top left": (-1, 1),
+    "bottom right": (1, -1),
+    "bottom left": (-1, -1),
+    "middle right": (1, 0),
+    "middle left": (-1, 0),
+    "top center": (0, 1),
+    "bottom center": (0, -1),
+}
+"""plotly's names of the sides, as steps (right, up); corners first: error bars leave them free."""
+
+LETTER, LINE, GAP, AIR = 6.8, 15.0, 7.0, 6.0
+"""Pixels: the width of a letter of 12 points, the height of its line, half a marker, and the
+room between two labels, which come closer or part when the window is wider."""
+
+Box = tuple[float, float, float, float]
+
+
+def place(
+    points: Sequence[tuple[float, float]],
+    labels: Sequence[str],
+    ranges: tuple[Sequence[float], Sequence[float]],
+    size: tuple[float, float],
+) -> list[str]:
+    """The side of each label, earlier ones first; empty where every side is taken.
+
+    `ranges` are those of the axes x and y, `size` the pixels they are drawn on.
+    """
+    spots = [
+        tuple(
+            (value - low) / (high - low) * pixels
+            for value, (low, high), pixels in zip(point, ranges, size, strict=True)
+        )
+        for point in points
+    ]
+    taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
+    sides = []
+    for i, (spot, label) in enumerate(zip(spots, labels, strict=True)):
+        others = [box for k, box in enumerate(taken) if k != i]
+        side, box = _first_free(spot, label, others, size)
+        sides.append(side)
+        if box is not None:
+            taken.append(box)
+    return sides
+
+
+def _first_free(
+    spot: tuple[float, ...], label: str, others: Sequence[Box], size: tuple[float, float]
+) -> tuple[str, Box | None]:
+    for side, step in SIDES.items():
+        box = _box(spot, len(label) * LETTER, step)
+        inside = box[0] >= 0 and box[1] >= 0 and box[2] <= size[0] and box[3] <= size[1]
+        if inside and not any(_overlap(box, other) for other in others):
+            return side, box
+    return "", None
+
+
+def _box(spot: tuple[float, ...], wide: float, step: tuple[int, int]) -> Box:
+    left = spot[0] + (step[0] - 1) * wide / 2 + step[0] * GAP
+    low = spot[1] + (step[1] - 1) * LINE / 2 + step[1] * GAP
+    return left, low, left + wide, low + LINE
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] + AIR and b[0] < a[2] + AIR and a[1] < b[3] and b[1] < a[3]

@@ -1,0 +1,261 @@
+"""The report of a run: one HTML file that needs nothing else, neither a network."""
+
+from __future__ import annotations
+
+import html
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from evomerge.files.writer import atomic_text
+from evomerge.report import plots
+
+if TYPE_CHECKING:
+    from evomerge.run import Point, Run
+
+NAME = "report.html"
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif;
+  color: #222; background: white; max-width: 1100px; margin: 2rem auto; padding: 0 1.5rem; }
+h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
+p { max-width: 50rem; margin: .4rem 0; } .small { color: #555; font-size: .88rem; }
+.claim { font-size: 1.1rem; border-left: 4px solid #d55e00; padding: .2rem 0 .2rem 1rem;
+  margin: 1.2rem 0; max-width: 56rem; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums;
+  margin: .6rem 0; }
+th, td { text-align: right; padding: .22rem .8rem; border-bottom: 1px solid #e6e6e6; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+thead th { border-bottom: 2px solid #767676; vertical-align: bottom; }
+tr.kind th { text-align: left; font-size: .8rem; color: #555; padding-top: .9rem; }
+tr.chosen td { background: #fdf0e8; font-weight: 600; }
+td small { color: #555; font-weight: 400; white-space: nowrap; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem;
+  font-size: .92rem; }
+dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
+pre { background: #f5f5f5; padding: .7rem 1rem; overflow-x: auto; font-size: .88rem; }
+.wide { overflow-x: auto; } .plot { break-inside: avoid; }
+@media print { body { max-width: none; margin: 0; font-size: 11pt; } h2 { break-after: avoid; }
+  .modebar, .updatemenu-container { display: none; } }
+"""
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>$style</style>
+<script>$plotly</script>
+</head>
+<body>
+<h1>$title</h1>
+<p>$description</p>
+<p class="claim">$claim</p>
+$notes
+<h2>The front</h2>
+<p class="small">$reading</p>
+$front_plot
+<div class="wide">$front_table</div>
+<h2>The chosen point against each baseline</h2>
+<p class="small">Difference of the mean test scores, with its 95 % interval from a paired bootstrap
+over items: the same items for both, so that what is hard for both cancels out. The intervals are
+not corrected for their number.</p>
+$against
+<h2>What the chosen point is made of</h2>
+<p class="small">Gene values of $chosen, for each group of tensors.</p>
+$genome_plot
+<h2>How far the search could be trusted</h2>
+<p class="small">The search picks what looks best on few items, and part of that is luck: points
+right of the dotted line looked better than they are. Base and experts, on the items that $chosen
+answered, were not selected: they show how much the two sets of items differ anyway. No number
+from the search is a result.</p>
+$optimism_plot
+<h2>How the search went</h2>
+<p class="small">Search scores, on which the candidates were selected; the hypervolume counts only
+what is less than 1.1 units worse than the best of base and experts in every objective.</p>
+$progress_plot
+<h2>What was searched</h2>
+$summary
+<h2>What to do next</h2>
+$commands
+<p class="small">Written by evomerge $version.</p>
+</body>
+</html>
+""")
+
+
+_READING = (
+    "Points that no other one beats in every objective on validation. All scores are those on "
+    "test, between 0 and 1, more is better; bars and small numbers are 95 % intervals (Wilson; "
+    "the bar of the mean by the normal law). The chosen point has the best mean on validation, "
+    "the knee the best trade-off there. Base, experts and textbook merges answered the same items."
+)
+
+
+def write(run: Run) -> Path:
+    """Write report.html into the run's folder; raises Unconfirmed before there is a front."""
+    from evomerge import __version__
+
+    name = run.recipe["name"]
+    page = _PAGE.substitute(
+        title=_safe(f"{name}: front of merged models"), style=_STYLE, plotly=get_plotlyjs(),
+        description=_safe(run.recipe["description"]), claim=_claim(run), notes=_notes(run),
+        reading=_READING, front_table=_front_table(run), against=_against(run),
+        chosen=_safe(run.chosen.label), summary=_summary(run), commands=_commands(run),
+        front_plot=_figure(plots.front(run), "front"),
+        genome_plot=_figure(plots.genome(run), "genome"),
+        optimism_plot=_figure(plots.optimism(run), "optimism"),
+        progress_plot=_figure(plots.progress(run), "progress"), version=__version__,
+    )  # fmt: skip
+    path = run.folder / NAME
+    atomic_text(path, page)
+    return path
+
+
+def _safe(text: object) -> str:
+    return html.escape(str(text))
+
+
+def _figure(figure: go.Figure, name: str) -> str:
+    # to_html writes its JSON with <, > and / escaped: labels can not end the script
+    body = figure.to_html(
+        full_html=False, include_plotlyjs=False, div_id=f"plot-{name}",
+        config={"displayModeBar": False, "displaylogo": False, "responsive": True},
+    )  # fmt: skip
+    return f'<div class="plot">{body}</div>'
+
+
+def _claim(run: Run) -> str:
+    """The one sentence that the run may say of itself."""
+    chosen = run.chosen
+    rows = {row["baseline"]: row for row in run.comparisons()}
+    best = max(run.baselines, key=lambda p: p.mean("test") if p.label in rows else -1)
+    row = rows[best.label]
+    verdict = "better than" if row["low"] > 0 else "not distinguishable from"
+    if row["high"] < 0:
+        verdict = "worse than"
+    looks = run.confirmed["looks"]
+    times = "once" if looks == 1 else f"{looks} times, so it is no longer quite fresh"
+    n = sum(len(column) for column in chosen.scores["test"])
+    over = f"over {len(run.objectives)} objectives " if len(run.objectives) > 1 else ""
+    return (
+        f"The chosen merge <b>{_safe(chosen.label)}</b> scores {chosen.mean('test'):.3f} "
+        f"{over}on {n:,} test items and is <b>{verdict}</b> the best baseline on these items, "
+        f"{_safe(best.label)} with {best.mean('test'):.3f}: difference {row['difference']:+.3f} "
+        f"(95 % paired interval {row['low']:+.3f} to {row['high']:+.3f}). "
+        f"It was chosen on validation; the test items were looked at {times}."
+    )
+
+
+def _notes(run: Run) -> str:
+    notes = "".join(f"<li>{_safe(note)}</li>" for note in run.notes())
+    return f"<h2>Notes</h2><ul>{notes}</ul>" if notes else ""
+
+
+def _front_table(run: Run) -> str:
+    head = "".join(f"<th>{_safe(name)}</th>" for name in run.objectives)
+    kinds = (
+        ("Front, best mean on validation first", list(run.front)),
+        ("Baselines", list(run.baselines)),
+    )
+    body = ""
+    for title, points in kinds:
+        body += f'<tr class="kind"><th colspan="{len(run.objectives) + 2}">{title}</th></tr>'
+        body += "".join(_row(run, point) for point in points)
+    return f"<table><thead><tr><th>point</th>{head}<th>mean</th></tr></thead>{body}</table>"
+
+
+def _row(run: Run, point: Point) -> str:
+    words = {"chosen": " ★ chosen", "knee": " knee"}
+    kind = run.kind(point)
+    word = " ★ chosen, knee" if point.chosen and run.knee.chosen else words.get(kind, "")
+    cells = "".join(
+        f"<td>{mean}<br><small>{interval}</small></td>"
+        for mean, interval in (_cell(point, i) for i in range(len(run.objectives)))
+    )
+    mean = point.mean("test")
+    shown = f"{mean:.3f}" if mean == mean else "-"
+    style = ' class="chosen"' if point.chosen else ""
+    return f"<tr{style}><td>{_safe(point.label)}{word}</td>{cells}<td><b>{shown}</b></td></tr>"
+
+
+def _cell(point: Point, objective: int) -> tuple[str, str]:
+    mean, _, interval = point.text(objective).partition(" ")
+    return mean, interval.strip("()")
+
+
+def _against(run: Run) -> str:
+    rows = "".join(
+        f"<tr><td>{_safe(row['baseline'])}</td><td>{row['difference']:+.3f}</td>"
+        f"<td>{row['low']:+.3f} to {row['high']:+.3f}</td></tr>"
+        for row in run.comparisons()
+    )
+    head = "<th>baseline</th><th>difference</th><th>95 % interval</th>"
+    return f"<table><thead><tr>{head}</tr></thead>{rows}</table>"
+
+
+def _summary(run: Run) -> str:
+    recipe, spent = run.recipe, run.spent()
+    chosen = run.chosen.scores
+    items = "; ".join(
+        f"{name}: " + ", ".join(f"{len(chosen[split][i])} {split}" for split in chosen)
+        for i, name in enumerate(run.objectives)
+    )
+    strategy = recipe["strategy"]
+    budget = f"{spent['candidates']:,} candidates, {spent['items']:,} answers, "
+    facts = {
+        "base": recipe["base"],
+        "experts": ", ".join(f"{name} ({path})" for name, path in recipe["experts"].items()),
+        "operator": recipe["operator"],
+        "genes": f"{run.n_genes}, {_plain(recipe['space'])}",
+        "strategy": strategy["name"] + _options(strategy),
+        "budget used": budget + _duration(spent["seconds"]),
+        "items of the chosen point": items,
+        "fidelity": _plain(recipe["fidelity"]),
+        "seed, dtype": f"{recipe['seed']}, {recipe['dtype']}",
+        "folder": run.folder.absolute(),
+    }
+    rows = "".join(
+        f"<dt>{key}</dt><dd>{_safe(_plain(value))}</dd>" for key, value in facts.items()
+    )
+    return f"<dl>{rows}</dl>"
+
+
+def _options(named: dict[str, Any]) -> str:
+    rest = {key: value for key, value in named.items() if key != "name"}
+    return f" ({_plain(rest)})" if rest else ""
+
+
+def _plain(value: Any) -> str:
+    """JSON as a person would write it, without what is empty."""
+    if isinstance(value, dict):
+        kept = {key: item for key, item in value.items() if item not in (None, {}, [], ())}
+        return ", ".join(f"{key} {_plain(item)}" for key, item in kept.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(_plain(item) for item in value) + "]"
+    return str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _commands(run: Run) -> str:
+    folder = shlex.quote(str(run.folder))
+    more = 2 * run.spent()["candidates"]
+    lines = [
+        "# save the chosen point as an ordinary model folder, or any other point by its label",
+        f"evomerge export {folder} best -o merged",
+        f"evomerge export {folder} {shlex.quote(run.knee.label)} -o merged-{run.knee.label}",
+        "# go on from where it stands, with the same recipe and a larger budget",
+        f"evomerge search RECIPE -o {folder} --candidates {more}",
+    ]
+    return f"<pre>{_safe(chr(10).join(lines))}</pre>"
