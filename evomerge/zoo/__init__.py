@@ -30,7 +30,7 @@ def families() -> list[str]:
         file.stem
         for folder in __path__
         for file in Path(folder).glob("*.py")
-        if re.search(r"^RECIPE\b", file.read_text(encoding="utf-8"), re.MULTILINE)
+        if re.search(r"^RECIPE\b.*=", file.read_text(encoding="utf-8"), re.MULTILINE)
     )
 
 
@@ -72,6 +72,23 @@ def build(family: str, *, report: Callable[[str, float], None] | None = None) ->
 
 def path(reference: str, *, report: Callable[[str, float], None] | None = None) -> Path:
     """Turn `zoo:tiny`, `zoo:tiny/base` or `zoo:tiny/banks/code.jsonl` into a path, building what is absent."""
+    family, parts = _split(reference)
+    return build(family, report=report).joinpath(*parts)
+
+
+def check(reference: str, what: str) -> None:
+    """Raise RecipeError unless the reference names a `model` or a `bank` of a family.
+
+    Nothing is built.
+    """
+    family, parts = _split(reference)
+    known = [name for name in members(family) if ("/" in name) == (what == "bank")]
+    if "/".join(parts) not in known:
+        got = "/".join(parts)
+        raise RecipeError(unknown(f"zoo:{family}", what, got, known))
+
+
+def _split(reference: str) -> tuple[str, tuple[str, ...]]:
     if not reference.startswith(_PREFIX):
         raise RecipeError(f"zoo: a reference begins with '{_PREFIX}', got '{reference}'")
     family, _, inside = reference.removeprefix(_PREFIX).partition("/")
@@ -80,7 +97,7 @@ def path(reference: str, *, report: Callable[[str, float], None] | None = None) 
     whole = "/".join(parts)
     if ".." in parts or inside.startswith("/") or (whole and whole not in known):
         raise RecipeError(unknown(f"zoo:{family}", "member", inside, known))
-    return build(family, report=report).joinpath(*parts)
+    return family, parts
 
 
 def _write_manifest(folder: Path, family: str, seconds: float) -> None:
