@@ -171,6 +171,8 @@ def evaluate(
 
     Raises EvaluationError, saying why, if the model can not be scored.
     """
+    if batch < 1:
+        raise errors.RecipeError(f"batch: expected at least 1, got {batch}")
     if isinstance(model, Plan):
         plan = model
     else:

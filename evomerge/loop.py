@@ -234,7 +234,7 @@ class Search:
             reasons = Counter(self.answers.failures[c.plan.key] for c in failed)
             raise errors.TooManyFailures(
                 f"{len(failed)} of {len(told)} candidates failed; most often: "
-                f"{reasons.most_common(1)[0][0]}"
+                f"{reasons.most_common(1)[0][0]}. Put it right, then search in another folder (-o)"
             )
 
     def _replay(self) -> None:

@@ -61,9 +61,18 @@ def score(model: Any, batch: Batch) -> dict[str, list[float]]:
     for item in batch.items:
         options = {"split": item.split} if takes_split else {}
         value = batch.call(model, batch.tokenizer, **options)
-        if not isinstance(value, int | float) or not 0 <= value <= 1:
+        number = _number(value)
+        if not 0 <= number <= 1:
             raise errors.EvaluationError(
                 f"objective '{item.prompt}': expected a number in [0, 1], got {value!r}"
             )
-        scores.append(float(value))
+        scores.append(number)
     return {"score": scores}
+
+
+def _number(value: Any) -> float:
+    """What numpy and torch return for one number is one too; nan for anything else."""
+    try:
+        return float(value) if hasattr(value, "__float__") else float("nan")
+    except (TypeError, ValueError, RuntimeError):
+        return float("nan")
