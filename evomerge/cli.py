@@ -51,7 +51,7 @@ def main() -> None:
         warnings.simplefilter("ignore")
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(standalone_mode=True)
+        app(prog_name="evomerge")
     except errors.EvomergeError as error:
         _stop(str(error), error.exit_code)
     except SystemExit as leaving:

@@ -10,7 +10,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from evomerge import errors, plugins
 from evomerge.files import plain
@@ -40,6 +40,14 @@ class Step(_Frozen):
     operator: str
     version: int
     genes: dict[str, Value | dict[str, Value]] = {}
+
+    @field_validator("genes", mode="before")
+    @classmethod
+    def _values(cls, value: Any) -> Any:
+        for name, given in value.items() if isinstance(value, Mapping) else ():
+            if not isinstance(given, float | int | str | Mapping):
+                raise ValueError(f"'{name}': expected a value, or a mapping of experts to values")
+        return value
 
 
 class Plan(_Frozen):

@@ -23,7 +23,8 @@ def check(reference: str, folder: Path) -> None:
     keys = banks.sheet(path)
     plugins.check_options("scorer", keys.scorer["name"], keys.options, f"{path}: scorer")
     if keys.source is not None and keys.source.startswith("zoo:"):
-        zoo.check(keys.source, "bank")
+        with errors.at(f"{path}: source"):
+            zoo.check(keys.source, "bank")
     return None
 
 
