@@ -7,7 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_folders import (
+from safetensors.torch import save_file
+
+from evomerge import errors
+from evomerge.files import checkpoint, folder
+from evomerge.files.checkpoint import Checkpoint
+from tests.model_folders import (
     DTYPES,
     entry,
     random_tensor,
@@ -17,11 +22,6 @@ from model_folders import (
     save_raw,
     save_shards,
 )
-from safetensors.torch import save_file
-
-from evomerge import errors
-from evomerge.files import checkpoint, folder
-from evomerge.files.checkpoint import Checkpoint
 
 shapes = st.lists(st.sampled_from([0, 1, 2, 3, 5, 7, 13]), max_size=3).map(tuple)
 

@@ -5,10 +5,10 @@ import json
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_folders import entry, refusal, save, save_raw
 
 from evomerge import errors
 from evomerge.files.checkpoint import Checkpoint
+from tests.model_folders import entry, refusal, save, save_raw
 
 GOOD = json.dumps({"x": entry()})
 ATTACKS = [

@@ -13,12 +13,12 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_folders import DTYPES, random_tensor, same_bytes, save
 from safetensors import safe_open
 
 from evomerge import errors
 from evomerge.files import writer
 from evomerge.files.checkpoint import Checkpoint
+from tests.model_folders import DTYPES, random_tensor, same_bytes, save
 
 shapes = st.lists(st.sampled_from([0, 1, 2, 3, 5, 7]), max_size=3).map(tuple)
 
