@@ -99,11 +99,11 @@ def search(
     changes = _changes(recipe, candidates, seconds, seed, executor, workers)
     with progress.Shown(err) as shown:
         run = api.search(recipe, folder, report=shown, **changes)
-    run.report()
     if as_json:
         print(run.to_json())
     else:
         _show(run)
+    run.report()
 
 
 def _changes(
@@ -161,7 +161,8 @@ def _table(title: str, front: Front) -> Table:
         cells = []
         for i in range(len(front.objectives)):
             low, high = point.interval(i)
-            cells.append(f"{point.means('test')[i]:.3f} [dim]{low:.2f}-{high:.2f}[/dim]")
+            spread = "" if low != low else f" [dim]{low:.2f}-{high:.2f}[/dim]"
+            cells.append(point.text(i).split(" ")[0] + spread)
         label = f"[bold]{point.label} (chosen)[/bold]" if point.chosen else point.label
         table.add_row(label, *cells, f"{point.mean('test'):.3f}")
     return table

@@ -31,11 +31,12 @@ would look good."""
 
 
 def endpoints(problem: Problem) -> dict[str, Plan]:
-    """Plans that are the base and the experts themselves."""
+    """Plans that are the base and the experts themselves, by label; the base first."""
     frame = problem.template
+    inputs = {"base": frame.base, **{f"expert {item.name}": item for item in frame.experts}}
     return {
-        item.name: Plan(base=item, layers=frame.layers, dtype=frame.dtype, seed=frame.seed)
-        for item in (frame.base, *frame.experts)
+        label: Plan(base=item, layers=frame.layers, dtype=frame.dtype, seed=frame.seed)
+        for label, item in inputs.items()
     }
 
 
@@ -83,7 +84,7 @@ def _require_answers(plans: Mapping[str, Plan], answers: Answers) -> None:
 def _point_out(name: str, plans: Mapping[str, Plan], answers: Answers, report: Report) -> None:
     """Say so when the expert that shares a bank's name is not better there than the base."""
     places = answers.places("search")
-    mine = float(answers.column(plans[name].key, name, places).mean())
+    mine = float(answers.column(plans[f"expert {name}"].key, name, places).mean())
     base = float(answers.column(plans["base"].key, name, places).mean())
     if mine <= base:
         text = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import platform
 import signal
 import threading
@@ -22,6 +23,7 @@ from evomerge.files.writer import atomic_text
 from evomerge.plan import Plan
 from evomerge.plugins import Observation, Proposal
 from evomerge.recipe import Problem
+from evomerge.worker import Result
 
 Report = Callable[[str, Mapping[str, Any]], None]
 
@@ -91,7 +93,13 @@ class Search:
             return
         self.report("stage", {"name": "search"})
         self._loop()
-        confirm.confirm(self.problem, self.desk, self.losses, self._shortlist(), self.report)
+        shortlist = self._shortlist()
+        seen = fidelity.wanted(self.recipe.fidelity, self.answers, None)
+        self.desk.answer(shortlist.values(), seen, self._told_result)
+        confirm.confirm(self.problem, self.desk, self.losses, shortlist, self.report)
+
+    def _told_result(self, result: Result) -> None:
+        self.report("answered", {"result": result})
 
     def _identify(self, ledger: Ledger) -> None:
         """Refuse a folder that belongs to another recipe, with the differences."""
@@ -99,7 +107,6 @@ class Search:
         theirs = ledger.meta("identity")
         if theirs is None:
             ledger.set_meta("identity", mine)
-            ledger.set_meta("recipe", self.recipe.model_dump(mode="json"))
             ledger.set_meta("banks", _banks(self.problem))
         elif theirs != mine:
             changes = "\n".join(f"  {line}" for line in differences(theirs, mine))
@@ -107,7 +114,9 @@ class Search:
                 f"{self.folder}: this run was made from another recipe:\n{changes}\n"
                 "Name another folder with -o, or undo the change"
             )
-        atomic_text(self.folder / "recipe.json", self.recipe.model_dump_json(indent=1))
+        recipe = self.problem.portable()
+        ledger.set_meta("recipe", recipe)
+        atomic_text(self.folder / "recipe.json", json.dumps(recipe, indent=1))
 
     def _session(self) -> dict[str, Any]:
         return {
@@ -149,7 +158,7 @@ class Search:
                     self.desk.submit(candidate.plan, candidate.places)
             result = next(self.desk.completed(), None)
             if result is not None:
-                self.report("answered", {"result": result})
+                self._told_result(result)
             elif not self.outstanding:
                 self.report("note", {"text": "the strategy has nothing more to propose"})
                 break
@@ -259,13 +268,15 @@ class Search:
             )
 
     def _shortlist(self) -> dict[str, Plan]:
-        """Label -> plan of what is to be confirmed: the front and the strategy's incumbents."""
-        told = [c for c in self.candidates.values() if c.losses is not None]
-        found = {f"c{c.id}": c.plan for c in confirm.best_of_front(told, self.recipe.shortlist)}
+        """Label -> plan of what is confirmed: the strategy's incumbents, then of the front."""
+        found: dict[str, Plan] = {}
         for i, point in enumerate(self.strategy.incumbents()):
-            canonical = self.problem.space.canonical(np.asarray(point))
-            found[f"m{i}"] = self.problem.plan(canonical)
-        return found
+            found[f"m{i}"] = self.problem.plan(self.problem.space.canonical(np.asarray(point)))
+        told = [c for c in self.candidates.values() if c.losses is not None]
+        room = max(1, self.recipe.shortlist - len(found))
+        found |= {f"c{c.id}": c.plan for c in confirm.best_of_front(told, room)}
+        unique = {plan.key: label for label, plan in found.items()}
+        return {label: plan for label, plan in found.items() if unique[plan.key] == label}
 
 
 def _banks(problem: Problem) -> dict[str, Any]:

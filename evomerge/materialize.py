@@ -90,17 +90,16 @@ def _leaves(plan: Plan) -> Iterator[Input]:
 
 
 def _prepare(module: ModuleType, merged: Merged, names: list[str]) -> Tensors:
-    """Run the passes of an operator's statistics over tensors; each sees those before it."""
-    pooled: Tensors | None = None
+    """Run the passes of an operator's statistics over tensors; each sees what the last found."""
+    stats: Tensors | None = None
     for _ in range(getattr(module, "PASSES", 1)):
         found: Tensors = {}
         for name in names:
             for start, stop in merged.tiles(name):
-                _add(found, module.prepare(*merged.inputs(name, start, stop), pooled))
-        pooled = {**(pooled or {}), **found}
-    assert pooled is not None
-    finish = getattr(module, "finish", None)
-    return finish(pooled) if finish else pooled
+                _add(found, module.prepare(*merged.inputs(name, start, stop), stats))
+        stats = module.finish(found, stats) if hasattr(module, "finish") else found
+    assert stats is not None
+    return stats
 
 
 def _add(total: Tensors, part: Mapping[str, torch.Tensor]) -> None:

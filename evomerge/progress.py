@@ -73,7 +73,8 @@ class Shown:
         self._told += len(facts["told"])
         if not self._live:
             total = f" of {budget}" if budget else ""
-            self.console.print(f"{len(told)}{total} candidates; {text}", highlight=False)
+            line = f"{len(told)}{total} candidates; {text}"
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def _on_note(self, facts: Mapping[str, Any]) -> None:
         self._note(facts["text"])

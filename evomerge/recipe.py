@@ -108,6 +108,20 @@ class Problem:
                 yield f"expert '{name}' is the same model as {seen[expert.sha256]}"
             seen.setdefault(expert.sha256, f"expert '{name}'")
 
+    def portable(self) -> dict[str, Any]:
+        """The recipe with absolute paths, so that it can be run from anywhere."""
+        data = self.recipe.model_dump(mode="json")
+        if not data["base"].startswith("zoo:"):
+            data["base"] = str(self.base.folder.resolve())
+        for name, expert in self.experts.items():
+            if not data["experts"][name].startswith("zoo:"):
+                data["experts"][name] = str(expert.folder.resolve())
+        for name, objective in data["objectives"].items():
+            path = self.banks[name].path
+            if Path(objective["bank"] or "").suffix:
+                objective["bank"] = str(path.resolve())
+        return data
+
     def identity(self) -> dict[str, Any]:
         """What makes a run this run: a folder with another identity is refused."""
         recipe = self.recipe

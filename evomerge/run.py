@@ -158,8 +158,8 @@ class Run:
 
     def kind(self, point: Point) -> str:
         """What a point is to a reader: chosen, knee, front, base, expert or textbook."""
-        if point.label in ("base", *self.recipe["experts"]):
-            return "base" if point.label == "base" else "expert"
+        if point.label == "base" or point.label.startswith("expert "):
+            return point.label.split(" ")[0]
         if point.label in self.confirmed["baselines"]:
             return "textbook"
         if point.chosen:

@@ -38,9 +38,8 @@ class Executor:
         actor = ray.remote(
             num_cpus=1, num_gpus=gpus, max_restarts=_RESTARTS, max_task_retries=_RESTARTS
         )(Worker)
-        shared = ray.put(setup)
         self._ray = ray
-        self._actors: list[Any] = [actor.remote(shared, slot) for slot in range(workers)]
+        self._actors: list[Any] = [actor.remote(setup, slot) for slot in range(workers)]
         self._holds: list[str | None] = [None] * workers
         self._waiting: list[Job] = []
         self._running: dict[Any, tuple[int, Job]] = {}

@@ -19,37 +19,57 @@ PASSES = 3
 _LAST_BIT = (20, 10, 0)
 _CELLS = (2048, 1024, 1024)
 
-Counts = Mapping[str, torch.Tensor]
+State = Mapping[str, torch.Tensor]
+"""`prefix` (K, GRID): leading bits, as known so far, of the k-th largest magnitude of each
+density; `left` (K, GRID): its rank among the entries that share them; `passes`: how many."""
 
 
-def count(magnitudes: torch.Tensor, counts: Counts | None) -> dict[str, torch.Tensor]:
-    """Counts (K, ...) of one tile of `magnitudes` (K, n) for the pass that follows `counts`."""
-    done = 0 if counts is None else len(counts)
-    bits = magnitudes.contiguous().view(torch.int32)
-    cell = (bits >> _LAST_BIT[done]) & (_CELLS[done] - 1)
-    if done == 0:
-        return {"0": torch.stack([torch.bincount(row, minlength=2048) for row in cell])}
-    assert counts is not None
-    prefixes = _prefixes(counts)
+def count(magnitudes: torch.Tensor, state: State | None) -> torch.Tensor:
+    """Counts (K, prefixes, cells) of a tile of `magnitudes` (K, n), for the pass after `state`."""
+    done = 0 if state is None else int(state["passes"])
+    bits, cells = magnitudes.contiguous().view(torch.int32), _CELLS[done]
+    cell = (bits >> _LAST_BIT[done]) & (cells - 1)
+    if state is None:
+        return torch.stack([torch.bincount(row, minlength=cells)[None] for row in cell])
+    wanted = [torch.unique(prefix) for prefix in state["prefix"]]
+    slots = max(len(prefix) for prefix in wanted)
     tables = []
-    for row, row_bits, prefix in zip(cell, bits, prefixes, strict=True):
-        wanted = torch.unique(prefix)
+    for row, row_bits, prefix in zip(cell, bits, wanted, strict=True):
         have = row_bits >> _LAST_BIT[done - 1]
-        slot = torch.searchsorted(wanted, have).clamp_(max=len(wanted) - 1)
-        hit = wanted[slot] == have
-        table = torch.bincount(slot[hit] * 1024 + row[hit], minlength=GRID * 1024)
-        tables.append(table.view(GRID, 1024))
-    return {str(done): torch.stack(tables)}
+        slot = torch.searchsorted(prefix, have).clamp_(max=len(prefix) - 1)
+        hit = prefix[slot] == have
+        table = torch.bincount(slot[hit] * cells + row[hit], minlength=slots * cells)
+        tables.append(table.view(slots, cells))
+    return torch.stack(tables)
 
 
-def thresholds(counts: Counts) -> torch.Tensor:
-    """(K, GRID + 1) float32: column j is the smallest magnitude kept at density j / GRID.
+def descend(counts: torch.Tensor, state: State | None) -> dict[str, torch.Tensor]:
+    """The state after a pass, from the pooled counts of that pass."""
+    k, _, cells = counts.shape
+    if state is None:
+        pool = counts[0].sum()
+        rank = (torch.arange(1, GRID + 1, device=counts.device) * pool + GRID // 2) // GRID
+        prefix = torch.zeros((k, GRID), dtype=torch.int64, device=counts.device)
+        state = {"prefix": prefix, "left": rank.clamp(min=1).expand(k, -1), "passes": pool * 0}
+    prefixes, left = [], []
+    for row, prefix, rank in zip(counts, state["prefix"], state["left"], strict=True):
+        slot = torch.searchsorted(torch.unique(prefix), prefix)
+        cell, rest = _descend(row[slot], rank)
+        prefixes.append(prefix * cells + cell)
+        left.append(rest)
+    done = {"prefix": torch.stack(prefixes), "left": torch.stack(left)}
+    return {**done, "passes": state["passes"] + 1}
+
+
+def thresholds(state: State) -> torch.Tensor:
+    """(K, GRID + 1) float32 after all passes: column j is the smallest magnitude kept at density
+    j / GRID.
 
     Column 0 is infinite. Zeros are never kept, so the smallest threshold is the least positive
     number. Entries that tie with the threshold are all kept.
     """
     smallest = torch.finfo(torch.float32).smallest_normal * 2**-23
-    exact = _prefixes(counts).to(torch.int32).view(torch.float32).clamp(min=smallest)
+    exact = state["prefix"].to(torch.int32).view(torch.float32).clamp(min=smallest)
     return torch.cat([torch.full_like(exact[:, :1], torch.inf), exact], dim=1)
 
 
@@ -61,23 +81,6 @@ def trim(
     kept_from = table.gather(1, column.expand(len(table)).unsqueeze(1))
     kept_from = kept_from.view(-1, *[1] * (task_vectors.dim() - 1))
     return task_vectors * (task_vectors.abs() >= kept_from)
-
-
-def _prefixes(counts: Counts) -> torch.Tensor:
-    """(K, GRID): leading bits of the k-th largest magnitude of each density, as known so far."""
-    first = counts["0"]
-    pool = first[0].sum()
-    rank = (torch.arange(1, GRID + 1, device=first.device) * pool + GRID // 2) // GRID
-    return torch.stack([_descend_all(counts, k, rank.clamp(min=1)) for k in range(len(first))])
-
-
-def _descend_all(counts: Counts, k: int, rank: torch.Tensor) -> torch.Tensor:
-    prefix, left = _descend(counts["0"][k].expand(GRID, -1), rank)
-    for done in range(1, len(counts)):
-        slot = torch.searchsorted(torch.unique(prefix), prefix)
-        cell, left = _descend(counts[str(done)][k][slot], left)
-        prefix = prefix * 1024 + cell
-    return prefix
 
 
 def _descend(histogram: torch.Tensor, rank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -36,14 +36,16 @@ def scope(genes: dict[str, Any]) -> str:
 
 
 def prepare(
-    base: torch.Tensor, experts: torch.Tensor, stats: sparsify.Counts | None
+    base: torch.Tensor, experts: torch.Tensor, stats: sparsify.State | None
 ) -> dict[str, torch.Tensor]:
     """Magnitude counts of a tile (n,) and (K, n) for the pass after `stats`."""
-    return sparsify.count((experts - base).abs(), stats)
+    return {"counts": sparsify.count((experts - base).abs(), stats)}
 
 
-def finish(stats: sparsify.Counts) -> dict[str, torch.Tensor]:
-    return {"thresholds": sparsify.thresholds(stats)}
+def finish(sums: sparsify.State, stats: sparsify.State | None) -> dict[str, torch.Tensor]:
+    """Between passes, what is known of the thresholds; after the last one, the thresholds."""
+    state = sparsify.descend(sums["counts"], stats)
+    return {**state, "thresholds": sparsify.thresholds(state)}
 
 
 def measures(genes: dict[str, Any]) -> bool:

@@ -1,7 +1,8 @@
-"""Small model families that build themselves: `zoo:tiny` wherever a path to a model or a bank is asked for.
+"""Small model families that build themselves: `zoo:tiny/base` wherever a path is asked for.
 
-The folder is the registry: a module here with a RECIPE is a family. It offers `build(folder, report)` and in
-RECIPE the names of its `members` (model folders) and `banks` (files `banks/NAME.jsonl`).
+The folder is the registry: a module here with a RECIPE is a family. It offers
+`build(folder, report)`, and in RECIPE the names of its `members` (model folders) and of its
+`banks` (files `banks/NAME.jsonl`).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def members(family: str) -> list[str]:
 def build(family: str, *, report: Callable[[str, float], None] | None = None) -> Path:
     """Return the family's folder, building it when it is absent.
 
-    `report` is told what is being done and the fraction done; without one, progress goes to stderr.
+    `report` is told what is being done and the fraction done; without one, stderr shows it.
     """
     module = _module(family)
     folder = home() / "zoo" / f"{family}-{recipe_hash(family)[:12]}"
@@ -71,7 +72,10 @@ def build(family: str, *, report: Callable[[str, float], None] | None = None) ->
 
 
 def path(reference: str, *, report: Callable[[str, float], None] | None = None) -> Path:
-    """Turn `zoo:tiny`, `zoo:tiny/base` or `zoo:tiny/banks/code.jsonl` into a path, building what is absent."""
+    """Turn `zoo:tiny`, `zoo:tiny/base` or `zoo:tiny/banks/code.jsonl` into a path that exists.
+
+    Builds the family when it is absent; `report` is as for `build`.
+    """
     family, parts = _split(reference)
     return build(family, report=report).joinpath(*parts)
 

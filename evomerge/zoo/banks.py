@@ -1,7 +1,7 @@
-"""The item banks of a family: which of four continuations is the real one, and facts to be completed.
+"""The item banks: which of four continuations is the real one, and facts to be completed.
 
-An item shows PROMPT bytes and asks for the CONTINUATION bytes after them; wrong choices are right ones of
-other items of the same domain and split. All text is ASCII, so that a byte is a character.
+An item shows PROMPT bytes and asks for the CONTINUATION bytes after them; wrong choices are right
+ones of other items of the same domain and split. All is ASCII, so that a byte is a character.
 """
 
 from __future__ import annotations
@@ -22,29 +22,16 @@ _SPLITS = ("search", "validation", "test", "test")
 
 
 class Passage(NamedTuple):
-    """`kind` limits where wrong choices may come from; with a kind, the answer ends at the line's end."""
+    """`answer` is what a wrong choice must not begin with."""
 
     prompt: str
     continuation: str
-    kind: str = ""
-
-    @property
-    def answer(self) -> str:
-        return self.continuation.partition("\n")[0] if self.kind else self.continuation
+    answer: str
 
     @property
     def split(self) -> str:
         digest = hashlib.sha256((self.prompt + self.continuation).encode()).hexdigest()
         return _SPLITS[int(digest[:8], 16) % 4]
-
-    def rivals(self, passages: Iterable[Passage]) -> list[str]:
-        """The continuations of the same kind that are wrong here, each once."""
-        wrong = (
-            other.continuation
-            for other in passages
-            if other.kind == self.kind and other.answer != self.answer
-        )
-        return list(dict.fromkeys(wrong))
 
 
 def _legible(text: str, least: int) -> bool:
@@ -59,34 +46,39 @@ def _windows(pieces: Iterable[str], rng: random.Random) -> Iterator[Passage]:
             prompt = piece[at : at + PROMPT]
             continuation = piece[at + PROMPT : at + PROMPT + CONTINUATION]
             if _legible(prompt, 24) and _legible(continuation, 11):
-                yield Passage(prompt, continuation)
+                yield Passage(prompt, continuation, continuation)
                 at += PROMPT + CONTINUATION
             at += rng.randrange(8)
 
 
-def _fact_passages(held: list[tuple[str, str, str]]) -> Iterator[Passage]:
-    """The continuation begins at the answer; facts with an answer that is mostly the next line are left out."""
-    for before, (kind, question, answer), after in zip(held, held[1:], held[2:], strict=False):
+def _fact_passages(held: list[tuple[str, str]]) -> Iterator[Passage]:
+    """The continuation begins at the answer; short answers, mostly the next line, are left out."""
+    # In threes, so that no fact is seen in two items.
+    for before, (question, answer), after in zip(held[::3], held[1::3], held[2::3], strict=False):
         if len(answer) >= 12:
-            prompt = f"{before[1]}{before[2]}\n{question}"
-            continuation = f"{answer}\n{after[1]}"
-            yield Passage(prompt[-PROMPT:], continuation[:CONTINUATION], kind)
+            prompt = f"{''.join(before)}\n{question}"
+            continuation = f"{answer}\n{after[0]}"
+            yield Passage(prompt[-PROMPT:], continuation[:CONTINUATION], answer[:CONTINUATION])
 
 
-def _chosen(domain: str, passages: Iterable[Passage]) -> dict[str, list[Passage]]:
-    """Fill every split's quota; a prompt that was taken before is passed over."""
+def _chosen(domain: str, passages: Iterable[Passage], trained: bytes) -> dict[str, list[Passage]]:
+    """Fill every split's quota, without what is repeated or also trained on (licences, say)."""
     chosen: dict[str, list[Passage]] = {split: [] for split in QUOTAS}
     prompts: set[str] = set()
     for passage in passages:
         split = chosen[passage.split]
-        if len(split) < QUOTAS[passage.split] and passage.prompt not in prompts:
+        if (
+            len(split) < QUOTAS[passage.split]
+            and passage.prompt not in prompts
+            and (passage.prompt + passage.continuation).encode() not in trained
+        ):
             split.append(passage)
             prompts.add(passage.prompt)
     for name, quota in QUOTAS.items():
         if len(chosen[name]) < quota:
             raise MachineError(
-                f"zoo: the texts of this Python give only {len(chosen[name])} of {quota} {name} items "
-                f"of '{domain}'"
+                f"zoo: the texts of this Python give only {len(chosen[name])} of {quota} "
+                f"{name} items of '{domain}'"
             )
     return chosen
 
@@ -104,31 +96,34 @@ def _item(content: dict[str, object], split: str) -> dict[str, object]:
 
 def _choice_item(passage: Passage, chosen: list[Passage], split: str) -> dict[str, object]:
     rng = random.Random(passage.prompt + passage.continuation)
-    choices = rng.sample(passage.rivals(chosen), CHOICES - 1)
+    wrong = (other.continuation for other in chosen)
+    rivals = dict.fromkeys(text for text in wrong if not text.startswith(passage.answer))
+    choices = rng.sample(list(rivals), CHOICES - 1)
     answer = rng.randrange(CHOICES)
     choices.insert(answer, passage.continuation)
     return _item({"prompt": passage.prompt, "choices": choices, "answer": answer}, split)
 
 
-def choice_items(domain: str) -> Iterator[dict[str, object]]:
+def choice_items(domain: str, sides: texts.Sides) -> Iterator[dict[str, object]]:
     if domain == "facts":
         held = texts.held_facts()
         passages = _fact_passages(held[: len(held) // 2])
     else:
         rng = random.Random(f"windows of {domain}")
-        passages = _windows(texts.split(domain)[1], rng)
-    for split, chosen in _chosen(domain, _shuffled(passages, domain)).items():
+        passages = _windows(sides.held, rng)
+    trained = "".join(sides.train).encode()
+    for split, chosen in _chosen(domain, _shuffled(passages, domain), trained).items():
         for passage in chosen:
             yield _choice_item(passage, chosen, split)
 
 
 def exact_items() -> Iterator[dict[str, object]]:
-    """Facts of their own, none of them in the choice bank; the prompt shows one solved fact first."""
+    """Facts which are not in the choice bank; the prompt shows a completed one first."""
     held = texts.held_facts()
     held = held[len(held) // 2 :]
     passages = (
-        Passage(f"{before[1]}{before[2]}\n{question}", answer)
-        for before, (_, question, answer) in zip(held, held[1:], strict=False)
+        Passage(f"{''.join(before)}\n{question}", answer, answer)
+        for before, (question, answer) in zip(held[::2], held[1::2], strict=False)
     )
     quotas = dict.fromkeys(QUOTAS, 0)
     for passage in _shuffled(passages, "facts_exact"):
@@ -138,10 +133,10 @@ def exact_items() -> Iterator[dict[str, object]]:
             yield _item({"prompt": passage.prompt, "answer": passage.continuation}, split)
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, sides: dict[str, texts.Sides]) -> None:
     """Write every bank as one JSON object a line; the same bytes for the same Python."""
     folder.mkdir(parents=True)
-    banks = {domain: choice_items(domain) for domain in texts.DOMAINS}
+    banks = {domain: choice_items(domain, both) for domain, both in sides.items()}
     for name, items in {**banks, "facts_exact": exact_items()}.items():
         lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in items)
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")

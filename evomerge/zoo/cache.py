@@ -1,4 +1,4 @@
-"""Where families are kept, and how one gets there: wholly or not at all, built once however many ask."""
+"""Where families are kept; one gets there wholly or not at all, once however many ask for it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 @contextmanager
 def _locked(file: Path, family: str, report: Callable[[str, float], None]) -> Iterator[None]:
-    """The system takes the lock from a process that dies, so a lock that is held has a living holder."""
+    """A lock that is held has a living holder: the system takes it from a process that dies."""
     import time
 
     with file.open("a") as opened:
@@ -69,7 +69,7 @@ def _locked(file: Path, family: str, report: Callable[[str, float], None]) -> It
 
 
 def _settle(folder: Path) -> None:
-    """Have the contents on the disk before the name, or a power cut could leave a name with empty files."""
+    """Put the contents on the disk before the name; a power cut could leave empty files else."""
     for file in folder.rglob("*"):
         if file.is_file():
             with file.open("rb+") as opened:
@@ -80,9 +80,9 @@ def _settle(folder: Path) -> None:
 def published(
     folder: Path, family: str, report: Callable[[str, float], None]
 ) -> Iterator[Path | None]:
-    """Give an empty folder to build in and rename it to `folder` at the end; None when another has built it.
+    """Give an empty folder to build in, renamed to `folder` at the end; None if it came meanwhile.
 
-    Whoever holds the lock is the only builder, so every other temporary folder belongs to a dead build.
+    Who holds the lock is the only builder, so any other temporary folder is that of a dead build.
     """
     prefix = f".building-{family}-"
     try:
@@ -107,5 +107,6 @@ def published(
         reason = _MACHINE[problem.errno]
         where = problem.filename or folder.parent
         raise MachineError(
-            f"zoo: can not build zoo:{family}, {reason}: {where} (EVOMERGE_HOME names another place)"
+            f"zoo: can not build zoo:{family}, {reason}: {where} "
+            "(the variable EVOMERGE_HOME names another place)"
         ) from problem

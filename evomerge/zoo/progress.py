@@ -1,4 +1,4 @@
-"""How a build tells what it does when nobody listens: a bar on a terminal, a line a stage elsewhere."""
+"""How a build tells what it does: a bar on a terminal, elsewhere one line a stage."""
 
 from __future__ import annotations
 

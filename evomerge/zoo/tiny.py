@@ -1,13 +1,14 @@
 """zoo:tiny: a byte-level language model of a million parameters and four experts of it.
 
-A base learns a little of four domains, four experts go on with one domain each. What everything is made
-from ships with Python. The lengths were chosen as docs/zoo.md says, and are frozen.
+A base learns a little of four domains, four experts go on with one domain each, from texts that
+ship with Python. The lengths were chosen as docs/zoo.md says, and are frozen.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -35,18 +36,19 @@ RECIPE: dict[str, Any] = {
         "num_key_value_heads": 2,
         "max_position_embeddings": 512,
         "tie_word_embeddings": True,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     },
-    "training": {"batch": 16, "length": 128, "warmup": 30, "clip": 1.0, "decay": 0.1},
-    "base": {"steps": 750, "rate": 3e-3, "seed": 1, "threads": 2},
-    "expert": {"steps": 200, "rate": 1.5e-3, "seed": 2, "threads": 1},
+    "training": {"length": 128, "warmup": 30, "clip": 1.0, "decay": 0.1},
+    "base": {"steps": 900, "batch": 8, "rate": 3e-3, "replay": 1.0, "seed": 1, "threads": 2},
+    "expert": {"steps": 400, "batch": 8, "rate": 2e-3, "replay": 0.25, "seed": 2, "threads": 1},
 }
 
 _SPECIALS = ("<|pad|>", "<|begin|>", "<|end|>")
 _SPACE = 64 * 2**20
 
-# glibc gives large blocks back to the system at once; every step would fetch them again, zeroed.
+# Two threads that wait by spinning take fifty times as long when a third process wants a core; and
+# glibc gives large blocks back to the system at once, so that every step fetches them anew.
 _ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
     "MALLOC_TRIM_THRESHOLD_": "4000000000",
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
     "HF_HUB_OFFLINE": "1",
@@ -54,7 +56,7 @@ _ENVIRONMENT = {
 
 
 def tokenizer() -> Any:
-    """One token a byte, with the byte's value as its id; decoding gives back any UTF-8 text exactly."""
+    """One token a byte, the byte's value as its id; decoding gives any UTF-8 text back exactly."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -67,7 +69,7 @@ def tokenizer() -> Any:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(name, special=True) for name in _SPECIALS])
     pad, begin, end = _SPECIALS
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         pad_token=pad,
         bos_token=begin,
@@ -92,21 +94,22 @@ def _fresh(recipe: dict[str, Any]) -> Any:
     return LlamaForCausalLM(config)
 
 
-def _batches(files: list[Path], settings: dict[str, Any], seed: int) -> Iterator[Any]:
-    """Windows at random places, every text as likely as the others whatever its size."""
+def _batches(work: Path, domain: str, length: int, own: dict[str, Any]) -> Iterator[Any]:
+    """Windows at random places of the domain and, for the share of the replay, of all four."""
     import torch
 
-    texts = [torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8) for file in files]
-    rng = torch.Generator().manual_seed(seed)
-    size, length = settings["batch"], settings["length"]
+    from evomerge.zoo import texts
+
+    content = {name: (work / f"{name}.txt").read_bytes() for name in texts.DOMAINS}
+    rng = random.Random(f"{own['seed']} {domain}")
     while True:
-        which = torch.randint(len(texts), (size,), generator=rng).tolist()
-        where = torch.rand(size, generator=rng, dtype=torch.float64).tolist()
         rows = []
-        for text, place in zip((texts[row] for row in which), where, strict=True):
-            start = int(place * (len(text) - length))
-            rows.append(text[start : start + length])
-        yield torch.stack(rows).long()
+        for _ in range(own["batch"]):
+            replayed = rng.random() < own["replay"]
+            text = content[rng.choice(list(content)) if replayed else domain]
+            start = rng.randrange(len(text) - length)
+            rows.append(list(text[start : start + length]))
+        yield torch.tensor(rows)
 
 
 def train(folder: Path, member: str) -> None:
@@ -116,16 +119,15 @@ def train(folder: Path, member: str) -> None:
     work = folder / "work"
     recipe = json.loads((work / "recipe.json").read_text(encoding="utf-8"))
     shared, own = recipe["training"], recipe["base" if member == "base" else "expert"]
-    domains = recipe["members"][1:] if member == "base" else [member]
     torch.set_num_threads(own["threads"])
     model = _fresh(recipe)
     if member != "base":
         model = type(model).from_pretrained(folder / "base")
     model.train()
     optimizer = torch.optim.AdamW(
-        model.parameters(), betas=(0.9, 0.95), weight_decay=shared["decay"]
+        model.parameters(), betas=(0.9, 0.95), weight_decay=shared["decay"], fused=True
     )
-    batches = _batches([work / f"{domain}.txt" for domain in domains], shared, own["seed"])
+    batches = _batches(work, member, shared["length"], own)
     for step, tokens in zip(range(own["steps"]), batches, strict=False):
         warm = min(1.0, (step + 1) / shared["warmup"])
         angle = torch.pi * step / own["steps"]
@@ -187,30 +189,43 @@ class _Trainings:
                 raise MachineError(f"zoo: training {', '.join(members)} failed: {said[-1]}")
 
 
-def build(folder: Path, report: Report, recipe: dict[str, Any] = RECIPE) -> None:
-    """Make texts, banks, base and experts in `folder`, which exists and is empty.
+def train_absent(folder: Path, report: Report, recipe: dict[str, Any]) -> None:
+    """Train the members `folder` does not have yet, from the texts in its `work`.
 
-    Training happens in processes of their own: the base with two threads, then two experts at a time.
+    In processes of their own: the base with two threads, then two experts at a time.
     """
+    (folder / "work" / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    absent = [member for member in recipe["members"] if not (folder / member).exists()]
+    experts = [member for member in absent if member != "base"]
+    steps = len(experts) * recipe["expert"]["steps"]
+    steps += recipe["base"]["steps"] if "base" in absent else 0
+    # The pool is left last: it waits for threads, which wait for processes, which are ended first.
+    with ThreadPoolExecutor(2) as pool, _Trainings(folder, steps, report) as trainings:
+        if "base" in absent:
+            trainings.run(["base"])
+        list(pool.map(trainings.run, filter(None, (experts[::2], experts[1::2]))))
+
+
+def prepare(folder: Path) -> None:
+    """Write the banks, and the texts to train on into `work`."""
     from evomerge.zoo import banks, texts
 
+    work = folder / "work"
+    work.mkdir()
+    sides = {domain: texts.split(domain) for domain in texts.DOMAINS}
+    for domain, both in sides.items():
+        (work / f"{domain}.txt").write_bytes("".join(both.train).encode())
+    banks.write(folder / "banks", sides)
+
+
+def build(folder: Path, report: Report) -> None:
+    """Make the whole family in `folder`, which exists and is empty."""
     if shutil.disk_usage(folder).free < _SPACE:
         raise MachineError(f"zoo: less than {_SPACE >> 20} MB free at {folder}")
     report("writing texts and banks", 0.0)
-    work = folder / "work"
-    work.mkdir()
-    (work / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
-    base, *experts = recipe["members"]
-    for domain in experts:
-        (work / f"{domain}.txt").write_bytes("".join(texts.split(domain)[0]).encode())
-    banks.write(folder / "banks")
-    # A step of an expert takes as long as one of the base: one thread instead of two, but two at a time.
-    steps = recipe["base"]["steps"] + len(experts) * recipe["expert"]["steps"]
-    with _Trainings(folder, steps, report) as trainings:
-        trainings.run([base])
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(trainings.run, (experts[::2], experts[1::2])))
-    shutil.rmtree(work)
+    prepare(folder)
+    train_absent(folder, report, RECIPE)
+    shutil.rmtree(folder / "work")
 
 
 def _end_with_parent() -> None:
