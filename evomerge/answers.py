@@ -44,6 +44,12 @@ class Answers:
         for answer in result.answers:
             self._keep(result.key, answer)
 
+    def retry(self, keys: Iterable[str]) -> None:
+        """Forget that these plans failed."""
+        failed = [key for key in keys if self.failures.pop(key, None) is not None]
+        if failed:
+            self.ledger.forget_failures(failed)
+
     def places(self, split: str, items: int | None = None) -> list[Place]:
         """The blocks that hold the first `items` items of every bank (None: all)."""
         batch = self.setup.batch

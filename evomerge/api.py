@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomerge import errors
+from evomerge import errors, layout, shelf
 from evomerge.answers import Scores
 from evomerge.files import bank as banks
+from evomerge.files import plain
 from evomerge.files.checkpoint import Checkpoint, compare
 from evomerge.genome import Value
 from evomerge.layers import Layers
@@ -65,7 +66,7 @@ def plan_of(
     root = Checkpoint.open(locate(str(base), Path.cwd()), "base")
     opened = {n: Checkpoint.open(locate(str(e), Path.cwd()), n) for n, e in named.items()}
     compare(root, list(opened.values()))
-    layers = Layers.model_validate({"blocks": blocks})
+    layers = plain.check(Layers, {"blocks": blocks}, "plan", raises=errors.RecipeError)
     template = Template(
         base=_input("base", root), experts=tuple(_input(n, c) for n, c in opened.items()),
         layers=layers, groups=tuple(dict.fromkeys(layers.groups(root.tensors).values())),
@@ -104,17 +105,17 @@ def _values(template: Template, genes: Mapping[str, Any]) -> dict[str, Value]:
     names = [expert.name for expert in template.experts]
     found: dict[str, Value] = {}
     for name, value in genes.items():
-        copies = [gene for gene in placed if gene.name == name]
-        if not copies:
-            raise errors.RecipeError(
-                errors.unknown(template.operators[0], "gene", name, {g.name for g in placed})
-            )
+        copies = layout.named(placed, name, " or ".join(template.operators))
         if isinstance(value, Sequence) and not isinstance(value, str):
             if len(value) != len(names):
                 raise errors.RecipeError(
                     f"{name}: expected {len(names)} values ({', '.join(names)}), got {len(value)}"
                 )
             value = dict(zip(names, value, strict=True))
+        if isinstance(value, Mapping) and {gene.expert for gene in copies} != set(value):
+            per = ", ".join(gene.expert for gene in copies if gene.expert)
+            expected = f"a value for each of {per}" if per else "one value, for all experts"
+            raise errors.RecipeError(f"{name}: expected {expected}, got {dict(value)}")
         for gene in copies:
             one = value[gene.expert] if isinstance(value, Mapping) else value
             gene.check(one, name)
@@ -170,18 +171,21 @@ def evaluate(
 
     Raises EvaluationError, saying why, if the model can not be scored.
     """
+    if batch < 1:
+        raise errors.RecipeError(f"batch: expected at least 1, got {batch}")
     if isinstance(model, Plan):
         plan = model
     else:
-        opened = Checkpoint.open(locate(str(model), Path.cwd()), str(model))
+        opened = Checkpoint.open(locate(str(model), Path.cwd()), "model")
         plan = Plan(base=_input(str(model), opened), dtype=_dtype(opened, dtype))
-    shelf = [b if isinstance(b, banks.Bank) else _load_bank(b) for b in bank]
-    named = {b.name: b for b in shelf}
+    shown = _by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
+    for one in shown.values():
+        one.split(split)
     workshop = Workshop.of(plan)
     folders = {sha256: str(c.folder) for sha256, c in workshop.checkpoints.items()}
-    worker = Worker(Setup(next(iter(folders)), folders, named, plan.dtype, "cpu", batch))
+    worker = Worker(Setup(next(iter(folders)), folders, shown, plan.dtype, "cpu", batch))
     found = {}
-    for name, one in named.items():
+    for name, one in shown.items():
         blocks = tuple((name, split, i) for i in range(n_blocks(one, split, batch)))
         result = worker.run(_Job(plan.model_dump(mode="json"), plan.key, blocks))
         if result.failed is not None:
@@ -193,7 +197,10 @@ def evaluate(
     return found
 
 
-def _load_bank(reference: str | Path) -> banks.Bank:
-    from evomerge import zoo
-
-    return banks.load(reference, resolve=zoo.path)
+def _by_name(found: Sequence[banks.Bank]) -> dict[str, banks.Bank]:
+    for bank in found:
+        twins = {other.path for other in found if other.name == bank.name}
+        if len(twins) > 1:
+            paths = ", ".join(sorted(map(str, twins)))
+            raise errors.RecipeError(f"two banks have the name '{bank.name}': {paths}")
+    return {bank.name: bank for bank in found}

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -29,6 +31,9 @@ bank_app = typer.Typer(help="Item banks: check your own questions and answers.")
 zoo_app = typer.Typer(help="Small real model families that build themselves.")
 app.add_typer(bank_app, name="bank", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo", no_args_is_help=True)
+CTRL_C = 130
+"""What typer makes of a KeyboardInterrupt."""
+
 out = Console()
 err = Console(stderr=True)
 
@@ -42,16 +47,33 @@ def main() -> None:
     # Set before numpy loads: threads fighting for busy cores made an eigendecomposition of
     # cma_es 30 times slower.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if not sys.warnoptions:  # a library's advice to programmers is none to a user
+        warnings.simplefilter("ignore")
+    signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(standalone_mode=True)
+        app(prog_name="evomerge")
     except errors.EvomergeError as error:
-        err.print(f"[red]error:[/red] {_plain(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+        _stop(str(error), error.exit_code)
+    except SystemExit as leaving:
+        if leaving.code != CTRL_C:
+            raise
         err.print("interrupted: run the same command again to go on")
         sys.exit(errors.INTERRUPTED)
-    except BrokenPipeError:
-        sys.exit(0)
+    except Exception as error:
+        if os.environ.get("EVOMERGE_TRACEBACK"):
+            raise
+        advice = "this should not happen; EVOMERGE_TRACEBACK=1 shows where it did"
+        _stop(f"{type(error).__name__}: {error} ({advice})", 1)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    err.print(f"[red]error:[/red] {_plain(message)}", highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _terminated(number: int, frame: Any) -> None:
+    """Before and after a search, which has its own way to stop, SIGTERM is like Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def _plain(text: str) -> str:
@@ -200,6 +222,8 @@ def merge(
     from evomerge.plan import Plan
 
     if source.endswith(".json"):
+        if gene:
+            raise errors.RecipeError("--set: a plan has all its values; only a recipe takes more")
         plan = Plan.parse(plain.read_json(Path(source), source), source)
     else:
         plan = api.plan_of_recipe(source, dict(_assignment(text) for text in gene or []))
@@ -319,7 +343,11 @@ def bank_check(
         interval = f"{row['low']:.3f} to {row['high']:.3f}"
         table.add_row(row["model"], f"{row['mean']:.3f}", interval)
     out.print(table)
-    out.print(f"in a recipe:  objectives: {{{found['name']}: {found['reference']}}}")
+    empty = [name for name, n in found["splits"].items() if not n]
+    if empty:
+        out.print(f"a search needs all three splits, and {' and '.join(empty)} has no item")
+    recipe = f"objectives: {{{json.dumps(found['name'])}: {json.dumps(found['reference'])}}}"
+    out.print(f"in a recipe:  {recipe}", markup=False, highlight=False, soft_wrap=True)
 
 
 @zoo_app.command("build")

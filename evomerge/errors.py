@@ -4,7 +4,7 @@ EvomergeError
 ├── RecipeError        2   a recipe, a plan, an option or a name is wrong
 ├── InputError         3   a checkpoint, a bank or another input file is unusable
 ├── MachineError       4   machine or run folder do not allow it (lock, space, missing extra)
-├── EvaluationError    -   one candidate failed; the search goes on, the reason is recorded
+├── EvaluationError    3   one model can not be scored; a search records the reason and goes on
 ├── Unconfirmed        5   the run ended with nothing confirmed
 ├── TooManyFailures    6   nearly every candidate failed
 └── Interrupted       75   stopped by a signal; the same command goes on
@@ -13,7 +13,8 @@ EvomergeError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 DONE, USAGE, INPUT, ENVIRONMENT, UNCONFIRMED, FAILURES, INTERRUPTED = 0, 2, 3, 4, 5, 6, 75
 
@@ -39,6 +40,8 @@ class MachineError(EvomergeError):
 class EvaluationError(EvomergeError):
     """One candidate can not get a score; the message is the recorded reason."""
 
+    exit_code = INPUT
+
 
 class Unconfirmed(EvomergeError):
     exit_code = UNCONFIRMED
@@ -50,6 +53,15 @@ class TooManyFailures(EvomergeError):
 
 class Interrupted(EvomergeError):
     exit_code = INTERRUPTED
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Put a place before the message of a RecipeError or InputError."""
+    try:
+        yield
+    except (RecipeError, InputError) as error:
+        raise type(error)(f"{place}: {error}") from error
 
 
 def unknown(where: str, what: str, got: str, known: Iterable[str]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from evomerge import errors
 
@@ -23,6 +23,9 @@ _EMBEDDING = re.compile(r"embed|\bwte\b|\bwpe\b|\bshared\b", re.I)
 _HEAD = re.compile(r"^(lm_head|score|classifier|embed_out|cls)\b")
 
 
+MOST_BLOCKS = 1000
+
+
 class Layers(BaseModel):
     """How finely genes follow the depth of a model (`blocks`) and the roles of its tensors."""
 
@@ -30,6 +33,20 @@ class Layers(BaseModel):
 
     blocks: int | Literal["all"] = Field(default=1)
     roles: tuple[Role, ...] = ()
+
+    @field_validator("blocks", mode="before")
+    @classmethod
+    def _whole_or_all(cls, value: Any) -> Any:
+        if value != "all" and (type(value) is not int or not 1 <= value <= MOST_BLOCKS):
+            raise ValueError("expected a whole number from 1, or 'all'")
+        return value
+
+    def imaginable(self) -> tuple[str, ...]:
+        """Every group that some model could have; of blocks `all`, those of the first."""
+        blocks = 1 if self.blocks == "all" else self.blocks
+        roles = [f"/{role}" for role in (*self.roles, "other")] if self.roles else [""]
+        numbered = (f"{block + 1}{role}" for block in range(blocks) for role in roles)
+        return ("embedding", *numbered, "head")
 
     def groups(self, names: Iterable[str]) -> dict[str, str]:
         """Tensor name -> group: `2`, `2/mlp`, `2/other`, `embedding` or `head`.

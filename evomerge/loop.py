@@ -69,6 +69,8 @@ class Search:
             self.answers = Answers(ledger, self.problem.setup)
             named = (self.recipe.executor.name, self.recipe.executor.options)
             self.desk = desk = Desk(self.answers, named, stopping=self._stop.is_set)
+            for note in self.problem.notes():
+                self.report("note", {"text": note})
             with _signals(self._stop):
                 self._work(ledger)
         finally:
@@ -79,10 +81,10 @@ class Search:
     def _work(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.losses = confirm.sanity(self.problem, self.desk, self.report)
-        module = plugins.load("strategy", self.recipe.strategy.name)
-        self.strategy: plugins.Strategy = module.Strategy(
-            self.problem.space, self.problem.objectives, seed=self.recipe.seed,
-            **self.recipe.strategy.options,
+        named = self.recipe.strategy
+        self.strategy = plugins.begin(
+            named.name, named.options, self.problem.space, self.problem.objectives,
+            seed=self.recipe.seed, where="strategy",
         )  # fmt: skip
         self._replay()
         done = ledger.last("confirmed")
@@ -241,7 +243,7 @@ class Search:
             reasons = Counter(self.answers.failures[c.plan.key] for c in failed)
             raise errors.TooManyFailures(
                 f"{len(failed)} of {len(told)} candidates failed; most often: "
-                f"{reasons.most_common(1)[0][0]}"
+                f"{reasons.most_common(1)[0][0]}. Put it right, then search in another folder (-o)"
             )
 
     def _replay(self) -> None:

@@ -14,6 +14,7 @@ import torch
 from evomerge import errors, plugins
 from evomerge.files import writer
 from evomerge.files.checkpoint import Checkpoint, TensorInfo
+from evomerge.genome import Gene
 from evomerge.maths.counter_rng import Noise
 from evomerge.plan import Input, Plan, Step, canonical
 
@@ -46,6 +47,8 @@ class Workshop:
         """Open all checkpoints of a plan where its paths say; raises InputError if one changed."""
         checkpoints = {}
         for item in _leaves(plan):
+            if not item.path:
+                raise errors.InputError(f"{item.name}: the plan does not say where it is ('path')")
             checkpoint = Checkpoint.open(Path(item.path), item.name)
             if checkpoint.sha256 != item.sha256:
                 raise errors.InputError(
@@ -272,17 +275,30 @@ def _arguments(step: Step, plan: Plan, device: torch.device) -> dict[str, Any]:
             f"with {step.version}: its result would differ"
         )
     declared = {gene.name: gene for gene in module.GENES}
-    for name in step.genes:
+    experts = [item.name for item in plan.experts]
+    for name, value in step.genes.items():
         if name not in declared:
             raise errors.RecipeError(errors.unknown(step.operator, "gene", name, declared))
+        _check_value(declared[name], value, experts, f"plan.groups: {step.operator}.{name}")
     found: dict[str, Any] = {}
     for name, gene in declared.items():
-        value: Any = step.genes.get(name, gene.default)
+        given: Any = step.genes.get(name, gene.default)
         if gene.per_expert:
-            each = value if isinstance(value, dict) else {e.name: value for e in plan.experts}
-            value = torch.tensor([each[e.name] for e in plan.experts], device=device)
-        found[name] = value
+            each = given if isinstance(given, dict) else dict.fromkeys(experts, given)
+            given = torch.tensor([each[expert] for expert in experts], device=device)
+        found[name] = given
     return found
+
+
+def _check_value(gene: Gene, value: object, experts: list[str], where: str) -> None:
+    if not isinstance(value, dict):
+        gene.check(value, where)
+    elif not gene.per_expert or set(value) != set(experts):
+        expected = f"a value for each of {', '.join(experts)}" if gene.per_expert else "one value"
+        raise errors.RecipeError(f"{where}: expected {expected}, got {value}")
+    else:
+        for expert, one in value.items():
+            gene.check(one, f"{where}[{expert}]")
 
 
 class Live:

@@ -10,9 +10,10 @@ from functools import cached_property
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from evomerge import errors, plugins
+from evomerge.files import plain
 from evomerge.genome import Gene, Space, Value
 from evomerge.layers import Layers
 
@@ -40,6 +41,14 @@ class Step(_Frozen):
     version: int
     genes: dict[str, Value | dict[str, Value]] = {}
 
+    @field_validator("genes", mode="before")
+    @classmethod
+    def _values(cls, value: Any) -> Any:
+        for name, given in value.items() if isinstance(value, Mapping) else ():
+            if not isinstance(given, float | int | str | Mapping):
+                raise ValueError(f"'{name}': expected a value, or a mapping of experts to values")
+        return value
+
 
 class Plan(_Frozen):
     """One merged model. Tensors of groups without a step are the base's; `key` names the plan.
@@ -64,13 +73,8 @@ class Plan(_Frozen):
 
     @classmethod
     def parse(cls, data: object, where: str) -> Plan:
-        """Raises RecipeError with the place of the first thing that is wrong."""
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise errors.RecipeError(f"{where}: {place}: {first['msg']}") from error
+        """Raises RecipeError with the places of all that is wrong."""
+        return plain.check(cls, data, where, raises=errors.RecipeError)
 
 
 def nested(plan: Plan, name: str) -> Input:

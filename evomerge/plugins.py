@@ -6,14 +6,19 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
+import pydantic
+
 from evomerge import errors
+from evomerge.files import plain
 from evomerge.genome import Gene, Space
 
 REFERENCE_POINT = 1.1
@@ -103,6 +108,15 @@ FOLDERS = {
 }
 
 
+PARTS = {
+    "operator": ("VERSION", "GENES", "scope", "merge"),
+    "strategy": ("Strategy",),
+    "scorer": ("prepare", "score"),
+    "executor": ("Executor",),
+}
+"""What a module must have to be a plug-in of each kind."""
+
+
 @functools.cache
 def _modules(kind: str) -> dict[str, ModuleType]:
     """Those already loaded, by name: names are looked up for every tensor of every candidate."""
@@ -127,24 +141,33 @@ def load(kind: str, name: str, where: str = "") -> ModuleType:
 
 
 def _import(kind: str, name: str, where: str) -> ModuleType:
-    if "." in name:
-        return _load_own(name, where)
-    if name not in known(kind):
-        raise errors.RecipeError(errors.unknown(where, kind, name, known(kind)))
-    return importlib.import_module(f"evomerge.{FOLDERS[kind]}.{name}")
+    if "." not in name:
+        if name not in known(kind):
+            raise errors.RecipeError(errors.unknown(where, kind, name, known(kind)))
+        return importlib.import_module(f"evomerge.{FOLDERS[kind]}.{name}")
+    module = own_module(name, where)
+    lacking = [part for part in PARTS[kind] if not hasattr(module, part)]
+    if lacking:
+        raise errors.RecipeError(
+            f"{where}: module '{name}' is no {kind}: it lacks {', '.join(lacking)}"
+        )
+    return module
 
 
-def _load_own(name: str, where: str) -> ModuleType:
+def own_module(name: str, where: str) -> ModuleType:
+    """A user's module, from the current folder or the Python path; RecipeError says why not."""
+    if not re.fullmatch(r"\w+(\.\w+)*", name):
+        raise errors.RecipeError(f"{where}: expected the name of a Python module, got '{name}'")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name):
-            raise
-        raise errors.RecipeError(
-            f"{where}: no module '{name}' in {Path.cwd()} or on the Python path"
-        ) from error
+    except Exception as error:  # whatever the user's code does when it is imported
+        if isinstance(error, ModuleNotFoundError) and name.startswith(error.name or " "):
+            reason = f"no module '{name}' in {Path.cwd()} or on the Python path"
+        else:
+            reason = f"module '{name}' can not be imported: {type(error).__name__}: {error}"
+        raise errors.RecipeError(f"{where}: {reason}") from error
 
 
 def strategy_needs(name: str, options: Mapping[str, Any]) -> frozenset[str]:
@@ -156,15 +179,62 @@ def strategy_needs(name: str, options: Mapping[str, Any]) -> frozenset[str]:
 
 
 def check_options(kind: str, name: str, options: Mapping[str, Any], where: str) -> None:
-    """Raise RecipeError for an option that the plug-in's class does not take."""
-    target = getattr(load(kind, name, where), kind.capitalize())
-    parameters = inspect.signature(target.__init__).parameters.values()
-    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in NOT_OPTIONS]
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+    """Raise RecipeError for an option that the plug-in does not take, or not with this value.
+
+    Options are the keywords of a class, or of a scorer's `prepare`; what values one takes is its
+    annotation, such as `Annotated[int, Field(ge=1)]`.
+    """
+    module = load(kind, name, where)
+    call = module.prepare if kind == "scorer" else getattr(module, kind.capitalize()).__init__
+    parameters = inspect.signature(call).parameters.values()
+    known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    names = [option for option in known if option not in NOT_OPTIONS]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for option in options:
+            if option not in names:
+                place = f"{where} ({name})"
+                raise errors.RecipeError(errors.unknown(place, "option", option, names))
+    for option in names:
+        if option not in options and known[option].default is inspect.Parameter.empty:
+            raise errors.RecipeError(f"{where} ({name}): option '{option}' is missing")
+    _check_values(call, options, f"{where}.{name}")
+
+
+def _check_values(call: Callable[..., Any], options: Mapping[str, Any], where: str) -> None:
+    try:
+        hints = typing.get_type_hints(call, include_extras=True)
+    except NameError:  # a user's annotation that exists for type checkers alone
         return
-    for option in options:
-        if option not in names:
-            raise errors.RecipeError(errors.unknown(f"{where} ({name})", "option", option, names))
+    for option, value in options.items():
+        try:
+            pydantic.TypeAdapter(hints.get(option, Any)).validate_python(value, strict=True)
+        except pydantic.ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            text = f"{where}.{option}: got {plain.shown(value)}, {plain.worded(fault)}"
+            raise errors.RecipeError(text) from None
+        except pydantic.errors.PydanticUserError:  # an annotation that pydantic does not know
+            continue
+
+
+def begin(
+    name: str,
+    options: Mapping[str, Any],
+    space: Space,
+    objectives: Sequence[str],
+    *,
+    seed: int,
+    where: str,
+) -> Strategy:
+    """A new strategy; whatever it says against its options is a RecipeError."""
+    module = load("strategy", name, where)
+    try:
+        strategy: Strategy = module.Strategy(space, objectives, seed=seed, **options)
+    except errors.EvomergeError:
+        raise
+    except Exception as error:  # the user's own code
+        reason = f"{type(error).__name__}: {error}"
+        raise errors.RecipeError(f"{where}: '{name}' can not begin: {reason}") from error
+    return strategy
 
 
 def takes(plugin: type[Any], keyword: str) -> bool:
@@ -174,9 +244,18 @@ def takes(plugin: type[Any], keyword: str) -> bool:
 
 
 def check_strategy(
-    name: str, options: Mapping[str, Any], space: Space, objectives: Sequence[str], where: str
+    name: str,
+    options: Mapping[str, Any],
+    space: Space,
+    objectives: Sequence[str],
+    where: str,
+    *,
+    seed: int = 0,
 ) -> None:
-    """Refuse by name a strategy that can not do what is asked, and name those that can."""
+    """Refuse by name a strategy that can not do what is asked, and name those that can.
+
+    It is begun once, so that a wrong option shows before anything is scored.
+    """
     check_options("strategy", name, options, where)
     if not len(space):
         raise errors.RecipeError(f"{where}: the space has no genes: there is nothing to search")
@@ -188,6 +267,7 @@ def check_strategy(
             if not _offence(strategy_needs(other, {}), space.genes, objectives)
         ]
         raise errors.RecipeError(f"{where}: '{name}' {offence}. Strategies that can: {able}")
+    begin(name, options, space, objectives, seed=seed, where=where)
 
 
 def _offence(

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from evomerge import errors, plugins, zoo
+from evomerge import checks, errors, plugins, shelf, zoo
 from evomerge.files import bank as banks
 from evomerge.files import plain
 from evomerge.files.writer import atomic_text
@@ -43,6 +43,8 @@ def describe(source: str) -> dict[str, Any]:
         "items per candidate": per_candidate,
         "budget": {k: v for k, v in recipe.budget.model_dump().items() if v is not None},
         "executor": recipe.executor.model_dump(),
+        "device": checks.device(recipe),
+        "notes": list(problem.notes()),
     }
 
 
@@ -90,22 +92,28 @@ def check_bank(
     """Validate a bank, write its YAML beside a file of items, score base and experts on it."""
     from evomerge import api
 
-    bank = banks.load(file, resolve=zoo.path)
+    bank = shelf.load(file)
     models = {"base": base, **dict(_named(text) for text in experts or _siblings(base))}
     scores = []
     for name, model in models.items():
         score = api.evaluate(model, [bank], split=split)[bank.name]
         scores.append({"model": name, "mean": score.mean, "low": score.low, "high": score.high})
+    count = Counter(item.split for item in bank.items)
     target = file.with_suffix(".yaml")
     written = write and file.suffix == ".jsonl" and not target.exists()
     if written:
-        scorer = json.dumps({"name": bank.scorer, **bank.options})
-        text = f"name: {bank.name}\nversion: 1\nscorer: {scorer}\nsource: {file.name}\n"
-        atomic_text(target, text)
+        keys = {
+            "name": bank.name,
+            "version": 1,
+            "scorer": {"name": bank.scorer, **bank.options},
+            "source": file.name,
+        }
+        # JSON on each line: names may hold what YAML would read as more than text
+        atomic_text(target, "".join(f"{key}: {json.dumps(v)}\n" for key, v in keys.items()))
     return {
         "name": bank.name,
         "items": len(bank.items),
-        "splits": dict(Counter(item.split for item in bank.items)),
+        "splits": {name: count[name] for name in banks.SPLITS},
         "scorer": bank.scorer,
         "written": str(target) if written else None,
         "reference": str(target if target.exists() else file),

@@ -80,7 +80,7 @@ class Shown:
         self._note(facts["text"])
 
     def _note(self, text: str) -> None:
-        self.console.print(f"[yellow]{text}[/yellow]", highlight=False, markup=True)
+        self.console.print(text, style="yellow", highlight=False, markup=False)
 
     def _on_complete(self, facts: Mapping[str, Any]) -> None:
         self.console.print(f"complete: {facts['candidates']} candidates, front confirmed")

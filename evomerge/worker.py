@@ -89,20 +89,22 @@ class Worker:
     def run(self, job: Job) -> Result:
         """Build the plan and answer; whatever goes wrong fails this candidate alone."""
         begun = time.perf_counter()
-        answers: tuple[Answer, ...] = ()
-        failed = None
+        answers: list[Answer] = []
+        failed, where = None, ""
         try:
             with one_thread():
                 self.live.build(Plan.parse(job.plan, "plan"))
-                answers = tuple(answer for place in job.blocks for answer in self._answer(*place))
+                for place in job.blocks:
+                    where = f"objective '{place[0]}': "
+                    answers += self._answer(*place)
         except errors.EvaluationError as error:
             failed = str(error)
-        except Exception as error:  # a candidate may fail in any way; the run goes on
-            failed = f"{type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:  # it may fail in any way; the run goes on
+            failed = f"{where}{type(error).__name__}: {error}"
         seconds = time.perf_counter() - begun
         if failed is not None:
             return Result(job.key, failed=failed, seconds=seconds, slot=self.slot)
-        return Result(job.key, answers, seconds=seconds, slot=self.slot)
+        return Result(job.key, tuple(answers), seconds=seconds, slot=self.slot)
 
     def _answer(self, objective: str, split: str, number: int) -> Iterator[Answer]:
         bank = self.setup.banks[objective]

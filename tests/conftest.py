@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+from functools import partial
 
 import pytest
 from hypothesis import settings
@@ -18,3 +19,26 @@ def family(tmp_path_factory):
     from tests import families
 
     return families.build(tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command line in this process: exit code, output, messages."""
+    from tests import command
+
+    return partial(command.run, monkeypatch, capsys)
+
+
+@pytest.fixture
+def refused(run):
+    """Call the command line and compare code and parts of the one message."""
+
+    def call(*arguments, code, says):
+        got, out, err = run(*arguments)
+        assert got == code, (out, err)
+        assert err.count("error:") == 1
+        for part in [says] if isinstance(says, str) else says:
+            assert part in err, err
+        return err
+
+    return call

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
 
 from evomerge.worker import Job, Result, Setup, Worker
 
@@ -13,7 +16,7 @@ class Executor:
 
     IN_ORDER = True
 
-    def __init__(self, setup: Setup, *, workers: int = 1) -> None:
+    def __init__(self, setup: Setup, *, workers: Annotated[int, Field(ge=1, le=1)] = 1) -> None:
         self.workers = 1
         self._worker = Worker(setup)
         self._queue: deque[Job] = deque()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from evomerge import errors
 from evomerge.worker import Job, Result, Setup, Worker
@@ -20,7 +22,12 @@ class Executor:
     IN_ORDER = False
 
     def __init__(
-        self, setup: Setup, *, workers: int = 2, address: str | None = None, gpus: float = 0
+        self,
+        setup: Setup,
+        *,
+        workers: Annotated[int, Field(ge=1)] = 2,
+        address: str | None = None,
+        gpus: Annotated[float, Field(ge=0)] = 0,
     ) -> None:
         import ray
 

@@ -85,6 +85,11 @@ class Sheet(pydantic.BaseModel):
     prompt: str = "{prompt}"
     split: Shares | None = None
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of the scorer."""
+        return {key: value for key, value in self.scorer.items() if key != "name"}
+
     @pydantic.field_validator("scorer", mode="before")
     @classmethod
     def _named(cls, value: object) -> object:
@@ -124,19 +129,27 @@ def load(reference: str | Path, *, resolve: Callable[[str], Path] = _no_zoo) -> 
     """
     if isinstance(reference, str) and reference.startswith("zoo:"):
         reference = resolve(reference)
+    path = find(reference)
+    return _bare(path) if path.suffix == ".jsonl" else _from_yaml(path, resolve)
+
+
+def find(reference: str | Path) -> Path:
+    """The file of a bank that is a path or the name of a shipped one; RecipeError for neither."""
     path = Path(os.path.expanduser(reference))
-    if path.suffix == ".jsonl":
-        return _bare(path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = _shipped_bank(str(reference))
-    return _from_yaml(path, resolve)
+    known = (".jsonl", ".yaml", ".yml")
+    return path if path.suffix in known else _shipped_bank(str(reference))
+
+
+def sheet(path: Path) -> Sheet:
+    """The keys of a bank's YAML file, checked; its items are not looked at."""
+    return plain.check(Sheet, plain.read_yaml(path), str(path))
 
 
 def _shipped_bank(name: str) -> Path:
     known = {path.stem: path for path in shipped("fitness").glob("*.yaml")}
     if name in known:
         return known[name]
-    if "/" in name or "\\" in name:
+    if "/" in name or "\\" in name or Path(name).exists():
         raise errors.RecipeError(f"{name}: expected a .yaml or .jsonl file, or a bank's name")
     raise errors.RecipeError(errors.unknown("fitness", "bank", name, known))
 
@@ -148,46 +161,45 @@ def shipped(kind: str) -> Path:
 
 def _bare(path: Path) -> Bank:
     found = items.read_jsonl(path)
-    sheet = Sheet(
+    keys = Sheet(
         name=path.stem,
         version=1,
         scorer={"name": "choice" if found[0].choices else "exact_match"},
         source=path.name,
     )
-    return _bank(sheet, found, path)
+    return _bank(keys, found, path)
 
 
 def _from_yaml(path: Path, resolve: Callable[[str], Path]) -> Bank:
-    sheet = plain.check(Sheet, plain.read_yaml(path), str(path))
-    shares = sheet.split.model_dump() if sheet.split else None
-    if sheet.items is not None:
-        found = items.read_list(sheet.items, str(path), shares)
+    keys = sheet(path)
+    shares = keys.split.model_dump() if keys.split else None
+    if keys.items is not None:
+        found = items.read_list(keys.items, str(path), shares)
     else:
-        source = sheet.source or ""
+        source = keys.source or ""
         place = resolve(source) if source.startswith("zoo:") else path.parent / source
         if place.suffix != ".jsonl":
             raise errors.RecipeError(f"{path}: source: expected a .jsonl file, got '{source}'")
         found = items.read_jsonl(place, shares)
-    return _bank(sheet, found, path)
+    return _bank(keys, found, path)
 
 
-def _bank(sheet: Sheet, found: list[Item], path: Path) -> Bank:
-    options = {key: value for key, value in sheet.scorer.items() if key != "name"}
-    asked = tuple(items.reworded(item, sheet.prompt) for item in found)
+def _bank(keys: Sheet, found: list[Item], path: Path) -> Bank:
+    asked = tuple(items.reworded(item, keys.prompt) for item in found)
     rows = sorted((i.id, i.prompt, i.choices, i.answer, i.split) for i in asked)
-    content = [sheet.name, sheet.version, sheet.scorer, rows]
+    content = [keys.name, keys.version, keys.scorer, rows]
     try:
         text = json.dumps(content, sort_keys=True)
     except (TypeError, ValueError) as error:  # YAML has dates, JSON does not
         raise errors.InputError(f"{path}: scorer: {error}") from None
     return Bank(
-        name=sheet.name,
-        version=sheet.version,
-        scorer=sheet.scorer["name"],
-        options=options,
+        name=keys.name,
+        version=keys.version,
+        scorer=keys.scorer["name"],
+        options=keys.options,
         items=asked,
-        licence=sheet.licence,
+        licence=keys.licence,
         sha256=sha256(text.encode()).hexdigest(),
         path=path,
-        description=sheet.description,
+        description=keys.description,
     )

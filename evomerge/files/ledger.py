@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +36,8 @@ CREATE TABLE IF NOT EXISTS answers (
     score REAL NOT NULL, extra TEXT NOT NULL, time REAL NOT NULL, host TEXT, slot INTEGER,
     PRIMARY KEY (plan, bank, item)) WITHOUT ROWID;
 """
+
+_NAMES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
 
 # Write-ahead logs need shared memory, which network file systems do not give.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "beegfs", "ceph", "9p"}
@@ -66,24 +69,37 @@ class Ledger:
         """Raises MachineError if another process writes there, InputError for a broken file."""
         self.folder = folder
         self.path = folder / NAME
+        if not write and not (self.path.is_file() and self.path.stat().st_size):
+            raise errors.InputError(f"{folder}: no run here ({NAME} is missing or empty)")
         self._lock = _lock(folder) if write else None
-        if not write and not self.path.exists():
-            raise errors.InputError(f"{folder}: no run here ({NAME} is missing)")
-        with _plain(self.path):
-            self._db = sqlite3.connect(self.path, isolation_level=None, timeout=30)
-            if write:
-                self._create()
-            version = self.meta("schema")
-        if version != SCHEMA:
+        try:
+            with _plain(self.path):
+                self._db = sqlite3.connect(self.path, isolation_level=None, timeout=30)
+                self._open(write)
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _open(self, write: bool) -> None:
+        tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master")}
+        if tables and "meta" not in tables:
+            raise errors.InputError(f"{self.path}: is a database, but not a ledger")
+        version = self.meta("schema") if tables else None
+        if version is None and write:  # new, or its first process died within a moment
+            self._create()
+        elif version != SCHEMA:
             raise errors.InputError(
                 f"{self.path}: schema {version}, this evomerge reads {SCHEMA}: use the version "
                 "that made it"
             )
+        elif lacking := sorted(set(_NAMES) - tables):
+            raise errors.InputError(f"{self.path}: not a whole ledger: lacks {', '.join(lacking)}")
+        if write:
+            wal = "DELETE" if _file_system(self.folder) in _NETWORK else "WAL"
+            self._db.execute(f"PRAGMA journal_mode={wal}")
+            self._db.execute("PRAGMA synchronous=FULL")
 
     def _create(self) -> None:
-        wal = "DELETE" if _file_system(self.folder) in _NETWORK else "WAL"
-        self._db.execute(f"PRAGMA journal_mode={wal}")
-        self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(_TABLES)
         if self.meta("schema") is None:
             self.set_meta("schema", SCHEMA)
@@ -172,6 +188,11 @@ class Ledger:
         for plan, bank, item, split, score, extra in self._db.execute(query):
             yield plan, Answer(bank, item, split, score, json.loads(extra))
 
+    def forget_failures(self, plans: Iterable[str]) -> None:
+        """Drop the failures of these plans, so that they can be tried again."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM failures WHERE plan=?", ((key,) for key in plans))
+
     def failures(self) -> dict[str, str]:
         """Reason by plan key."""
         return dict(self._db.execute("SELECT plan, reason FROM failures"))
@@ -190,6 +211,9 @@ class Ledger:
 
     def close(self) -> None:
         self._db.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -206,13 +230,16 @@ def _plain(path: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         raise errors.MachineError(
-            f"{path}: {error}. Nothing recorded is lost: free space or rights, and run again"
+            f"{path}: {error}. Nothing recorded is lost: look at space and rights, and run the "
+            "same command again"
         ) from error
     except sqlite3.DatabaseError as error:
         raise errors.InputError(f"{path}: not a readable ledger: {error}") from error
 
 
 def _lock(folder: Path) -> int:
+    if folder.exists() and not folder.is_dir():
+        raise errors.MachineError(f"{folder}: is a file, expected a folder for the run")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)

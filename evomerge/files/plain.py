@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 import typing
 from collections.abc import Hashable, Iterable
 from pathlib import Path
@@ -95,6 +97,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.1 wants a point and a sign: without this, 1e-3 would be a text.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
 def read_yaml(
     path: Path, where: str = "", raises: type[errors.EvomergeError] = errors.InputError
 ) -> dict[str, Any]:
@@ -142,7 +152,7 @@ def check(
     for fault in faults:
         got = "" if fault["type"] == "missing" else f", got {shown(fault['input'])}"
         key = _dotted(fault["loc"])
-        lines.append(f"{where}: {key + ': ' if key else ''}{_lower(fault['msg'])}{got}")
+        lines.append(f"{where}: {key + ': ' if key else ''}{worded(fault)}{got}")
     raise raises("\n".join(lines))
 
 
@@ -162,9 +172,36 @@ def _models_in(annotation: object) -> set[type[pydantic.BaseModel]]:
 
 
 def _dotted(loc: Iterable[object]) -> str:
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in loc).lstrip(".")
+    parts = [part for part in loc if part != "[key]"]
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).lstrip(".")
 
 
-def _lower(text: str) -> str:
-    text = text.removeprefix("Value error, ")
+_WORDS = (
+    (r"^Value error, ", ""),
+    (r"^Input should be (an instance of )?", "expected "),
+    (r"valid dictionary( or instance of \w+)?|valid mapping", "mapping ('key: value' lines)"),
+    (r"valid (list|tuple)", "list"),
+    (r"valid string", "text (quote what YAML reads otherwise, such as no, 1 or a date)"),
+    (r"valid integer(, .*)?", "whole number"),
+    (r"valid (number|boolean)(, .*)?", r"\1"),
+    (r"greater than or equal to", "at least"),
+    (r"less than or equal to", "at most"),
+    (r"greater than", "more than"),
+    (r"^\w+ should have (at least \d+ items?) after validation, not \d+", r"expected \1"),
+    (r"^expected Sequence|^'str' instances .*", "expected a list"),
+    (r"^String should match pattern .*", "expected letters, digits, then also . _ -"),
+    (r"^String should have at least 1 character", "expected a text that is not empty"),
+    (r"^Field required", "is missing"),
+)
+
+
+def worded(fault: Any) -> str:
+    """What pydantic says is wrong, in the words of all other messages."""
+    text = str(fault["msg"])
+    for pattern, word in _WORDS:
+        text = re.sub(pattern, word, text)
+    if fault["type"] == "literal_error":
+        known = re.findall("'([^']*)'", fault["ctx"]["expected"])
+        near = difflib.get_close_matches(str(fault["input"]), known, n=1, cutoff=0.5)
+        text += f" (did you mean '{near[0]}'?)" if near else ""
     return text[:1].lower() + text[1:]

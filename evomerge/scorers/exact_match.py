@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from evomerge import errors
 from evomerge.files.items import Item
@@ -29,8 +30,8 @@ def prepare(
     tokenizer: Any,
     items: Sequence[Item],
     *,
-    max_new_tokens: int = 32,
-    stop: Sequence[str] = ("\n",),
+    max_new_tokens: Annotated[int, Field(ge=1)] = 32,
+    stop: Sequence[Annotated[str, Field(min_length=1)]] = ("\n",),
 ) -> Batch:
     """Tokenise a block of items; generation ends after `max_new_tokens` tokens."""
     rows = [tokenizer(item.prompt)["input_ids"] for item in items]

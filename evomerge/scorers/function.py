@@ -6,14 +6,13 @@ The whole function is one item. If `f` takes an argument `split`, it is told whi
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge import errors
+from evomerge import errors, plugins
 from evomerge.files.bank import Bank
 from evomerge.files.items import SPLITS, Item
 
@@ -39,14 +38,15 @@ def bank(name: str, call: Callable[..., Any] | str) -> Bank:
 def find(reference: str) -> Callable[..., Any]:
     """The function behind `module:name`; raises RecipeError where there is none."""
     module, _, name = reference.partition(":")
-    try:
-        call = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise errors.RecipeError(
-            f"objectives: no function '{reference}' (expected module:name): {error}"
-        ) from error
+    if not name:
+        raise errors.RecipeError(f"function: expected module:name, got '{reference}'")
+    found = plugins.own_module(module, "function")
+    if not hasattr(found, name):
+        functions = [key for key in vars(found) if inspect.isfunction(getattr(found, key))]
+        raise errors.RecipeError(errors.unknown(f"function: {module}", "name", name, functions))
+    call = getattr(found, name)
     if not callable(call):
-        raise errors.RecipeError(f"objectives: '{reference}' can not be called")
+        raise errors.RecipeError(f"function: '{reference}' is {call!r}, which can not be called")
     return call  # type: ignore[no-any-return]
 
 
@@ -61,9 +61,18 @@ def score(model: Any, batch: Batch) -> dict[str, list[float]]:
     for item in batch.items:
         options = {"split": item.split} if takes_split else {}
         value = batch.call(model, batch.tokenizer, **options)
-        if not isinstance(value, int | float) or not 0 <= value <= 1:
+        number = _number(value)
+        if not 0 <= number <= 1:
             raise errors.EvaluationError(
                 f"objective '{item.prompt}': expected a number in [0, 1], got {value!r}"
             )
-        scores.append(float(value))
+        scores.append(number)
     return {"score": scores}
+
+
+def _number(value: Any) -> float:
+    """What numpy and torch return for one number is one too; nan for anything else."""
+    try:
+        return float(value) if hasattr(value, "__float__") else float("nan")
+    except (TypeError, ValueError, RuntimeError):
+        return float("nan")

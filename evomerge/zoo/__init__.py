@@ -76,6 +76,23 @@ def path(reference: str, *, report: Callable[[str, float], None] | None = None) 
 
     Builds the family when it is absent; `report` is as for `build`.
     """
+    family, parts = _split(reference)
+    return build(family, report=report).joinpath(*parts)
+
+
+def check(reference: str, what: str) -> None:
+    """Raise RecipeError unless the reference names a `model` or a `bank` of a family.
+
+    Nothing is built.
+    """
+    family, parts = _split(reference)
+    known = [name for name in members(family) if ("/" in name) == (what == "bank")]
+    if "/".join(parts) not in known:
+        got = "/".join(parts)
+        raise RecipeError(unknown(f"zoo:{family}", what, got, known))
+
+
+def _split(reference: str) -> tuple[str, tuple[str, ...]]:
     if not reference.startswith(_PREFIX):
         raise RecipeError(f"zoo: a reference begins with '{_PREFIX}', got '{reference}'")
     family, _, inside = reference.removeprefix(_PREFIX).partition("/")
@@ -84,7 +101,7 @@ def path(reference: str, *, report: Callable[[str, float], None] | None = None) 
     whole = "/".join(parts)
     if ".." in parts or inside.startswith("/") or (whole and whole not in known):
         raise RecipeError(unknown(f"zoo:{family}", "member", inside, known))
-    return build(family, report=report).joinpath(*parts)
+    return family, parts
 
 
 def _write_manifest(folder: Path, family: str, seconds: float) -> None:

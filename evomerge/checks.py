@@ -1,0 +1,103 @@
+"""What can be known of a recipe before any of its inputs is opened, or built by the zoo."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from evomerge import errors, plugins, shelf, zoo
+from evomerge.genome import Space
+from evomerge.layers import Layers
+from evomerge.layout import lay_out
+from evomerge.plan import Input, Template
+from evomerge.schema import Recipe
+from evomerge.scorers import function
+
+
+def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> None:
+    """Raise RecipeError, InputError or MachineError for what can not be.
+
+    `functions` are the names of objectives that are not in the recipe.
+    """
+    for operator in recipe.operators:
+        plugins.load("operator", operator, "operator")
+    for kind in ("strategy", "executor"):
+        named = getattr(recipe, kind)
+        plugins.check_options(kind, named.name, named.options, kind)
+    if recipe.fidelity.name == "first" and recipe.fidelity.items is None:
+        raise errors.RecipeError("fidelity.items: 'first' needs a number of items")
+    if recipe.fidelity.name == "all" and recipe.fidelity.items is not None:
+        raise errors.RecipeError("fidelity.items: only 'first' takes a number of items")
+    if not any((recipe.budget.candidates, recipe.budget.items, recipe.budget.seconds)):
+        raise errors.RecipeError("budget: give candidates, items or seconds")
+    for name in functions:
+        if name in recipe.objectives:
+            raise errors.RecipeError(f"objectives: '{name}' is in the recipe and in functions")
+    _objectives(recipe, folder)
+    for key, model in {"base": recipe.base, **recipe.experts}.items():
+        if model.startswith("zoo:"):
+            with errors.at(key if key == "base" else f"experts.{key}"):
+                zoo.check(model, "model")
+    space, _ = lay_out(_imagined(recipe), recipe.space.genes, "space.genes")
+    strategy(recipe, space, [*recipe.objectives, *functions])
+    device(recipe)
+
+
+def _objectives(recipe: Recipe, folder: Path) -> None:
+    for name, objective in recipe.objectives.items():
+        with errors.at(f"objectives.{name}"):
+            if objective.function is not None and objective.bank is None:
+                function.find(objective.function)
+            elif objective.bank is not None and objective.function is None:
+                shelf.check(objective.bank, folder)
+            else:
+                raise errors.RecipeError("expected either 'bank' or 'function'")
+
+
+def _imagined(recipe: Recipe) -> Template:
+    """A template with every group that the base may turn out to have."""
+    layers = Layers(blocks=recipe.space.blocks, roles=recipe.space.roles)
+    groups = layers.imaginable()
+    if layers.blocks == "all":  # how many is not known yet: those that are named
+        named = (re.search(r"@(\d+)((?:/\w+)?)$", pattern) for pattern in recipe.space.genes)
+        ends = {group.removeprefix("1") for group in groups if group[0] == "1"}
+        groups += tuple(m[1] + m[2] for m in named if m and m[1] != "1" and m[2] in ends)
+    experts = tuple(Input(name=name, sha256="") for name in recipe.experts)
+    base = Input(name="base", sha256="")
+    unique = tuple(dict.fromkeys(groups))
+    return Template(base, experts, layers, unique, tuple(recipe.operators))
+
+
+def strategy(recipe: Recipe, space: Space, objectives: Sequence[str]) -> None:
+    """Whether the strategy can search this space, with the options it is given."""
+    named, seed = recipe.strategy, recipe.seed
+    plugins.check_strategy(named.name, named.options, space, objectives, "strategy", seed=seed)
+
+
+def device(recipe: Recipe) -> str:
+    """The device that `auto` stands for, or the one that is named.
+
+    RecipeError for an unknown one, MachineError for one that this machine does not have; workers
+    with an address are on other machines.
+    """
+    import torch
+
+    here = torch.accelerator.current_accelerator(check_available=True)
+    if recipe.device == "auto":
+        return here.type if here is not None else "cpu"
+    try:
+        wanted = torch.device(recipe.device)
+    except RuntimeError:
+        known = ("auto", "cpu", "cuda", "mps", "xpu")
+        raise errors.RecipeError(
+            errors.unknown("device", "device", recipe.device, known)
+        ) from None
+    there = wanted.type == "cpu" or recipe.executor.options.get("address") is not None
+    if here is not None and wanted.type == here.type:
+        there = there or (wanted.index or 0) < torch.accelerator.device_count()
+    if not there:
+        raise errors.MachineError(
+            f"device: '{recipe.device}' is not on this machine; 'auto' takes what there is"
+        )
+    return recipe.device

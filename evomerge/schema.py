@@ -1,0 +1,148 @@
+"""The keys of a recipe's YAML file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from evomerge.layers import Layers
+from evomerge.plan import Dtype
+
+Text = Annotated[str, Field(min_length=1)]
+Signal = Literal["score", "probability", "plain"]
+
+
+NAME = r"^\w[\w.-]*$"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SpaceOptions(Layers):
+    """The resolution of the genome; `genes` narrows ranges, fixes values or adds genes.
+
+    Keys of `genes` are `weight`, `ties.weight`, `weight[code]`, `weight@2` or a mix; values a
+    number or choice (fixed), [low, high], a list of choices, or `search` (the whole range).
+    """
+
+    genes: dict[str, float | str | list[float] | list[str]] = Field(default_factory=dict)
+
+    @field_validator("genes", mode="before")
+    @classmethod
+    def _one_of_four(cls, value: Any) -> Any:
+        for key, given in value.items() if isinstance(value, Mapping) else ():
+            parts = given if isinstance(given, list) else [given]
+            kinds = {str if isinstance(part, str) else type(part) for part in parts}
+            if not (kinds <= {int, float} or kinds == {str}) or not parts:
+                raise ValueError(
+                    f"'{key}': expected a number or a choice (fixed), [low, high], a list of "
+                    "choices, or 'search'"
+                )
+        return value
+
+
+class Objective(_Part):
+    """A bank by name or path, or a function as `module:name`; `signal` is what the search sees."""
+
+    bank: Text | None = None
+    function: Text | None = None
+    signal: Signal = "score"
+
+
+class Fidelity(_Part):
+    """How many items of each bank's `search` split a candidate answers, in a fixed order."""
+
+    name: Literal["all", "first"] = "all"
+    items: int | None = Field(default=None, ge=1)
+
+
+class Budget(_Part):
+    """When the search ends, whatever comes first; `items` counts all answers up to then."""
+
+    candidates: int | None = Field(default=None, ge=1)
+    items: int | None = Field(default=None, ge=1)
+    seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class Named(BaseModel):
+    """A plug-in's name; whatever else is given are its options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Recipe(_Part):
+    """A whole search. `batch`: items scored at a time. `ask`: candidates asked for at a time when
+    `deterministic` (always so inline). `shortlist`: candidates that are confirmed."""
+
+    name: str = Field(pattern=NAME)
+    description: str = ""
+    base: Text
+    experts: dict[str, Text] = Field(min_length=1)
+    operator: Text | list[Text]
+    space: SpaceOptions = SpaceOptions()
+    objectives: dict[str, Objective] = Field(min_length=1)
+    strategy: Named
+    fidelity: Fidelity = Fidelity()
+    budget: Budget = Budget(candidates=200)
+    shortlist: int = Field(default=16, ge=1)
+    batch: int = Field(default=25, ge=1)
+    ask: int = Field(default=8, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    dtype: Dtype = "float32"
+    device: str = "auto"
+    executor: Named = Named(name="inline")
+    deterministic: bool = False
+
+    @field_validator("strategy", "executor", "fidelity", mode="before")
+    @classmethod
+    def _plain_name(cls, value: Any) -> Any:
+        if not isinstance(value, str | Mapping | BaseModel):
+            raise ValueError("expected a name, or a mapping with 'name' and options")
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("operator", mode="before")
+    @classmethod
+    def _operators(cls, value: Any) -> Any:
+        names = value if isinstance(value, list) else [value]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError("expected an operator's name, or a list of names")
+        if len(set(names)) < len(names):
+            raise ValueError("an operator stands twice")
+        return value
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _plain_bank(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        for key, given in value.items():
+            if not isinstance(given, str | Mapping | BaseModel):
+                raise ValueError(
+                    f"'{key}': expected a bank's name or path, or a mapping with 'bank' or "
+                    "'function'"
+                )
+        return {key: {"bank": v} if isinstance(v, str) else v for key, v in value.items()}
+
+    @field_validator("experts")
+    @classmethod
+    def _names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not re.fullmatch(NAME, name):
+                raise ValueError(f"'{name}' is no name (letters, digits, then also . _ -)")
+            if name == "base":
+                raise ValueError("no expert can be called 'base'")
+        return value
+
+    @property
+    def operators(self) -> list[str]:
+        return [self.operator] if isinstance(self.operator, str) else self.operator

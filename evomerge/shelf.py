@@ -1,0 +1,40 @@
+"""The banks that a recipe or a command names: found, loaded, and fit for their scorers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evomerge import errors, plugins, zoo
+from evomerge.files import bank as banks
+
+
+def check(reference: str, folder: Path) -> None:
+    """What is wrong with a bank before any item is read: its name, its file, its scorer.
+
+    `folder` is where relative paths may begin beside the current one; no zoo family is built.
+    """
+    if reference.startswith("zoo:"):
+        return zoo.check(reference, "bank")
+    path = banks.find(_near(reference, folder))
+    if path.suffix == ".jsonl":
+        if not path.is_file():
+            raise errors.InputError(f"{path}: no such file")
+        return None
+    keys = banks.sheet(path)
+    plugins.check_options("scorer", keys.scorer["name"], keys.options, f"{path}: scorer")
+    if keys.source is not None and keys.source.startswith("zoo:"):
+        with errors.at(f"{path}: source"):
+            zoo.check(keys.source, "bank")
+    return None
+
+
+def load(reference: str | Path, folder: Path | None = None) -> banks.Bank:
+    """A bank with its items; everything about it is checked."""
+    place = reference if folder is None else _near(str(reference), folder)
+    check(str(place), folder or Path())
+    return banks.load(place, resolve=zoo.path)
+
+
+def _near(reference: str, folder: Path) -> str:
+    beside = folder / reference
+    return str(beside) if not Path(reference).exists() and beside.is_file() else reference

@@ -1,0 +1,248 @@
+"""Banks, models, run folders and plans that can not be used, and what is said of each."""
+
+import json
+import shutil
+import sqlite3
+
+import pytest
+
+import evomerge
+from evomerge import errors
+from evomerge.files import header
+from tests import command, families
+
+
+@pytest.fixture(scope="module")
+def finished(family, tmp_path_factory):
+    """A run that is complete."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    evomerge.search(families.recipe(family, budget={"candidates": 6}), folder)
+    return folder
+
+
+CHOICE = "name: b\nversion: 1\nscorer: choice\nsource: b.jsonl\n"
+
+
+@pytest.mark.parametrize(
+    ("sheet", "code", "says"),
+    [
+        (CHOICE.replace("choice", "chioce"), 2, "scorer: unknown scorer 'chioce'. Did you mean"),
+        (CHOICE.replace("choice", "{name: choice, normalise: 1}"), 2, "Did you mean 'normalize'?"),
+        (CHOICE.replace("choice", "{name: choice, normalize: 3}"), 2, "got 3, expected a boolean"),
+        (CHOICE.replace("choice", "{name: exact_match, max_new_tokens: 0}"), 2, "at least 1"),
+        (CHOICE.replace("choice", "{name: exact_match, stop: ab}"), 2, "expected a list"),
+        (CHOICE.replace("choice", "function"), 2, "option 'call' is missing"),
+        (CHOICE.replace("choice", "os.path"), 2, "module 'os.path' is no scorer"),
+        (CHOICE + "sorce: x\n", 2, "unknown key 'sorce'. Did you mean 'source'?"),
+        (CHOICE.replace("1", "one"), 3, "version: expected a whole number, got 'one'"),
+        (CHOICE.replace("b.jsonl", "c.jsonl"), 3, "c.jsonl: no such file"),
+        (CHOICE.replace("b.jsonl", "zoo:tiny/banks/x.jsonl"), 2, "zoo:tiny: unknown member"),
+    ],
+)
+def test_a_wrong_bank_is_refused(refused, family, tmp_path, monkeypatch, sheet, code, says):
+    monkeypatch.setenv("EVOMERGE_HOME", str(tmp_path / "home"))
+    (tmp_path / "b.yaml").write_text(sheet)
+    shutil.copy(family / "one.jsonl", tmp_path / "b.jsonl")
+    path = command.write(tmp_path, families.recipe(family, objectives={"a": "b.yaml"}))
+    says = ["b.yaml" if "c.jsonl" not in sheet else "c.jsonl", says]
+    refused("plan", path, code=code, says=["objectives.a", *says])
+    refused("evaluate", family / "base", "-b", tmp_path / "b.yaml", code=code, says=says)
+    assert not (tmp_path / "home").exists()
+
+
+def item(**changes):
+    return json.dumps({"prompt": "p", "choices": ["a", "b"], "answer": 0, **changes}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("", "has no items"),
+        (item() + "{\n", "b.jsonl:2: is not JSON"),
+        (item(id="x") + item(id="x", prompt="q"), "item 'x': the id is already that of"),
+        (item(split="search") + item(split="test"), "stands in two splits"),
+        (item(answer=7), "7 is not an index of 2 choices"),
+        (item(anser=1), "unknown key 'anser', did you mean 'answer'"),
+        (item(split="search"), "no item is in the split 'validation'"),
+    ],
+)
+def test_wrong_items_are_refused_before_a_search(refused, family, tmp_path, lines, says):
+    (tmp_path / "b.jsonl").write_text(lines)
+    path = command.write(tmp_path, families.recipe(family, objectives={"a": "b.jsonl"}))
+    refused("search", path, "-o", tmp_path / "run", code=errors.INPUT, says=["objectives.a", says])
+    assert not (tmp_path / "run").exists()
+
+
+def truncated(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def lying(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes((10**15).to_bytes(8, "little") + path.read_bytes()[8:])
+
+
+def sharded(folder):
+    names = header.read(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": dict.fromkeys(names, "model-00001-of-00002.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def pickled(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def foreign(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+
+
+def shaped(folder):
+    path = folder / "model.safetensors"
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    data = path.read_bytes()
+    text = data[8 : 8 + size].replace(b'"shape":[260,16]', b'"shape":[130,32]')
+    path.write_bytes(data[:8] + text + data[8 + size :])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (shutil.rmtree, "no such folder"),
+        (truncated, "model.safetensors: is truncated"),
+        (lying, "its header claims 1,000,000,000,000,000 bytes"),
+        (sharded, "1 weight file ('model-00001-of-00002.safetensors') missing; download again"),
+        (pickled, "pytorch_model.bin"),
+        (foreign, "model_type is 'gpt2', base has 'llama'"),
+        (shaped, "'model.embed_tokens.weight' is (130, 32), base has (260, 16)"),
+    ],
+)
+def test_an_expert_that_can_not_be_used(refused, family, tmp_path, spoil, says):
+    shutil.copytree(family / "left", tmp_path / "left")
+    spoil(tmp_path / "left")
+    experts = {"left": str(tmp_path / "left")}
+    path = command.write(tmp_path, families.recipe(family, experts=experts))
+    refused("plan", path, code=errors.INPUT, says=["experts.left", says])
+
+
+def test_a_run_of_another_recipe(refused, family, finished, tmp_path):
+    path = command.write(tmp_path, families.recipe(family, batch=5))
+    says = ["batch: the run has 10, the recipe 5", "Name another folder with -o"]
+    refused("search", path, "-o", finished, code=errors.USAGE, says=says)
+
+
+def spoilt(finished, folder, statement):
+    shutil.copytree(finished, folder)
+    db = sqlite3.connect(folder / "ledger.sqlite")
+    with db:
+        db.execute(statement)
+    db.close()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("UPDATE meta SET value='99' WHERE key='schema'", "schema 99, this evomerge reads 1"),
+        ("DROP TABLE answers", "not a whole ledger: lacks answers"),
+        ("DROP TABLE meta", "is a database, but not a ledger"),
+    ],
+)
+def test_a_ledger_that_can_not_be_used(refused, family, finished, tmp_path, statement, says):
+    folder = spoilt(finished, tmp_path / "run", statement)
+    path = command.write(tmp_path, families.recipe(family))
+    for arguments in (["front", folder], ["search", path, "-o", folder]):
+        refused(*arguments, code=errors.INPUT, says=["ledger.sqlite", says])
+
+
+@pytest.mark.parametrize("what", ["front", "report", "export"])
+def test_folders_without_a_confirmed_run(refused, finished, tmp_path, what):
+    refused(what, tmp_path, code=errors.INPUT, says="no run here")
+    (tmp_path / "ledger.sqlite").write_bytes(b"garbage" * 999)
+    refused(what, tmp_path, code=errors.INPUT, says="not a readable ledger")
+    folder = spoilt(finished, tmp_path / "run", "DELETE FROM events WHERE kind='confirmed'")
+    refused(what, folder, code=errors.UNCONFIRMED, says="run the search again to go on")
+
+
+def test_a_run_folder_that_is_a_file(refused, family, tmp_path):
+    path = command.write(tmp_path, families.recipe(family))
+    refused("search", path, "-o", path, code=errors.ENVIRONMENT, says="is a file, expected a")
+    inside = path / "run"
+    refused("search", path, "-o", inside, code=errors.ENVIRONMENT, says="can not be written")
+
+
+def test_wrong_points_and_targets(refused, finished, tmp_path):
+    refused("export", finished, "c99999", code=errors.USAGE, says="unknown point 'c99999'")
+    refused("export", finished, "bset", code=errors.USAGE, says="Did you mean 'best'?")
+    (tmp_path / "mine.txt").write_text("mine")
+    target = ["best", "-o", tmp_path]
+    refused("export", finished, *target, code=errors.USAGE, says="is not an empty folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def edited(plan, *keys, value):
+    for key in keys[:-1]:
+        plan = plan[key]
+    plan[keys[-1]] = value
+
+
+GENE = ("groups", "1", "genes", "weight")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "code", "says"),
+    [
+        (["x"], 1, 2, "plan.json: unknown key 'x'"),
+        (["base", "sha256"], "0" * 64, 3, "not the checkpoint that the plan was made from"),
+        (["base", "path"], "", 3, "base: the plan does not say where it is"),
+        (["dtype"], "x", 2, "dtype: expected 'float32'"),
+        (["layers", "blocks"], 9, 2, "expected 1 to 2 (the model's layers)"),
+        (["groups", "1", "operator"], "tise", 2, "unknown operator 'tise'. Did you mean 'ties'?"),
+        (["groups", "1", "version"], 9, 2, "has version 1 here, the plan was made with 9"),
+        (["groups", "9"], {"operator": "ties", "version": 1}, 2, "unknown group '9'"),
+        ([*GENE], "x", 2, "task_arithmetic.weight: expected a number, got 'x'"),
+        ([*GENE], [1, 2], 2, "'weight': expected a value, or a mapping of experts to values"),
+        ([*GENE], {"left": 1}, 2, "expected a value for each of left, right"),
+        ([*GENE, "left"], 1e9, 2, "weight[left]: 1000000000.0 is outside the range"),
+    ],
+)
+def test_wrong_plans(refused, run, finished, tmp_path, keys, value, code, says):
+    plan = json.loads(run("export", finished, "--plan")[1])
+    edited(plan, *keys, value=value)
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    target = tmp_path / "merged"
+    refused("merge", tmp_path / "plan.json", "-o", target, code=code, says=says)
+    assert not target.exists()
+
+
+def test_wrong_merges(refused, family, tmp_path):
+    path = command.write(tmp_path, families.recipe(family))
+    (tmp_path / "plan.json").write_text('{"a":')
+    refused("merge", tmp_path / "plan.json", code=errors.INPUT, says="plan.json: is not JSON")
+    for given, says in {
+        "weight": "--set: expected gene=value, got 'weight'",
+        "wieght=1": "unknown gene 'wieght'. Did you mean 'weight'?",
+        "weight[lfet]=1": "unknown expert of a gene 'lfet'. Did you mean 'left'?",
+        "weight=9": "weight: 9.0 is outside the range [-1, 1.5]",
+        "weight=x": "weight: expected a number, got 'x'",
+    }.items():
+        refused("merge", path, "--set", given, code=errors.USAGE, says=says)
+    given = ["--set", "weight=1"]
+    refused("merge", tmp_path / "plan.json", *given, code=errors.USAGE, says="a plan has all its")
+
+
+def test_wrong_evaluations(refused, family, tmp_path):
+    bank = ["-b", family / "one.jsonl"]
+    base = family / "base"
+    refused("evaluate", tmp_path / "x", *bank, code=errors.INPUT, says="x: no such folder")
+    refused("evaluate", base, "-b", "on", code=errors.USAGE, says="unknown bank 'on'")
+    split = ["--split", "tets"]
+    refused("evaluate", base, *bank, *split, code=errors.USAGE, says="Did you mean 'test'?")
+    shutil.copy(family / "two.jsonl", tmp_path / "one.jsonl")
+    twins = [*bank, "-b", tmp_path / "one.jsonl"]
+    refused("evaluate", base, *twins, code=errors.USAGE, says="two banks have the name 'one'")
+    refused("bank", "check", tmp_path / "x.jsonl", code=errors.INPUT, says="no such file")
+    wrong = [family / "one.jsonl", "--base", base, "--expert", "left"]
+    refused("bank", "check", *wrong, code=errors.USAGE, says="expected name=folder, got 'left'")

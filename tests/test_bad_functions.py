@@ -1,0 +1,90 @@
+"""Objectives of the user's own that do not do what they should."""
+
+import pytest
+
+import evomerge
+from evomerge import errors
+from tests import command, families
+
+FUNCTIONS = """
+import sys
+
+calls = []
+
+def two(model, tokenizer): return 2.0
+def none(model, tokenizer): return None
+def nan(model, tokenizer): return float("nan")
+def boom(model, tokenizer): raise RuntimeError("[red]boom[/nothing]")
+def leave(model, tokenizer): sys.exit(3)
+def narrow(): return 0.5
+
+def later(model, tokenizer):
+    calls.append(1)
+    if len(calls) > 3:
+        raise RuntimeError("boom")
+    return 0.5
+"""
+
+
+@pytest.fixture
+def functions(family, tmp_path, monkeypatch):
+    """A recipe whose objective is one of a module's functions."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "bad_functions.py").write_text(FUNCTIONS)
+
+    def write(name):
+        objective = {"a": {"function": f"bad_functions:{name}"}}
+        changes = {"strategy": "sobol", "fidelity": "all", "budget": {"candidates": 12}}
+        return command.write(tmp_path, families.recipe(family, objectives=objective, **changes))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("two", "objective 'a': expected a number in [0, 1], got 2.0"),
+        ("none", "expected a number in [0, 1], got None"),
+        ("nan", "expected a number in [0, 1], got nan"),
+        ("boom", "objective 'a': RuntimeError: [red]boom[/nothing]"),
+        ("leave", "objective 'a': SystemExit: 3"),
+        ("narrow", "takes 0 positional arguments but 2 were given"),
+    ],
+)
+def test_a_base_without_a_score_ends_the_search(refused, tmp_path, functions, name, says):
+    path, folder = functions(name), tmp_path / "run"
+    refused("search", path, "-o", folder, code=errors.INPUT, says=["base can not be scored", says])
+
+
+def test_an_objective_that_was_put_right_goes_on(family, tmp_path):
+    def objective(model, tokenizer):
+        if broken:
+            raise RuntimeError("not yet")
+        return 0.5
+
+    recipe = families.recipe(family, budget={"candidates": 6})
+    broken = True
+    with pytest.raises(errors.InputError, match=r"base can not be scored.*not yet"):
+        evomerge.search(recipe, tmp_path, objectives={"own": objective})
+    broken = False
+    run = evomerge.search(recipe, tmp_path, objectives={"own": objective})
+    assert run.is_confirmed and run.failures() == {}
+
+
+def test_too_many_failures_end_the_search(refused, tmp_path, functions):
+    says = ["12 of 12 candidates failed; most often: objective 'a': RuntimeError: boom", "-o"]
+    path = functions("later")
+    refused("search", path, "-o", tmp_path / "run", code=errors.FAILURES, says=says)
+
+
+def test_numbers_of_numpy_and_torch_are_scores():
+    import numpy as np
+    import torch
+
+    from evomerge.scorers import function
+
+    for value, score in ((np.float32(0.5), 0.5), (torch.tensor(0.25), 0.25), (True, 1.0)):
+        bank = function.bank("own", lambda model, tokenizer, value=value: value)
+        batch = function.prepare(None, bank.items[:1], **bank.options)
+        assert function.score(None, batch) == {"score": [score]}

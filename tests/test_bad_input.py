@@ -1,0 +1,180 @@
+"""Every mistake in a recipe gets one message that says where, what and what instead."""
+
+import json
+
+import pytest
+
+import evomerge
+from evomerge import errors
+from tests import command, families
+
+GENES = "space.genes"
+
+# Names and values are refused although the models are not there: those are opened later.
+ABSENT = {"base": "/absent/base", "experts": {"left": "/absent/left", "right": "/absent/right"}}
+
+WRONG = [
+    ({"seeds": 1}, "unknown key 'seeds'. Did you mean 'seed'?"),
+    ({"space": {"block": 2}}, "space: unknown key 'block'. Did you mean 'blocks'?"),
+    ({"objectives": {"a": {"bnk": "x"}}}, "objectives.a: unknown key 'bnk'. Did you mean 'bank'"),
+    ({"objectives": {"a": None}}, "'a': expected a bank's name or path, or a mapping"),
+    ({"objectives": {"a": {"bank": "x", "function": "y:z"}}}, "objectives.a: expected either"),
+    ({"objectives": {}}, "objectives: expected at least 1 item"),
+    ({"objectives": {"a": "tiny_cod"}}, "objectives.a: fitness: unknown bank 'tiny_cod'"),
+    ({"objectives": {"a": "zoo:tiny/banks/cod.jsonl"}}, "Did you mean 'banks/code.jsonl'?"),
+    ({"objectives": {"a": "zoo:tiny/base"}}, "zoo:tiny: unknown bank 'base'"),
+    ({"objectives": {"a": {"function": "absent:f"}}}, "no module 'absent'"),
+    (
+        {"objectives": {"a": {"function": "json:dump_"}}},
+        "unknown name 'dump_'. Did you mean 'dump'",
+    ),
+    ({"objectives": {"a": {"function": "json"}}}, "expected module:name, got 'json'"),
+    ({"objectives": {"a": {"function": "os:sep"}}}, "'os:sep' is '/', which can not be called"),
+    ({"budget": {"candidate": 3}}, "budget: unknown key 'candidate'. Did you mean 'candidates'?"),
+    ({"budget": {"candidates": 0}}, "budget.candidates: expected at least 1, got 0"),
+    ({"budget": {"seconds": float("inf")}}, "budget.seconds: expected a finite number, got inf"),
+    ({"budget": {}}, "budget: give candidates, items or seconds"),
+    ({"budget": 100}, "budget: expected a mapping ('key: value' lines), got 100"),
+    ({"fidelity": {"name": "first", "item": 3}}, "fidelity: unknown key 'item'"),
+    ({"fidelity": "frist"}, "expected 'all' or 'first' (did you mean 'first'?), got 'frist'"),
+    ({"fidelity": "first"}, "fidelity.items: 'first' needs a number of items"),
+    ({"fidelity": {"name": "all", "items": 5}}, "only 'first' takes a number"),
+    ({"operator": "tise"}, "operator: unknown operator 'tise'. Did you mean 'ties'?"),
+    ({"operator": []}, "operator: expected an operator's name, or a list of names, got []"),
+    ({"operator": ["ties", "ties"]}, "operator: an operator stands twice"),
+    ({"operator": "os.path"}, "module 'os.path' is no operator: it lacks VERSION, GENES"),
+    ({"operator": "."}, "operator: expected the name of a Python module, got '.'"),
+    ({"strategy": "nsga"}, "strategy: unknown strategy 'nsga'. Did you mean 'nsga2'?"),
+    ({"strategy": 3}, "strategy: expected a name, or a mapping with 'name' and options, got 3"),
+    ({"strategy": {"population": 6}}, "strategy.name: is missing"),
+    ({"strategy": "lab.absent"}, "strategy: no module 'lab.absent' in"),
+    ({"strategy": {"name": "nsga2", "populaton": 6}}, "Did you mean 'population'?"),
+    ({"strategy": {"name": "nsga2", "population": "many"}}, "got 'many', expected a whole number"),
+    ({"strategy": {"name": "cma_es", "sigma0": 0}}, "strategy.cma_es.sigma0: got 0, expected"),
+    ({"strategy": {"name": "seeded", "inner": "cma_es"}}, "got 'cma_es', expected a mapping"),
+    ({"strategy": {"name": "seeded", "inner": {"name": "cma"}}}, "Did you mean 'cma_es'?"),
+    (
+        {"strategy": {"name": "seeded", "inner": {"name": "cma_es", "sigma0": -1}}},
+        "strategy.cma_es.sigma0: got -1, expected",
+    ),
+    ({"strategy": "cma_es", "operator": ["ties", "dare"], "space": {}}, "'operator' is a choice"),
+    ({"executor": "rya"}, "executor: unknown executor 'rya'. Did you mean 'ray'?"),
+    ({"executor": {"name": "ray", "worker": 2}}, "Did you mean 'workers'?"),
+    ({"executor": {"name": "ray", "workers": 0}}, "workers: got 0, expected at least 1"),
+    ({"executor": {"name": "ray", "workers": "two"}}, "got 'two', expected a whole number"),
+    ({"executor": {"name": "inline", "workers": 4}}, "workers: got 4, expected at most 1"),
+    (
+        {"space": {"genes": {"wieght": 1}}},
+        f"{GENES}: unknown gene 'wieght'. Did you mean 'weight'",
+    ),
+    ({"space": {"genes": {"weight[lfet]": 1}}}, "unknown expert of a gene 'lfet'. Did you mean"),
+    ({"space": {"blocks": 2, "genes": {"weight@3": 1}}}, "unknown group of a gene '3'. Known: 1"),
+    ({"space": {"genes": {"weight[left": 1}}}, f"{GENES}: 'weight[left' is no gene; expected"),
+    ({"space": {"genes": {"weight": [1, 0]}}}, "expected [low, high] with low < high, got [1.0"),
+    ({"space": {"genes": {"weight": [0, 30]}}}, f"{GENES}.weight: 30.0 is outside the range [-1"),
+    ({"space": {"genes": {"weight": 30}}}, f"{GENES}.weight: 30.0 is outside the range [-1, 1.5]"),
+    ({"space": {"genes": {"weight": [0, "a"]}}}, "'weight': expected a number or a choice"),
+    ({"space": {"genes": {"weight": True}}}, "'weight': expected a number or a choice"),
+    ({"space": {"genes": {"weight": float("nan")}}}, "nan is outside the range"),
+    ({"space": {"genes": {"weight": 0.5}}}, "the space has no genes: there is nothing to search"),
+    ({"operator": "ties", "space": {"genes": {"reducer": "meen"}}}, "Did you mean 'mean'?"),
+    ({"operator": "ties", "space": {"genes": {"reducer": ["sum", "sum"]}}}, "stands twice"),
+    ({"space": {"blocks": 0}}, "space.blocks: expected a whole number from 1, or 'all', got 0"),
+    ({"space": {"blocks": "al"}}, "expected a whole number from 1, or 'all', got 'al'"),
+    ({"space": {"roles": ["mpl"]}}, "(did you mean 'mlp'?), got 'mpl'"),
+    ({"batch": 0}, "batch: expected at least 1, got 0"),
+    ({"ask": 0}, "ask: expected at least 1, got 0"),
+    ({"seed": -1}, "seed: expected at least 0, got -1"),
+    ({"seed": 2**70}, "seed: expected less than"),
+    ({"device": "gpu"}, "device: unknown device 'gpu'"),
+    ({"dtype": "bfloat"}, "(did you mean 'bfloat16'?), got 'bfloat'"),
+    ({"name": ".."}, "name: expected letters, digits, then also . _ -, got '..'"),
+    ({"experts": {}}, "experts: expected at least 1 item"),
+    ({"experts": {"base": "/absent"}}, "no expert can be called 'base'"),
+    ({"experts": {"a/b": "/absent"}}, "'a/b' is no name"),
+    ({"experts": {1: "/absent"}}, "expected a text (quote what YAML reads otherwise"),
+    ({"base": "zoo:tinny/base"}, "base: zoo: unknown family 'tinny'. Did you mean 'tiny'?"),
+    ({"base": "zoo:tiny"}, "base: zoo:tiny: unknown model ''. Known: base, code"),
+    ({"experts": {"a": "zoo:tiny/cod"}}, "experts.a: zoo:tiny: unknown member 'cod'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "says"), WRONG, ids=[says[:40] for _, says in WRONG])
+def test_a_wrong_recipe_is_refused_before_anything_is_opened(
+    refused, family, tmp_path, monkeypatch, changes, says
+):
+    monkeypatch.setenv("EVOMERGE_HOME", str(tmp_path / "home"))
+    path = command.write(tmp_path, families.recipe(family, **{**ABSENT, **changes}))
+    refused("search", path, "-o", tmp_path / "run", code=errors.USAGE, says=[str(path), says])
+    assert not (tmp_path / "run").exists() and not (tmp_path / "home").exists()
+
+
+def test_a_device_that_is_not_here(refused, family, tmp_path):
+    path = command.write(tmp_path, families.recipe(family, device="cuda:99"))
+    refused("plan", path, code=errors.ENVIRONMENT, says="'cuda:99' is not on this machine")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "expected 'key: value' lines, got None"),
+        ("- a\n", "expected 'key: value' lines, got ['a']"),
+        ("name: a\n\tbase: b\n", "line 2: is not YAML"),
+        ("name: a\nname: b\n", "line 2: key 'name' stands twice"),
+        ("name: &a b\nbase: *a\n", "line 1: anchors and aliases"),
+        ("name: [a\n", "is not YAML"),
+        (b"name: caf\xe9\n", "is not UTF-8 at byte 9"),
+        ("name: a\n", ["base: is missing", "strategy: is missing"]),
+        ("name: !!python/object/apply:os.getcwd []\n", "line 1: is not YAML"),
+    ],
+)
+def test_yaml_that_is_no_recipe(refused, tmp_path, text, says):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused("plan", path, code=errors.USAGE, says=says)
+
+
+def test_a_recipe_that_is_not_there(refused, tmp_path):
+    refused("plan", tmp_path, code=errors.USAGE, says="is a folder, expected a recipe file")
+    refused("plan", tmp_path / "a.yaml", code=errors.USAGE, says="a.yaml: no such file")
+    refused("plan", "quickstrt", code=errors.USAGE, says="Did you mean 'quickstart'?")
+
+
+def test_exponents_are_numbers(run, family, tmp_path):
+    """To YAML 1.1, which most people do not mean, 1e-3 is a text."""
+    space = {"blocks": 2, "genes": {"weight@1": 0.5, "weight@2": [0, 0.5]}}
+    path = command.write(tmp_path, families.recipe(family, space=space))
+    path.write_text(path.read_text().replace("0.5", "5e-1"))
+    assert run("plan", path)[0] == 0
+
+
+def test_models_are_not_downloaded(refused, family, tmp_path):
+    path = command.write(tmp_path, families.recipe(family, base="lab/model-7B"))
+    refused("plan", path, code=errors.INPUT, says="hf download lab/model-7B --local-dir FOLDER")
+
+
+def test_more_items_than_a_bank_has_are_all_asked(run, family, tmp_path):
+    fidelity = {"name": "first", "items": 5000}
+    path = command.write(tmp_path, families.recipe(family, fidelity=fidelity))
+    code, out, _ = run("plan", path, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["items per candidate"] == 60
+    assert found["notes"][0] == "fidelity.items is 5000, and 'one' has 30: all are asked"
+
+
+def test_python_gets_the_same_refusals(family, tmp_path):
+    with pytest.raises(errors.RecipeError, match="unknown key 'budgte'"):
+        evomerge.search(families.recipe(family), tmp_path / "run", budgte=3)
+    names = [family / "left", family / "right"]
+    with pytest.raises(errors.RecipeError, match="a value for each of left, right"):
+        evomerge.merge(family / "base", names, weight={"left": 1})
+    with pytest.raises(errors.RecipeError, match="expected one value, for all experts"):
+        evomerge.merge(family / "base", names, "ties", density=[0.1, 0.2])
+    with pytest.raises(errors.RecipeError, match="blocks: expected a whole number"):
+        evomerge.merge(family / "base", names, blocks="al")
+    with pytest.raises(errors.RecipeError, match="batch: expected at least 1, got 0"):
+        evomerge.evaluate(family / "base", [family / "one.jsonl"], batch=0)
+    with pytest.raises(errors.InputError, match="no run here"):
+        evomerge.Run(tmp_path)
+    with pytest.raises(AttributeError, match="no attribute 'Pln'"):
+        _ = evomerge.Pln

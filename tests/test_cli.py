@@ -1,0 +1,198 @@
+"""The command line from outside: processes, signals, a full disk, pipes, help, JSON."""
+
+import json
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from evomerge import errors
+from evomerge.files.items import SPLITS
+from tests import command, families, ledgers
+
+SLOW = """
+import time
+
+def slow(model, tokenizer):
+    open("asked", "a").write("x")
+    time.sleep(float(open("pause").read()))
+    return 0.5
+"""
+
+
+@pytest.fixture
+def slow(family, tmp_path):
+    """A recipe whose one objective takes as long as the file `pause` says."""
+    (tmp_path / "slow_function.py").write_text(SLOW)
+    objective = {"a": {"function": "slow_function:slow"}}
+    changes = {"strategy": "sobol", "fidelity": "all", "budget": {"candidates": 6}}
+    return command.write(tmp_path, families.recipe(family, objectives=objective, **changes))
+
+
+def searching(slow, pause):
+    """A process that is in the middle of a search."""
+    folder = slow.parent
+    (folder / "pause").write_text(str(pause))
+    (folder / "asked").write_text("")
+    process = command.start("search", slow, "-o", folder / "run", cwd=folder)
+    until = time.monotonic() + 60
+    while not (folder / "asked").read_text() and time.monotonic() < until:
+        time.sleep(0.02)
+    return process
+
+
+def test_a_search_that_is_stopped_goes_on(slow):
+    """SIGTERM, then two Ctrl-C in one long answer, then to the end; meanwhile nobody else may."""
+    folder = slow.parent / "run"
+    process = searching(slow, 0.3)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = command.finish(process)
+    assert code == errors.INTERRUPTED and "run the same command again to go on" in err
+    before = ledgers.content(folder)["answers"]
+    assert before
+
+    process = searching(slow, 60)
+    other = command.start("search", slow, "-o", folder, cwd=slow.parent)
+    code, _, err = command.finish(other)
+    assert code == errors.ENVIRONMENT
+    assert f"in use by another process (pid {process.pid} on " in err
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    code, _, err = command.finish(process)
+    assert code == errors.INTERRUPTED and "run the same command again to go on" in err
+
+    code, out, err = command.finish(searching(slow, 0))
+    assert code == errors.DONE and "report.html" in out
+    assert set(before) <= set(ledgers.content(folder)["answers"])
+
+
+def test_a_full_disk_loses_nothing(family, tmp_path, run):
+    """Files may not grow beyond 128 kB; without the limit the same command completes the run."""
+    path = command.write(tmp_path, families.recipe(family))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (128 * 1024, hard))
+    try:
+        code, _, err = run("search", path, "-o", tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == errors.ENVIRONMENT
+    assert "Nothing recorded is lost" in err and "run the same command again" in err
+    before = ledgers.content(tmp_path / "run")["answers"]
+    code, out, _ = run("search", path, "-o", tmp_path / "run", "--json")
+    assert code == errors.DONE and json.loads(out)["front"]
+    assert before and set(before) < set(ledgers.content(tmp_path / "run")["answers"])
+    run("search", path, "-o", tmp_path / "whole")
+    assert ledgers.content(tmp_path / "run") == ledgers.content(tmp_path / "whole")
+
+
+def test_from_a_search_to_a_model(family, tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = command.write(tmp_path, families.recipe(family, budget={"candidates": 6}))
+    assert run("search", path, "-o", "run")[0] == 0
+    assert run("search", path, "-o", "run", "--candidates", 9)[0] == 0
+    front = json.loads(run("front", "run", "--json")[1])
+    label = front["front"][0]["point"]
+    code, out, _ = run("front", "run")
+    assert code == 0 and label in out
+    assert run("report", "run")[0] == 0
+    (tmp_path / "plan.json").write_text(run("export", "run", label, "--plan")[1])
+    assert run("export", "run", label, "-o", "exported")[0] == 0
+    assert run("merge", "plan.json", "-o", "merged")[0] == 0
+    assert run("merge", path, "--set", "weight[left]=0.5", "-o", "byhand")[0] == 0
+    scores = {}
+    for model in ("exported", "merged", "plan.json"):
+        found = run("evaluate", model, "-b", family / "one.jsonl", "--json")[1]
+        scores[model] = json.loads(found)["one"]["mean"]
+    assert set(scores.values()) == {front["front"][0]["one"]}
+
+
+def test_own_questions_become_a_bank(family, tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "my: bank #1"
+    (tmp_path / f"{name}.jsonl").write_text((family / "one.jsonl").read_text())
+    models = ["--base", family / "base", "--expert", f"left={family / 'left'}"]
+    code, out, _ = run("bank", "check", f"{name}.jsonl", *models)
+    assert code == 0 and "left" in out
+    line = yaml.safe_load(out.split("in a recipe:")[1])
+    assert line == {"objectives": {name: f"{name}.yaml"}}
+    code, out, _ = run("bank", "check", f"{name}.yaml", *models, "--json")
+    assert code == 0 and json.loads(out)["splits"] == dict.fromkeys(SPLITS, 30)
+    path = command.write(tmp_path, families.recipe(family, **line))
+    assert run("plan", path)[0] == 0
+
+
+def test_a_bank_without_a_split_is_pointed_out(family, tmp_path, run):
+    path = tmp_path / "some.jsonl"
+    lines = (family / "one.jsonl").read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if '"search"' in line))
+    code, out, _ = run("bank", "check", path, "--base", family / "base", "--no-write")
+    assert code == 0 and "validation and test has no item" in " ".join(out.split())
+
+
+KINDS = ["operators", "strategies", "scorers", "executors", "banks", "recipes"]
+
+
+def test_listings(run):
+    everything = json.loads(run("list", "--json")[1])
+    for kind in KINDS:
+        code, out, _ = run("list", kind, "--json")
+        assert code == 0 and json.loads(out) == [row for row in everything if row["kind"] == kind]
+        assert run("list", kind)[0] == 0
+    assert {row["name"] for row in everything} >= {"ties", "nsga2", "choice", "ray", "quickstart"}
+    assert [row["family"] for row in json.loads(run("zoo", "list", "--json")[1])] == ["tiny"]
+    code, _, err = run("list", "operator")
+    assert code == errors.USAGE and "Did you mean 'operators'?" in err
+
+
+def test_plan_says_what_a_search_would_do(family, tmp_path, run):
+    path = command.write(tmp_path, families.recipe(family))
+    code, out, _ = run("plan", path, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["genes searched"] == 6 and found["items per candidate"] == 40
+    code, out, _ = run("plan", path)
+    assert code == 0 and "nsga2" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["search", "front", "report", "export", "merge", "evaluate", "plan", "list", "bank check",
+     "zoo build", "zoo list"],
+)  # fmt: skip
+def test_each_command_has_help(run, words):
+    code, out, _ = run(*words.split(), "--help")
+    assert code == 0 and "Usage: evomerge" in out
+    code, _, err = run(*words.split(), "--hlep")
+    assert code == errors.USAGE and "--hlep" in err
+
+
+def test_without_arguments_there_is_help(run):
+    code, out, err = run()
+    assert code == errors.USAGE and "search" in out + err
+    assert re.fullmatch(r"evomerge \d+\.\d+\.\d+\n", run("--version")[1])
+
+
+def test_a_closed_pipe_is_no_traceback():
+    process = command.start("list", "--json")
+    process.stdout.close()
+    process.stdout = None
+    assert "Traceback" not in process.communicate()[1]
+
+
+def test_importing_loads_nothing_heavy():
+    code = (
+        "import sys, evomerge, evomerge.cli; evomerge.EvomergeError; dir(evomerge);"
+        "print([m for m in ('torch', 'ray', 'transformers', 'pymoo', 'cma', 'optuna')"
+        " if m in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=command.ENVIRONMENT, capture_output=True, text=True
+    )
+    assert found.stdout == "[]\n"
