@@ -17,8 +17,9 @@ from evomerge.files import plain
 from evomerge.files.checkpoint import Checkpoint, compare
 from evomerge.genome import Value
 from evomerge.layers import Layers
+from evomerge.live import Live, save
 from evomerge.loop import Report, Search
-from evomerge.materialize import Live, Workshop, save
+from evomerge.materialize import Workshop
 from evomerge.maths import intervals
 from evomerge.plan import Dtype, Input, Plan, Template
 from evomerge.recipe import locate, resolve

@@ -12,25 +12,20 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from evomerge import errors
-
-if TYPE_CHECKING:
-    from evomerge.run import Front, Run
+from evomerge import errors, shelves
 
 app = typer.Typer(
     help="Search for the best way to merge fine-tuned language models.",
     no_args_is_help=True, pretty_exceptions_enable=False,
 )  # fmt: skip
-bank_app = typer.Typer(help="Item banks: check your own questions and answers.")
-zoo_app = typer.Typer(help="Small real model families that build themselves.")
-app.add_typer(bank_app, name="bank", no_args_is_help=True)
-app.add_typer(zoo_app, name="zoo", no_args_is_help=True)
+app.add_typer(shelves.bank_app, name="bank", no_args_is_help=True)
+app.add_typer(shelves.zoo_app, name="zoo", no_args_is_help=True)
 CTRL_C = 130
 """What typer makes of a KeyboardInterrupt."""
 
@@ -94,7 +89,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search as a recipe says; started again, go on, or extend to a larger budget."""
-    from evomerge import api, progress
+    from evomerge import api, progress, tables
 
     changes = _changes(recipe, candidates, seconds, seed, executor, workers)
     with progress.Shown(err) as shown:
@@ -102,7 +97,7 @@ def search(
     if as_json:
         print(run.to_json())
     else:
-        _show(run)
+        tables.show(out, run)
     run.report()
 
 
@@ -129,55 +124,17 @@ def _changes(
     return changes
 
 
-def _show(run: Run) -> None:
-    """The front, the baselines, the chosen point against them, and what to do next."""
-    out.print(_table("front (confirmed on validation, scored on test)", run.front))
-    out.print(_table("baselines (same items)", run.baselines))
-    against = Table("chosen point against", "difference of mean test scores", "95 % interval")
-    for row in run.comparisons():
-        interval = f"{row['low']:+.3f} to {row['high']:+.3f}"
-        against.add_row(row["baseline"], f"{row['difference']:+.3f}", interval)
-    out.print(against)
-    chosen, front, others = run.chosen, run.hypervolume(run.front), run.hypervolume(run.baselines)
-    optimism = chosen.mean("search") - chosen.mean("test")
-    if optimism == optimism:
-        out.print(
-            f"optimism of the search: its score of {chosen.label} is {optimism:+.3f} too high"
-        )
-    out.print(f"test hypervolume: front {front:.3f}, all baselines together {others:.3f}")
-    out.print(f"looks at test so far: {run.confirmed['looks']}")
-    failed = len(run.failures())
-    if failed:
-        out.print(f"failed candidates: {failed}")
-    out.print(f"report: {run.folder / 'report.html'}", highlight=False, soft_wrap=True)
-    out.print(
-        f"save:   evomerge export {run.folder} best -o merged", highlight=False, soft_wrap=True
-    )
-
-
-def _table(title: str, front: Front) -> Table:
-    table = Table("point", *front.objectives, "mean", title=title, title_justify="left")
-    for point in front:
-        cells = []
-        for i in range(len(front.objectives)):
-            low, high = point.interval(i)
-            spread = "" if low != low else f" [dim]{low:.2f}-{high:.2f}[/dim]"
-            cells.append(point.text(i).split(" ")[0] + spread)
-        label = f"[bold]{point.label} (chosen)[/bold]" if point.chosen else point.label
-        table.add_row(label, *cells, f"{point.mean('test'):.3f}")
-    return table
-
-
 @app.command()
 def front(run: RunFolder, as_json: Json = False) -> None:
     """Show the confirmed front of a run."""
+    from evomerge import tables
     from evomerge.run import Run
 
     opened = Run(run)
     if as_json:
         print(opened.to_json())
     else:
-        _show(opened)
+        tables.show(out, opened)
 
 
 @app.command()
@@ -218,7 +175,8 @@ def merge(
     """Build a plan, or a recipe at its defaults, without a search."""
     from evomerge import api
     from evomerge.files import plain, writer
-    from evomerge.materialize import Workshop, save
+    from evomerge.live import save
+    from evomerge.materialize import Workshop
     from evomerge.plan import Plan
 
     if source.endswith(".json"):
@@ -313,65 +271,6 @@ def list_(
     table = Table("kind", "name", "what it is")
     for row in rows:
         table.add_row(row["kind"], row["name"], row["summary"])
-    out.print(table)
-
-
-@bank_app.command("check")
-def bank_check(
-    file: Annotated[Path, typer.Argument(help="items: JSON lines, or a bank's YAML")],
-    base: Annotated[str, typer.Option(help="model to score it with")] = "zoo:tiny/base",
-    expert: Annotated[
-        list[str] | None, typer.Option(help="further models, name=folder; repeat")
-    ] = None,
-    split: Annotated[str, typer.Option(help="split to score")] = "search",
-    write: Annotated[bool, typer.Option(help="write the bank's YAML beside the items")] = True,
-    as_json: Json = False,
-) -> None:
-    """Validate questions and answers, write the bank, print what base and experts score on it."""
-    from evomerge import preview
-
-    found = preview.check_bank(file, base, expert, split=split, write=write)
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    counts = ", ".join(f"{name} {n}" for name, n in found["splits"].items())
-    out.print(f"{found['name']}: {found['items']} items ({counts}), scorer {found['scorer']}")
-    if found["written"]:
-        out.print(f"written: {found['written']}", highlight=False, soft_wrap=True)
-    table = Table("model", "score", "95 % interval", title=f"on {split}")
-    for row in found["scores"]:
-        interval = f"{row['low']:.3f} to {row['high']:.3f}"
-        table.add_row(row["model"], f"{row['mean']:.3f}", interval)
-    out.print(table)
-    empty = [name for name, n in found["splits"].items() if not n]
-    if empty:
-        out.print(f"a search needs all three splits, and {' and '.join(empty)} has no item")
-    recipe = f"objectives: {{{json.dumps(found['name'])}: {json.dumps(found['reference'])}}}"
-    out.print(f"in a recipe:  {recipe}", markup=False, highlight=False, soft_wrap=True)
-
-
-@zoo_app.command("build")
-def zoo_build(
-    family: Annotated[str, typer.Argument(help="name of a family")] = "tiny",
-) -> None:
-    """Build a family, or do nothing if it is there."""
-    from evomerge import zoo
-
-    out.print(str(zoo.path(f"zoo:{family}")), highlight=False, soft_wrap=True)
-
-
-@zoo_app.command("list")
-def zoo_list(as_json: Json = False) -> None:
-    """List families and whether they are built."""
-    from evomerge import preview
-
-    rows = preview.families()
-    if as_json:
-        print(json.dumps(rows, indent=1))
-        return
-    table = Table("family", "members", "built in")
-    for row in rows:
-        table.add_row(row["family"], ", ".join(row["members"]), row["folder"] or "not built")
     out.print(table)
 
 

@@ -122,39 +122,42 @@ def confirm(
     report("stage", {"name": "validation"})
     scan = {c: textbook(problem, "task_arithmetic", c) for c in COEFFICIENTS}
     desk.answer([*scan.values(), *shortlist.values()], answers.places("validation"), told)
-    means = {label: _means(answers, plan, "validation") for label, plan in shortlist.items()}
-    ranked = {label: scores for label, scores in means.items() if scores is not None}
-    if not ranked:
-        raise errors.Unconfirmed("no candidate of the shortlist could be scored on validation")
-    labels = list(ranked)
-    rows = np.array([losses.of_scores(ranked[label]) for label in labels])
-    front = [label for label, kept in zip(labels, pareto.nondominated(rows), strict=True) if kept]
-    chosen = max(ranked, key=lambda label: float(np.mean(ranked[label])))
-    coefficient = max(
-        scan, key=lambda c: float(np.mean(_means(answers, scan[c], "validation") or -1))
-    )
+    front, chosen = _ranked(answers, losses, shortlist)
+    best = max(scan, key=lambda c: float(np.mean(_means(answers, scan[c], "validation") or -1)))
     baselines = {
         **endpoints(problem),
         "uniform mean": textbook(problem, "linear"),
-        f"task arithmetic {coefficient:g}": scan[coefficient],
+        f"task arithmetic {best:g}": scan[best],
         "TIES": textbook(problem, "ties"),
     }
     report("stage", {"name": "test"})
     tested = [*baselines.values(), *(shortlist[label] for label in {*front, chosen})]
     desk.answer(tested, answers.places("test"), told)
     previous = answers.ledger.last("confirmed") or {"looks": 0}
-    answers.ledger.append(
-        "confirmed",
-        {
-            "candidates": _candidates(answers),
-            "shortlist": {label: plan.key for label, plan in shortlist.items()},
-            "front": front,
-            "chosen": chosen,
-            "baselines": {label: plan.key for label, plan in baselines.items()},
-            "looks": previous["looks"] + 1,
-        },
-    )
-    report("confirmed", {"front": front, "chosen": chosen})
+    found = {
+        "candidates": _candidates(answers),
+        "shortlist": {label: plan.key for label, plan in shortlist.items()},
+        "front": front,
+        "chosen": chosen,
+        "baselines": {label: plan.key for label, plan in baselines.items()},
+        "looks": previous["looks"] + 1,
+    }
+    answers.ledger.append("confirmed", found)
+    report("confirmed", found)
+
+
+def _ranked(
+    answers: Answers, losses: Losses, shortlist: Mapping[str, Plan]
+) -> tuple[list[str], str]:
+    """Labels that are nondominated on `validation`, and the label with the best mean there."""
+    means = {label: _means(answers, plan, "validation") for label, plan in shortlist.items()}
+    ranked = {label: scores for label, scores in means.items() if scores is not None}
+    if not ranked:
+        raise errors.Unconfirmed("no candidate of the shortlist could be scored on validation")
+    rows = np.array([losses.of_scores(scores) for scores in ranked.values()])
+    kept = pareto.nondominated(rows)
+    front = [label for label, is_kept in zip(ranked, kept, strict=True) if is_kept]
+    return front, max(ranked, key=lambda label: float(np.mean(ranked[label])))
 
 
 def _means(answers: Answers, plan: Plan, split: str) -> list[float] | None:

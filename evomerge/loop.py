@@ -5,11 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import platform
-import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from evomerge.files.writer import atomic_text
 from evomerge.plan import Plan
 from evomerge.plugins import Observation, Proposal
 from evomerge.recipe import Problem
+from evomerge.session import differences, interruptible
 from evomerge.worker import Result
 
 Report = Callable[[str, Mapping[str, Any]], None]
@@ -71,7 +70,7 @@ class Search:
             self.desk = desk = Desk(self.answers, named, stopping=self._stop.is_set)
             for note in self.problem.notes():
                 self.report("note", {"text": note})
-            with _signals(self._stop):
+            with interruptible(self._stop):
                 self._work(ledger)
         finally:
             if desk is not None:
@@ -296,38 +295,3 @@ def _observed(candidate: Candidate) -> dict[str, Any]:
 
 def _point(value: Sequence[float] | None) -> tuple[float, ...] | None:
     return None if value is None else tuple(value)
-
-
-def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
-    """Lines `place: the run has X, the recipe Y`, at most one a leaf."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key):
-                yield from differences(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
-    elif old != new:
-        yield f"{place}: the run has {_short(old)}, the recipe {_short(new)}"
-
-
-def _short(value: Any) -> str:
-    shown = "nothing" if value is None else str(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
-
-
-@contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the search between two answers, the second at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask_to_stop(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import torch
 
 from evomerge import errors, plugins
-from evomerge.files import writer
 from evomerge.files.checkpoint import Checkpoint, TensorInfo
 from evomerge.genome import Gene
 from evomerge.maths.counter_rng import Noise
@@ -46,7 +45,7 @@ class Workshop:
     def of(cls, plan: Plan) -> Workshop:
         """Open all checkpoints of a plan where its paths say; raises InputError if one changed."""
         checkpoints = {}
-        for item in _leaves(plan):
+        for item in leaves(plan):
             if not item.path:
                 raise errors.InputError(f"{item.name}: the plan does not say where it is ('path')")
             checkpoint = Checkpoint.open(Path(item.path), item.name)
@@ -80,11 +79,11 @@ class Workshop:
         return self._stats[place]
 
 
-def _leaves(plan: Plan) -> Iterator[Input]:
+def leaves(plan: Plan) -> Iterator[Input]:
     """The checkpoints under a plan, through the plans among its inputs."""
     for item in plan.inputs():
         if item.plan is not None:
-            yield from _leaves(item.plan)
+            yield from leaves(item.plan)
         else:
             yield item
 
@@ -299,58 +298,3 @@ def _check_value(gene: Gene, value: object, experts: list[str], where: str) -> N
     else:
         for expert, one in value.items():
             gene.check(one, f"{where}[{expert}]")
-
-
-class Live:
-    """A model in memory whose weights are overwritten by one plan after another."""
-
-    def __init__(self, parameters: Mapping[str, torch.Tensor], workshop: Workshop) -> None:
-        self.parameters = parameters
-        self.workshop = workshop
-        self._keys: dict[str, str] = {}
-
-    def build(self, plan: Plan) -> None:
-        """Write the tensors that differ from what the model holds.
-
-        Raises EvaluationError, naming the tensor, where a merged value is not finite.
-        """
-        merged = Merged(plan, self.workshop)
-        for name in merged.tensors:
-            key = merged.tensor_key(name)
-            if self._keys.get(name) == key:
-                continue
-            self._keys.pop(name, None)
-            self._write(merged, name)
-            self._keys[name] = key
-
-    @torch.no_grad()
-    def _write(self, merged: Merged, name: str) -> None:
-        flat = self.parameters[name].view(-1)
-        for start, stop in merged.tiles(name):
-            tile = merged.merge(name, start, stop)
-            check_finite(name, tile)
-            flat[start:stop].copy_(tile)
-
-
-def check_finite(name: str, tile: torch.Tensor) -> None:
-    if tile.numel() and not torch.stack(torch.aminmax(tile)).isfinite().all():
-        raise errors.EvaluationError(f"weights of {name} are not finite")
-
-
-def save(plan: Plan, workshop: Workshop, folder: Path, **details: Any) -> Path:
-    """Write a plan's model as a Hugging Face folder; `details` as in files.writer.write."""
-    merged = Merged(plan, workshop)
-    base = next(_leaves(plan))
-
-    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
-        for name in merged.tensors:
-            tensor = merged.read(name)
-            check_finite(name, tensor)
-            yield name, tensor
-
-    sizes = {name: info.shape for name, info in merged.tensors.items()}
-    kept = {name: merged.stored_dtype(name) for name in merged.tensors}
-    source = workshop.checkpoints[base.sha256].folder
-    return writer.write(
-        folder, tensors(), source=source, dtype=merged.dtype, sizes=sizes, dtypes=kept, **details
-    )

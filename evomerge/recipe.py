@@ -100,7 +100,7 @@ class Problem:
         items = self.recipe.fidelity.items or 0
         for name, bank in self.banks.items():
             there = len(bank.split("search"))
-            if there < items and bank.scorer != "function":
+            if 1 < there < items:
                 yield f"fidelity.items is {items}, and '{name}' has {there}: all are asked"
         seen = {self.base.sha256: "the base"}
         for name, expert in self.experts.items():

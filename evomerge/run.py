@@ -194,7 +194,7 @@ class Run:
         ]
         searched = {p.label: p.means("search") for p in self.baselines}
         for i, name in enumerate(self.objectives):
-            mine, base = searched.get(name, searched["base"])[i], searched["base"][i]
+            mine, base = searched.get(f"expert {name}", searched["base"])[i], searched["base"][i]
             if name in self.recipe["experts"] and mine <= base:
                 found.append(
                     f"Expert '{name}' scores {mine:.3f} on '{name}', the base {base:.3f}: its "
@@ -248,7 +248,8 @@ class Run:
     def save(self, which: str, folder: str | Path) -> Path:
         """Write a point as a Hugging Face folder with a model card and its plan."""
         from evomerge.files import writer
-        from evomerge.materialize import Workshop, save
+        from evomerge.live import save
+        from evomerge.materialize import Workshop
 
         point, plan = self.point(which), self.plan(which)
         scores = [

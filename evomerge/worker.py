@@ -17,7 +17,8 @@ from evomerge.files.bank import Bank
 from evomerge.files.checkpoint import Checkpoint
 from evomerge.files.items import Item
 from evomerge.files.ledger import Answer
-from evomerge.materialize import Live, Workshop
+from evomerge.live import Live
+from evomerge.materialize import Workshop
 from evomerge.plan import Plan
 
 

@@ -83,7 +83,7 @@ def test_nested_plans_take_statistics_of_their_inputs(family, tmp_path):
     inner = plan_of(family / "base", {"left": family / "left"}, "task_arithmetic", weight=0.7)
     outer = ties_plan(family, density=0.5)
     stacked = outer.model_copy(update={"experts": (nested(inner, "left"), outer.experts[1])})
-    from evomerge.materialize import save
+    from evomerge.live import save
 
     folder = save(inner, Workshop.of(inner), tmp_path / "inner")
     names = {"left": folder, "right": family / "right"}

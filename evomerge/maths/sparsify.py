@@ -76,7 +76,7 @@ def thresholds(state: State) -> torch.Tensor:
 def trim(
     task_vectors: torch.Tensor, table: torch.Tensor, density: float | torch.Tensor
 ) -> torch.Tensor:
-    """Set all but the largest `density` of the pool to zero in `task_vectors` (K, *S), in place."""
+    """Zero, in place, all of `task_vectors` (K, *S) but the largest `density` of the pool."""
     column = torch.as_tensor(density).mul(GRID).round().long().clamp(0, GRID)
     kept_from = table.gather(1, column.expand(len(table)).unsqueeze(1))
     kept_from = kept_from.view(-1, *[1] * (task_vectors.dim() - 1))

@@ -65,11 +65,7 @@ def score(model: Any, batch: Batch) -> dict[str, list[float]]:
             input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache,
             use_cache=True, logits_to_keep=1,
         )  # fmt: skip
-        logits = out.logits[:, -1]
-        if not logits.isfinite().all():
-            bad = int((~logits.isfinite().all(1)).nonzero()[0])
-            raise errors.EvaluationError(f"logits of item {batch.ids[bad]} are not finite")
-        step = logits.argmax(-1, keepdim=True)
+        step = _likeliest(out.logits[:, -1], batch.ids)
         tokens, cache = torch.cat([tokens, step], 1), out.past_key_values
         mask = torch.cat([mask, torch.ones_like(step)], 1)
         positions = positions[:, -1:] + 1
@@ -88,6 +84,14 @@ def score(model: Any, batch: Batch) -> dict[str, list[float]]:
         "score": [float(a == b.strip()) for a, b in zip(answers, batch.answers, strict=True)],
         "length": [float(n or batch.max_new_tokens) for n in lengths],
     }
+
+
+def _likeliest(logits: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
+    finite = logits.isfinite().all(1)
+    if not finite.all():
+        bad = int((~finite).nonzero()[0])
+        raise errors.EvaluationError(f"logits of item {ids[bad]} are not finite")
+    return logits.argmax(-1, keepdim=True)
 
 
 def _until(text: str, stops: Sequence[str]) -> str:

@@ -1,0 +1,76 @@
+"""The commands about what a search takes in: `evomerge bank` and `evomerge zoo`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+bank_app = typer.Typer(help="Item banks: check your own questions and answers.")
+zoo_app = typer.Typer(help="Small real model families that build themselves.")
+out = Console()
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@bank_app.command("check")
+def bank_check(
+    file: Annotated[Path, typer.Argument(help="items: JSON lines, or a bank's YAML")],
+    base: Annotated[str, typer.Option(help="model to score it with")] = "zoo:tiny/base",
+    expert: Annotated[
+        list[str] | None, typer.Option(help="further models, name=folder; repeat")
+    ] = None,
+    split: Annotated[str, typer.Option(help="split to score")] = "search",
+    write: Annotated[bool, typer.Option(help="write the bank's YAML beside the items")] = True,
+    as_json: Json = False,
+) -> None:
+    """Validate questions and answers, write the bank, print what base and experts score on it."""
+    from evomerge import preview
+
+    found = preview.check_bank(file, base, expert, split=split, write=write)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    counts = ", ".join(f"{name} {n}" for name, n in found["splits"].items())
+    out.print(f"{found['name']}: {found['items']} items ({counts}), scorer {found['scorer']}")
+    if found["written"]:
+        out.print(f"written: {found['written']}", highlight=False, soft_wrap=True)
+    table = Table("model", "score", "95 % interval", title=f"on {split}")
+    for row in found["scores"]:
+        interval = f"{row['low']:.3f} to {row['high']:.3f}"
+        table.add_row(row["model"], f"{row['mean']:.3f}", interval)
+    out.print(table)
+    empty = [name for name, n in found["splits"].items() if not n]
+    if empty:
+        out.print(f"a search needs all three splits, and {' and '.join(empty)} has no item")
+    recipe = f"objectives: {{{json.dumps(found['name'])}: {json.dumps(found['reference'])}}}"
+    out.print(f"in a recipe:  {recipe}", markup=False, highlight=False, soft_wrap=True)
+
+
+@zoo_app.command("build")
+def zoo_build(
+    family: Annotated[str, typer.Argument(help="name of a family")] = "tiny",
+) -> None:
+    """Build a family, or do nothing if it is there."""
+    from evomerge import zoo
+
+    out.print(str(zoo.path(f"zoo:{family}")), highlight=False, soft_wrap=True)
+
+
+@zoo_app.command("list")
+def zoo_list(as_json: Json = False) -> None:
+    """List families and whether they are built."""
+    from evomerge import preview
+
+    rows = preview.families()
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table("family", "members", "built in")
+    for row in rows:
+        table.add_row(row["family"], ", ".join(row["members"]), row["folder"] or "not built")
+    out.print(table)

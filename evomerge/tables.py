@@ -1,0 +1,49 @@
+"""A confirmed run as a person reads it on a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from evomerge.front import Front
+from evomerge.run import Run
+
+
+def show(out: Console, run: Run) -> None:
+    """The front, the baselines, the chosen point against them, and what to do next."""
+    out.print(table_of("front (confirmed on validation, scored on test)", run.front))
+    out.print(table_of("baselines (same items)", run.baselines))
+    against = Table("chosen point against", "difference of mean test scores", "95 % interval")
+    for row in run.comparisons():
+        interval = f"{row['low']:+.3f} to {row['high']:+.3f}"
+        against.add_row(row["baseline"], f"{row['difference']:+.3f}", interval)
+    out.print(against)
+    chosen, front, others = run.chosen, run.hypervolume(run.front), run.hypervolume(run.baselines)
+    optimism = chosen.mean("search") - chosen.mean("test")
+    if optimism == optimism:
+        out.print(
+            f"optimism of the search: its score of {chosen.label} is {optimism:+.3f} too high"
+        )
+    out.print(f"test hypervolume: front {front:.3f}, all baselines together {others:.3f}")
+    out.print(f"looks at test so far: {run.confirmed['looks']}")
+    failed = len(run.failures())
+    if failed:
+        out.print(f"failed candidates: {failed}")
+    out.print(f"report: {run.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    out.print(
+        f"save:   evomerge export {run.folder} best -o merged", highlight=False, soft_wrap=True
+    )
+
+
+def table_of(title: str, front: Front) -> Table:
+    """A row a point: test score and 95 % interval of each objective, and their mean."""
+    table = Table("point", *front.objectives, "mean", title=title, title_justify="left")
+    for point in front:
+        cells = []
+        for i in range(len(front.objectives)):
+            low, high = point.interval(i)
+            spread = "" if low != low else f" [dim]{low:.2f}-{high:.2f}[/dim]"
+            cells.append(point.text(i).split(" ")[0] + spread)
+        label = f"[bold]{point.label} (chosen)[/bold]" if point.chosen else point.label
+        table.add_row(label, *cells, f"{point.mean('test'):.3f}")
+    return table
