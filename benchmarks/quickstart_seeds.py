@@ -63,8 +63,8 @@ def row(folder: Path, seed: int) -> dict[str, object]:
         "test": chosen.mean("test"),
         "nearest": nearest,
         "beats_all": all(c["low"] > 0 for c in against),
-        "front": run.hypervolume(run.front),
-        "baselines": run.hypervolume(run.baselines),
+        "front": run.hypervolume(run.front)[0],
+        "baselines": run.hypervolume(run.baselines)[0],
     }
 
 

@@ -16,7 +16,7 @@ from evomerge.answers import Scores
 from evomerge.files.ledger import Ledger
 from evomerge.front import Front, Point
 from evomerge.maths import intervals, pareto
-from evomerge.objectives import Anchor, Losses
+from evomerge.objectives import Anchor, Losses, anchor
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -59,10 +59,18 @@ class Run:
         return self._ledger.last("confirmed") is not None
 
     @cached_property
-    def losses(self) -> Losses:
-        """The frozen anchors, as a scale of losses."""
+    def searched(self) -> Losses:
+        """The anchors that the search froze, in the signal that it saw."""
         anchors = self._ledger.last("anchors") or {}
         return Losses({name: Anchor(**value) for name, value in anchors.items()}, {})
+
+    @cached_property
+    def losses(self) -> Losses:
+        """The scale for scores: base and experts on `search`, where the search may have seen
+        another signal, such as the probability of the right choice."""
+        ends = [p for p in self.baselines.points if self.kind(p) in ("base", "expert")]
+        scores = {n: [p.scores["search"][i] for p in ends] for i, n in enumerate(self.objectives)}
+        return Losses({name: anchor(base, rest) for name, (base, *rest) in scores.items()}, {})
 
     def _point(self, label: str, key: str, chosen: bool = False) -> Point:
         splits = ("search", "validation", "test")
@@ -185,46 +193,16 @@ class Run:
                 rows.append((point, mean, point.mean("test")))
         return [row for row in rows if np.isfinite(row[2])]
 
-    def notes(self) -> list[str]:
-        """What to know beside the numbers: a result not new, useless experts, failures."""
-        found = [
-            f"{self.chosen.label} scores the same as '{row['baseline']}' on every test item."
-            for row in self.comparisons()
-            if row["low"] == row["high"] == 0
-        ]
-        searched = {p.label: p.means("search") for p in self.baselines}
-        for i, name in enumerate(self.objectives):
-            mine, base = searched.get(f"expert {name}", searched["base"])[i], searched["base"][i]
-            if name in self.recipe["experts"] and mine <= base:
-                found.append(
-                    f"Expert '{name}' scores {mine:.3f} on '{name}', the base {base:.3f}: its "
-                    "prompt or template may be wrong."
-                )
-        named = {**self.confirmed["baselines"], **self.asked()}
-        labels = {key: label for label, key in reversed(named.items())}
-        reasons: dict[str, list[str]] = {}
-        for key, reason in self.failures().items():
-            reasons.setdefault(reason, []).append(labels.get(key, key[:12]))
-        for reason, failed in reasons.items():
-            some = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
-            found.append(f"{len(failed)} failed ({some}): {reason}")
-        return found
-
     @cached_property
     def _compared(self) -> list[dict[str, Any]]:
         mine = self.chosen.scores["test"]
         others = [p for p in self.baselines.points if np.isfinite(p.mean("test"))]
         # All baselines at once: drawing the items anew is what takes the time
-        differences = [
-            np.stack([mine[i] - other.scores["test"][i] for other in others])
-            for i in range(len(self.objectives))
-        ]
-        means = intervals.resampled_means(differences, 10000, seed=0).mean(axis=2)
-        low, high = np.quantile(means, [0.025, 0.975], axis=0).tolist()
-        middle = np.mean([d.mean(axis=1) for d in differences], axis=0).tolist()
+        found = intervals.paired_bootstrap(mine, [o.scores["test"] for o in others], seed=0)
+        names = ("difference", "low", "high")
         return [
-            {"baseline": other.label, "difference": middle[i], "low": low[i], "high": high[i]}
-            for i, other in enumerate(others)
+            {"baseline": other.label, **dict(zip(names, row, strict=True))}
+            for other, row in zip(others, found, strict=True)
         ]
 
     def comparisons(self) -> list[dict[str, Any]]:
@@ -232,12 +210,17 @@ class Run:
         bootstrap over items, 95 %. A baseline that could not be scored is left out."""
         return [dict(row) for row in self._compared]
 
-    def hypervolume(self, points: Sequence[Point], split: str = "test") -> float:
-        """Of the points' losses on a split, to the reference point 1.1 in every objective."""
+    def hypervolume(self, points: Sequence[Point]) -> tuple[float, float, float]:
+        """Of the points' `test` losses, to the reference point 1.1 in every objective, with its
+        95 % interval over items."""
         from evomerge.plugins import REFERENCE_POINT
 
-        rows = np.array([self.losses.of_scores(point.means(split)) for point in points])
-        return pareto.hypervolume(rows, np.full(len(self.objectives), REFERENCE_POINT))
+        anchors = self.losses.anchors.values()
+        tested = [point for point in points if np.isfinite(point.mean("test"))]
+        columns = zip(*(point.scores["test"] for point in tested), strict=True)
+        scores = [np.stack(column) for column in columns]
+        zero, unit = [a.zero for a in anchors], [a.unit for a in anchors]
+        return intervals.bootstrap_hypervolume(scores, zero, unit, REFERENCE_POINT, seed=0)
 
     def plan(self, which: str = "best") -> Plan:
         """The plan of a point."""

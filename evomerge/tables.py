@@ -18,13 +18,15 @@ def show(out: Console, run: Run) -> None:
         interval = f"{row['low']:+.3f} to {row['high']:+.3f}"
         against.add_row(row["baseline"], f"{row['difference']:+.3f}", interval)
     out.print(against)
-    chosen, front, others = run.chosen, run.hypervolume(run.front), run.hypervolume(run.baselines)
+    chosen = run.chosen
     optimism = chosen.mean("search") - chosen.mean("test")
     if optimism == optimism:
         out.print(
             f"optimism of the search: its score of {chosen.label} is {optimism:+.3f} too high"
         )
-    out.print(f"test hypervolume: front {front:.3f}, all baselines together {others:.3f}")
+    for name, points in (("front", run.front), ("all baselines", run.baselines)):
+        value, low, high = run.hypervolume(points)
+        out.print(f"test hypervolume of {name}: {value:.3f} ({low:.3f} to {high:.3f})")
     out.print(f"looks at test so far: {run.confirmed['looks']}")
     failed = len(run.failures())
     if failed:

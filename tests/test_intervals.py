@@ -34,25 +34,25 @@ def test_paired_bootstrap_covers_the_truth():
             ease = generator.uniform(0.2, 0.8, items)
             a.append((generator.random(items) < ease + gain).astype(float))
             b.append((generator.random(items) < ease).astype(float))
-        _, low, high = intervals.paired_bootstrap(a, b, 600, seed=run)
+        _, low, high = intervals.paired_bootstrap(a, [b], 600, seed=run)[0]
         inside += low <= truth <= high
     assert 0.93 <= inside / runs <= 0.97
 
 
 def test_paired_bootstrap_is_exact_where_nothing_varies():
     a, b = [np.full(10, 0.75), np.full(30, 0.5)], [np.full(10, 0.5), np.full(30, 0.5)]
-    assert intervals.paired_bootstrap(a, b, 100, seed=0) == (0.125, 0.125, 0.125)
+    assert intervals.paired_bootstrap(a, [b, b], 100, seed=0) == [(0.125, 0.125, 0.125)] * 2
     for wrong in ([], [np.zeros(3)], [np.zeros(0), np.zeros(0)]):
         with pytest.raises(ValueError):
-            intervals.paired_bootstrap(a, wrong, 10, seed=0)
+            intervals.paired_bootstrap(a, [wrong], 10, seed=0)
 
 
 def test_the_seed_alone_decides():
     a, b = np.random.default_rng(3).random((2, 40))
-    first = intervals.paired_bootstrap([a], [b], 500, seed=7)
+    first = intervals.paired_bootstrap([a], [[b]], 500, seed=7)
     np.random.seed(0)
-    assert intervals.paired_bootstrap([a], [b], 500, seed=7) == first
-    assert intervals.paired_bootstrap([a], [b], 500, seed=8) != first
+    assert intervals.paired_bootstrap([a], [[b]], 500, seed=7) == first
+    assert intervals.paired_bootstrap([a], [[b]], 500, seed=8) != first
 
 
 def test_resampled_means_share_their_items():
@@ -91,19 +91,3 @@ def test_one_bank_and_plans_beyond_the_reference():
         1.1,
     )
     assert intervals.bootstrap_hypervolume(scores, [9.0], [1.0], 1.1, 20, seed=0)[0] == 0.0
-
-
-def test_the_chance_to_be_on_the_front():
-    generator = np.random.default_rng(6)
-    level = np.array([0.9, 0.9, 0.2])[:, None]
-    scores = [(generator.random((3, 100)) < level).astype(float) for _ in range(2)]
-    share = intervals.bootstrap_nondominated(scores, 200, seed=0)
-    assert share[2] == 0.0 and 0.1 < share[0] <= 1.0 and 0.1 < share[1] <= 1.0
-    assert intervals.bootstrap_nondominated([np.eye(2)[:, [0]]], 10, seed=0).tolist() == [1.0, 0.0]
-
-
-def test_holm_on_a_textbook_row():
-    adjusted = intervals.holm([0.01, 0.04, 0.03, 0.005])
-    assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert intervals.holm([0.9, 0.8]).tolist() == [1.0, 1.0]
-    assert intervals.holm([]).tolist() == []

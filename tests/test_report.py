@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import evomerge
 from evomerge.maths import intervals
-from evomerge.report import labels, page, plots
+from evomerge.report import labels, page, plots, remarks
 from evomerge.zoo.tiny import tokenizer
 
 EVIL = '<script>alert("x")</script>'
@@ -215,15 +215,15 @@ def test_a_point_found_twice_stands_in_the_front_once(run):
 def test_comparisons_are_paired_bootstraps(run):
     for row, other in zip(run.comparisons(), run.baselines, strict=True):
         mine, theirs = run.chosen.scores["test"], other.scores["test"]
-        expected = intervals.paired_bootstrap(mine, theirs, seed=0)
+        (expected,) = intervals.paired_bootstrap(mine, [theirs], seed=0)
         assert [row["difference"], row["low"], row["high"]] == pytest.approx(expected, abs=1e-12)
 
 
 def test_useless_experts_are_noted(run):
     for i, name in enumerate(run.objectives):
         means = {p.label: p.means("search")[i] for p in run.baselines}
-        useless = name in means and means[name] <= means["base"]
-        assert useless == any(f"Expert '{name}'" in note for note in run.notes())
+        useless = means.get(f"expert {name}", 1.0) <= means["base"]
+        assert useless == any(f"Expert '{name}'" in note for note in remarks.of(run))
 
 
 def picky(model, tokenizer):
@@ -238,7 +238,7 @@ def test_failures_are_noted_with_their_reasons(recipe, tmp_path):
     objectives = {"left": recipe["objectives"]["left"], "size": {"function": f"{__name__}:picky"}}
     run = evomerge.search({**recipe, "objectives": objectives}, tmp_path / "run")
     assert 0 < len(run.failures()) < 6
-    (note,) = [note for note in run.notes() if "failed" in note]
+    (note,) = [note for note in remarks.of(run) if "failed" in note]
     assert EVIL in note and note.startswith(f"{len(run.failures())} failed (")
     assert note in " ".join(Reader(run.report().read_text()).text.split("\n"))
 

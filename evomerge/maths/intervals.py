@@ -36,26 +36,30 @@ def wilson(mean: npt.ArrayLike, n: npt.ArrayLike, z: float = 1.96) -> tuple[Arra
 
 def paired_bootstrap(
     a: Sequence[npt.ArrayLike],
-    b: Sequence[npt.ArrayLike],
+    others: Sequence[Sequence[npt.ArrayLike]],
     repeats: int = 10000,
     *,
     seed: int,
     level: float = 0.95,
-) -> tuple[float, float, float]:
-    """The difference a - b of the means over banks, and its percentile interval (low, high).
+) -> list[tuple[float, float, float]]:
+    """For each of `others`: the difference of a's mean over banks to its own, and its percentile
+    interval (low, high).
 
-    a and b hold one array (items,) per bank, of the same items in the same order.
+    a and each other hold one array (items,) per bank, of the same items in the same order. The
+    items drawn anew are the same for all.
     """
-    pairs = [
-        (np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
-        for x, y in zip(a, b, strict=True)
-    ]
-    if not pairs or any(x.shape != y.shape or x.ndim != 1 or not x.size for x, y in pairs):
-        raise ValueError("expected the same items for both, at least one per bank")
-    differences = [(x - y)[None] for x, y in pairs]
-    means = resampled_means(differences, repeats, seed).mean(axis=2)[:, 0]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(np.mean([d.mean() for d in differences])), float(low), float(high)
+    mine = [np.asarray(bank, dtype=np.float64) for bank in a]
+    theirs = [[np.asarray(bank, dtype=np.float64) for bank in other] for other in others]
+    shapes = [bank.shape for bank in mine]
+    if not all(len(shape) == 1 and shape[0] for shape in shapes) or any(
+        [bank.shape for bank in other] != shapes or not other for other in theirs
+    ):
+        raise ValueError("expected the same items for all, at least one per bank")
+    differences = [np.stack([bank - other[k] for other in theirs]) for k, bank in enumerate(mine)]
+    means = resampled_means(differences, repeats, seed).mean(axis=2)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    middle = np.mean([bank.mean(axis=1) for bank in differences], axis=0)
+    return [(float(m), float(x), float(y)) for m, x, y in zip(middle, low, high, strict=True)]
 
 
 def resampled_means(scores: Sequence[npt.ArrayLike], repeats: int, seed: int) -> Array:
@@ -110,32 +114,3 @@ def _volume(losses: Array, reference: float) -> float:
     if losses.shape[1] == 1:
         return float(reference - inside.min())
     return float(moocore.hypervolume(inside, ref=np.full(losses.shape[1], reference)))
-
-
-def bootstrap_nondominated(
-    scores: Sequence[npt.ArrayLike], repeats: int = 1000, *, seed: int
-) -> Array:
-    """Share (plans,) of resamples in which no other plan is better in all banks at once.
-
-    scores holds one array (plans, items) per bank, larger is better.
-    """
-    total = np.zeros(len(np.asarray(scores[0])))
-    for means in resampled_means(scores, repeats, seed):
-        if means.shape[1] == 1:
-            total += means[:, 0] == means[:, 0].max()
-        else:
-            total += moocore.is_nondominated(-means, keep_weakly=True)
-    return total / repeats
-
-
-def holm(pvalues: npt.ArrayLike) -> Array:
-    """p-values (N,) adjusted for N looks: below 0.05 keeps the family's error below 0.05.
-
-    Source: Holm (1979).
-    """
-    raw = np.asarray(pvalues, dtype=np.float64)
-    order = np.argsort(raw, kind="stable")
-    steps = np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1))
-    adjusted = np.empty_like(raw)
-    adjusted[order] = np.minimum(steps, 1.0)
-    return adjusted

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from evomerge.files.writer import atomic_text
-from evomerge.report import plots
+from evomerge.report import plots, remarks
 
 if TYPE_CHECKING:
     from evomerge.run import Point, Run
@@ -154,7 +154,7 @@ def _claim(run: Run) -> str:
 
 
 def _notes(run: Run) -> str:
-    notes = "".join(f"<li>{_safe(note)}</li>" for note in run.notes())
+    notes = "".join(f"<li>{_safe(note)}</li>" for note in remarks.of(run))
     return f"<h2>Notes</h2><ul>{notes}</ul>" if notes else ""
 
 

@@ -91,7 +91,7 @@ def progress(run: Run) -> go.Figure:
     """What the search saw: the mean score of every candidate, and the volume of their front."""
     history = list(run.history())
     items = [answered for answered, _ in history]
-    anchors = list(run.losses.anchors.values())
+    anchors = list(run.searched.anchors.values())
     scores = [
         float(np.mean([a.score(loss) for a, loss in zip(anchors, losses, strict=True)]))
         for _, losses in history

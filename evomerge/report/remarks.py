@@ -1,0 +1,34 @@
+"""What to know beside a run's numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evomerge.run import Run
+
+
+def of(run: Run) -> list[str]:
+    """What to know beside the numbers: a result not new, useless experts, failures."""
+    found = [
+        f"{run.chosen.label} scores the same as '{row['baseline']}' on every test item."
+        for row in run.comparisons()
+        if row["low"] == row["high"] == 0
+    ]
+    searched = {p.label: p.means("search") for p in run.baselines}
+    for i, name in enumerate(run.objectives):
+        mine, base = searched.get(f"expert {name}", searched["base"])[i], searched["base"][i]
+        if name in run.recipe["experts"] and mine <= base:
+            found.append(
+                f"Expert '{name}' scores {mine:.3f} on '{name}', the base {base:.3f}: its "
+                "prompt or template may be wrong."
+            )
+    named = {**run.confirmed["baselines"], **run.asked()}
+    labels = {key: label for label, key in reversed(named.items())}
+    reasons: dict[str, list[str]] = {}
+    for key, reason in run.failures().items():
+        reasons.setdefault(reason, []).append(labels.get(key, key[:12]))
+    for reason, failed in reasons.items():
+        some = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
+        found.append(f"{len(failed)} failed ({some}): {reason}")
+    return found
