@@ -47,5 +47,6 @@ def table_of(title: str, front: Front) -> Table:
             spread = "" if low != low else f" [dim]{low:.2f}-{high:.2f}[/dim]"
             cells.append(point.text(i).split(" ")[0] + spread)
         label = f"[bold]{point.label} (chosen)[/bold]" if point.chosen else point.label
-        table.add_row(label, *cells, f"{point.mean('test'):.3f}")
+        mean = point.mean("test")
+        table.add_row(label, *cells, "-" if mean != mean else f"{mean:.3f}")
     return table

@@ -14,7 +14,7 @@ from evomerge import api, errors
 from evomerge.files.checkpoint import Checkpoint
 from evomerge.recipe import resolve
 from evomerge.worker import Worker
-from tests import families, ledgers
+from tests import families, ledgers, listeners
 
 SEARCH = """
 import ast, sys, evomerge
@@ -209,6 +209,25 @@ def test_an_asynchronous_run_on_ray_resumes(family, tmp_path):
         assert done.returncode == 0, done.stderr
     run = evomerge.Run(tmp_path / "run")
     assert len(run.asked()) == 16 and np.isfinite(run.chosen.mean("test"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/net")
+def test_ray_listens_to_this_machine_alone(family, tmp_path):
+    objectives = {"one": str(family / "one.jsonl"), "alone": {"function": "tests.listeners:score"}}
+    recipe = families.recipe(
+        family, executor={"name": "ray", "workers": 1}, objectives=objectives,
+        budget={"candidates": 3},
+    )  # fmt: skip
+    known = " ".join(listeners.open_to_others())
+    paths = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", SEARCH, str(tmp_path / "run")], input=repr(recipe), text=True,
+        env={**os.environ, "PYTHONPATH": paths, "KNOWN_LISTENERS": known}, timeout=300,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not evomerge.Run(tmp_path / "run").failures()
 
 
 def test_the_public_names():

@@ -29,6 +29,9 @@ class Executor:
         address: str | None = None,
         gpus: Annotated[float, Field(ge=0)] = 0,
     ) -> None:
+        if address is None:
+            # Read when ray is imported: its servers then bind to loopback, not to all interfaces.
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         import ray
 
         self.workers = workers
@@ -91,5 +94,4 @@ def _start(ray: Any, address: str | None, workers: int) -> None:
     if address is not None:
         ray.init(address=address, **options)
         return
-    # With a loopback address Ray's servers bind to loopback alone.
-    ray.init(num_cpus=workers, include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+    ray.init(num_cpus=workers, include_dashboard=False, **options)
