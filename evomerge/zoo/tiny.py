@@ -29,8 +29,8 @@ RECIPE: dict[str, Any] = {
     "members": ["base", "code", "docs", "unicode", "facts"],
     "banks": ["code", "docs", "unicode", "facts", "facts_exact"],
     "model": {
-        "hidden_size": 128,
-        "intermediate_size": 384,
+        "hidden_size": 144,
+        "intermediate_size": 416,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -38,8 +38,8 @@ RECIPE: dict[str, Any] = {
         "tie_word_embeddings": True,
     },
     "training": {"length": 128, "warmup": 30, "clip": 1.0, "decay": 0.1},
-    "base": {"steps": 800, "batch": 16, "rate": 3e-3, "replay": 1.0, "seed": 1, "threads": 2},
-    "expert": {"steps": 200, "batch": 16, "rate": 1.5e-3, "replay": 0.0, "seed": 2, "threads": 1},
+    "base": {"steps": 900, "batch": 8, "rate": 3e-3, "replay": 1.0, "seed": 1, "threads": 2},
+    "expert": {"steps": 400, "batch": 8, "rate": 2e-3, "replay": 0.25, "seed": 2, "threads": 1},
 }
 
 _SPECIALS = ("<|pad|>", "<|begin|>", "<|end|>")
