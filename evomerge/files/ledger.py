@@ -142,13 +142,16 @@ class Ledger:
             )
 
     def seconds(self) -> float:
-        """Time between the start and the last event of each session, added up."""
+        """Time between the first ask and the last tell of each session, added up: loading models
+        and confirming do not count."""
         starts = [row[0] for row in self._db.execute("SELECT time FROM sessions ORDER BY time")]
         total = 0.0
         for start, end in zip(starts, [*starts[1:], time.time() + 1], strict=True):
-            query = "SELECT max(time) FROM events WHERE time >= ? AND time < ?"
-            last = self._db.execute(query, (start, end)).fetchone()[0]
-            total += (last or start) - start
+            query = (
+                "SELECT max(time) - min(time) FROM events "
+                "WHERE kind IN ('ask', 'tell') AND time >= ? AND time < ?"
+            )
+            total += self._db.execute(query, (start, end)).fetchone()[0] or 0.0
         return total
 
     def add_plans(self, plans: Iterable[tuple[str, str]]) -> None:
