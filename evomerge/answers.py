@@ -73,22 +73,18 @@ class Answers:
         self, key: str, objective: str, places: Sequence[Place], signal: str = "score"
     ) -> Scores:
         """What a plan scored on the items of an objective's blocks, in their order: (n,)."""
-        row = self._table.get((key, objective), {})
-        bank, batch = self.setup.banks[objective], self.setup.batch
-        items = [
-            item
-            for name, split, number in places
-            if name == objective
-            for item in block(bank, split, number, batch)
-        ]
-        return np.array([_value(row[item.id], signal) for item in items])
+        found = self._answered(key, objective, places)
+        return np.array([_value(answer, signal) for answer in found])
 
     def by_item(self, key: str, objective: str, places: Sequence[Place]) -> dict[str, float]:
         """Scores of a plan by item id, on the items of an objective's blocks."""
+        return {a.item: a.score for a in self._answered(key, objective, places)}
+
+    def _answered(self, key: str, objective: str, places: Sequence[Place]) -> Iterator[Answer]:
         row, bank = self._table.get((key, objective), {}), self.setup.banks[objective]
         mine = (place for place in places if place[0] == objective)
-        items = (i for _, s, n in mine for i in block(bank, s, n, self.setup.batch))
-        return {item.id: row[item.id].score for item in items}
+        for _, split, number in mine:
+            yield from (row[i.id] for i in block(bank, split, number, self.setup.batch))
 
     def split(self, key: str, split: str) -> list[Scores] | None:
         """Scores of a plan on all items of a split, an array an objective; None if incomplete."""
@@ -151,9 +147,10 @@ class Desk:
         for result in self._executor.completed():
             self.answers.add(result)
             self._flying[result.key] -= 1
-            yield result
+            # Before the yield: whoever takes one result at a time never comes back after it
             if self.stopping():
                 raise errors.Interrupted("interrupted: run the same command again to go on")
+            yield result
 
     def is_flying(self, key: str) -> bool:
         return self._flying.get(key, 0) > 0

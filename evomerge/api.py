@@ -21,8 +21,8 @@ from evomerge.live import Live, save
 from evomerge.loop import Report, Search
 from evomerge.materialize import Workshop
 from evomerge.maths import intervals
-from evomerge.plan import Dtype, Input, Plan, Template
-from evomerge.recipe import locate, resolve
+from evomerge.plan import Dtype, Plan, Template
+from evomerge.recipe import input_of, locate, resolve
 from evomerge.run import Run
 from evomerge.worker import Job as _Job
 from evomerge.worker import Setup, Worker, load, n_blocks
@@ -69,7 +69,7 @@ def plan_of(
     compare(root, list(opened.values()))
     layers = plain.check(Layers, {"blocks": blocks}, "plan", raises=errors.RecipeError)
     template = Template(
-        base=_input("base", root), experts=tuple(_input(n, c) for n, c in opened.items()),
+        base=input_of("base", root), experts=tuple(input_of(n, c) for n, c in opened.items()),
         layers=layers, groups=tuple(dict.fromkeys(layers.groups(root.tensors).values())),
         operators=(operator,), dtype=_dtype(root, dtype), seed=seed,
     )  # fmt: skip
@@ -80,10 +80,6 @@ def plan_of_recipe(source: str, genes: Mapping[str, Any]) -> Plan:
     """The plan of a recipe at its defaults, with gene values by name as in `plan_of`."""
     problem = resolve(source)
     return problem.template.plan({**problem.fixed, **_values(problem.template, genes)})
-
-
-def _input(name: str, checkpoint: Checkpoint) -> Input:
-    return Input(name=name, sha256=checkpoint.sha256, path=str(checkpoint.folder))
 
 
 def _dtype(base: Checkpoint, wanted: str) -> Dtype:
@@ -178,7 +174,7 @@ def evaluate(
         plan = model
     else:
         opened = Checkpoint.open(locate(str(model), Path.cwd()), "model")
-        plan = Plan(base=_input(str(model), opened), dtype=_dtype(opened, dtype))
+        plan = Plan(base=input_of(str(model), opened), dtype=_dtype(opened, dtype))
     shown = _by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
     for one in shown.values():
         one.split(split)

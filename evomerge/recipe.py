@@ -182,7 +182,7 @@ def _opened(
     layers = Layers(blocks=recipe.space.blocks, roles=recipe.space.roles)
     groups = tuple(dict.fromkeys(layers.groups(base.tensors).values()))
     template = Template(
-        base=_input("base", base), experts=tuple(_input(n, c) for n, c in experts.items()),
+        base=input_of("base", base), experts=tuple(input_of(n, c) for n, c in experts.items()),
         layers=layers, groups=groups, operators=tuple(recipe.operators), dtype=recipe.dtype,
         seed=recipe.seed,
     )  # fmt: skip
@@ -207,7 +207,8 @@ def locate(reference: str, folder: Path) -> Path:
     return folder / near
 
 
-def _input(name: str, checkpoint: Checkpoint) -> Input:
+def input_of(name: str, checkpoint: Checkpoint) -> Input:
+    """A checkpoint as an input of plans."""
     return Input(name=name, sha256=checkpoint.sha256, path=str(checkpoint.folder))
 
 
