@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from evomerge.layers import Layers
+from evomerge.layers import Resolution
 from evomerge.plan import Dtype
 
 Text = Annotated[str, Field(min_length=1)]
@@ -22,7 +22,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SpaceOptions(Layers):
+class SpaceOptions(Resolution):
     """The resolution of the genome; `genes` narrows ranges, fixes values or adds genes.
 
     Keys of `genes` are `weight`, `ties.weight`, `weight[code]`, `weight@2` or a mix; values a
