@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomerge import errors, layout, shelf
+from evomerge import errors, inputs, layout, modules, shelf
 from evomerge.answers import Scores
 from evomerge.files import bank as banks
 from evomerge.files import plain
-from evomerge.files.checkpoint import Checkpoint, compare
+from evomerge.files.checkpoint import Checkpoint
 from evomerge.genome import Value
 from evomerge.layers import Layers
 from evomerge.live import Live, save
@@ -22,7 +22,7 @@ from evomerge.loop import Report, Search
 from evomerge.materialize import Workshop
 from evomerge.maths import intervals
 from evomerge.plan import Dtype, Plan, Template
-from evomerge.recipe import input_of, locate, resolve
+from evomerge.recipe import resolve
 from evomerge.run import Run
 from evomerge.worker import Job as _Job
 from evomerge.worker import Setup, Worker, load, n_blocks
@@ -56,6 +56,7 @@ def plan_of(
     blocks: int | str = 1,
     dtype: str = "",
     seed: int = 0,
+    tokenizer: str = "base",
     **genes: Any,
 ) -> Plan:
     """The plan of one merge, its genes given by name: a number for all, a list or {expert: value}.
@@ -64,14 +65,15 @@ def plan_of(
     outside its range, InputError for experts that do not fit the base.
     """
     named = experts if isinstance(experts, Mapping) else {Path(e).name: e for e in experts}
-    root = Checkpoint.open(locate(str(base), Path.cwd()), "base")
-    opened = {n: Checkpoint.open(locate(str(e), Path.cwd()), n) for n, e in named.items()}
-    compare(root, list(opened.values()))
-    layers = plain.check(Layers, {"blocks": blocks}, "plan", raises=errors.RecipeError)
+    references = {name: str(expert) for name, expert in named.items()}
+    found = inputs.load(str(base), references, Path.cwd(), tokenizer=tokenizer)
+    wanted = plain.check(Layers, {"blocks": blocks}, "plan", raises=errors.RecipeError)
+    names = found.sources[0].tensors
+    layers = modules.layers(found.base.folder, names, wanted.model_dump())
     template = Template(
-        base=input_of("base", root), experts=tuple(input_of(n, c) for n, c in opened.items()),
-        layers=layers, groups=tuple(dict.fromkeys(layers.groups(root.tensors).values())),
-        operators=(operator,), dtype=_dtype(root, dtype), seed=seed,
+        base=found.inputs[0], experts=found.inputs[1:], layers=layers,
+        groups=tuple(dict.fromkeys(layers.groups(names).values())), operators=(operator,),
+        dtype=_dtype(found.base, dtype), seed=seed, vocabulary=found.vocabulary,
     )  # fmt: skip
     return template.plan(_values(template, genes))
 
@@ -139,9 +141,8 @@ def merge(
 def build(plan: Plan) -> Any:
     """A live model of a plan, in evaluation mode."""
     workshop = Workshop.of(plan)
-    base = next(iter(workshop.checkpoints.values()))
-    model, _ = load(base.folder, plan.dtype, torch.device("cpu"))
-    Live(model.state_dict(), workshop).build(plan)
+    model, _ = load(workshop.checkpoints.form(plan), plan.dtype, torch.device("cpu"))
+    Live(modules.stored(model), workshop).build(plan)
     return model
 
 
@@ -173,15 +174,17 @@ def evaluate(
     if isinstance(model, Plan):
         plan = model
     else:
-        opened = Checkpoint.open(locate(str(model), Path.cwd()), "model")
-        plan = Plan(base=input_of(str(model), opened), dtype=_dtype(opened, dtype))
+        found = inputs.load(str(model), {}, Path.cwd())
+        base = found.inputs[0].model_copy(update={"name": str(model)})
+        plan = Plan(base=base, dtype=_dtype(found.base, dtype))
     shown = _by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
     for one in shown.values():
         one.split(split)
     workshop = Workshop.of(plan)
     folders = {sha256: str(c.folder) for sha256, c in workshop.checkpoints.items()}
-    worker = Worker(Setup(next(iter(folders)), folders, shown, plan.dtype, "cpu", batch))
-    found = {}
+    first = inputs.leaves(plan.base)[0].sha256
+    worker = Worker(Setup(first, folders, shown, plan.dtype, "cpu", batch, plan.vocabulary))
+    scored = {}
     for name, one in shown.items():
         blocks = tuple((name, split, i) for i in range(n_blocks(one, split, batch)))
         result = worker.run(_Job(plan.model_dump(mode="json"), plan.key, blocks))
@@ -190,8 +193,8 @@ def evaluate(
         scores = np.array([answer.score for answer in result.answers])
         mean = float(scores.mean())
         low, high = intervals.wilson(mean, len(scores))
-        found[name] = Score(name, scores, mean, float(low), float(high))
-    return found
+        scored[name] = Score(name, scores, mean, float(low), float(high))
+    return scored
 
 
 def _by_name(found: Sequence[banks.Bank]) -> dict[str, banks.Bank]:

@@ -159,5 +159,7 @@ class Layers(Resolution):
         for name, place in places.items():
             if place is not None:
                 stack, number = place
-                found[name] = ends[stack] - 1 if number is None else number + ends[stack] - sizes[stack]
+                found[name] = (
+                    ends[stack] - 1 if number is None else number + ends[stack] - sizes[stack]
+                )
         return found, max(1, sum(sizes))

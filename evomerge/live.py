@@ -10,7 +10,7 @@ import torch
 
 from evomerge import errors
 from evomerge.files import writer
-from evomerge.materialize import Merged, Workshop, leaves
+from evomerge.materialize import Merged, Workshop
 from evomerge.plan import Plan
 
 
@@ -28,6 +28,12 @@ class Live:
         Raises EvaluationError, naming the tensor, where a merged value is not finite.
         """
         merged = Merged(plan, self.workshop)
+        missing = sorted(set(merged.tensors) - set(self.parameters))
+        if missing:
+            raise errors.InputError(
+                f"{plan.base.name}: transformers does not load {len(missing)} tensors under their "
+                f"names, such as '{missing[0]}'"
+            )
         for name in merged.tensors:
             key = merged.tensor_key(name)
             if self._keys.get(name) == key:
@@ -38,6 +44,11 @@ class Live:
 
     @torch.no_grad()
     def _write(self, merged: Merged, name: str) -> None:
+        if not self.parameters[name].is_contiguous():  # a part of a fused tensor
+            tensor = merged.read(name)
+            check_finite(name, tensor)
+            self.parameters[name].copy_(tensor)
+            return
         flat = self.parameters[name].view(-1)
         for start, stop in merged.tiles(name):
             tile = merged.merge(name, start, stop)
@@ -53,7 +64,6 @@ def check_finite(name: str, tile: torch.Tensor) -> None:
 def save(plan: Plan, workshop: Workshop, folder: Path, **details: Any) -> Path:
     """Write a plan's model as a Hugging Face folder; `details` as in files.writer.write."""
     merged = Merged(plan, workshop)
-    base = next(leaves(plan))
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         for name in merged.tensors:
@@ -63,7 +73,7 @@ def save(plan: Plan, workshop: Workshop, folder: Path, **details: Any) -> Path:
 
     sizes = {name: info.shape for name, info in merged.tensors.items()}
     kept = {name: merged.stored_dtype(name) for name in merged.tensors}
-    source = workshop.checkpoints[base.sha256].folder
     return writer.write(
-        folder, tensors(), source=source, dtype=merged.dtype, sizes=sizes, dtypes=kept, **details
-    )
+        folder, tensors(), source=workshop.checkpoints.form(plan), dtype=merged.dtype,
+        sizes=sizes, dtypes=kept, **details,
+    )  # fmt: skip

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 import torch
 
 from evomerge import errors, plugins
-from evomerge.files.checkpoint import Checkpoint, TensorInfo
+from evomerge.files.checkpoint import TensorInfo
 from evomerge.genome import Gene
+from evomerge.inputs import Opened
 from evomerge.maths.counter_rng import Noise
-from evomerge.plan import Input, Plan, Step, canonical
+from evomerge.plan import Input, Plan, Step, Vocabulary, canonical
 
 TILE = 2**18
 """Elements of a tile: base and a few experts of it fit the cache of one core."""
@@ -34,58 +34,39 @@ class Source(Protocol):
 
 @dataclass
 class Workshop:
-    """What candidates share: open checkpoints by sha256, and gene-free statistics."""
+    """What candidates share: opened models by sha256, and gene-free statistics."""
 
-    checkpoints: Mapping[str, Checkpoint]
+    checkpoints: Opened
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     tile: int = TILE
     _stats: dict[tuple[str, ...], Tensors] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plan: Plan) -> Workshop:
-        """Open all checkpoints of a plan where its paths say; raises InputError if one changed."""
-        checkpoints = {}
-        for item in leaves(plan):
-            if not item.path:
-                raise errors.InputError(f"{item.name}: the plan does not say where it is ('path')")
-            checkpoint = Checkpoint.open(Path(item.path), item.name)
-            if checkpoint.sha256 != item.sha256:
-                raise errors.InputError(
-                    f"{item.path}: not the checkpoint that the plan was made from (sha256 "
-                    f"{checkpoint.sha256[:12]}, the plan has {item.sha256[:12]})"
-                )
-            checkpoints[item.sha256] = checkpoint
-        return cls(checkpoints)
+        """Open all models of a plan where its paths say; raises InputError if one changed."""
+        return cls(Opened.of(plan))
 
-    def source(self, item: Input) -> Source:
+    def source(self, item: Input, vocabulary: Vocabulary | None = None) -> Source:
+        """Where an input's tensors come from, in the layout of a plan's vocabulary."""
         if item.plan is not None:
             return Merged(item.plan, self)
-        if item.sha256 not in self.checkpoints:
-            raise errors.InputError(
-                f"{item.name}: no open checkpoint has sha256 {item.sha256[:12]} ({item.path})"
-            )
-        return self.checkpoints[item.sha256]
+        return self.checkpoints.source(item, vocabulary)
 
     def stats(self, merged: Merged, operator: str, pool: str, name: str) -> Tensors:
         """Finished statistics of an operator, pooled over tensor `name` or the whole model."""
         module = plugins.load("operator", operator)
         if not hasattr(module, "prepare") or pool == "row":
             return {}
-        inputs = [item.sha256 for item in merged.plan.inputs()]
-        place = (operator, str(module.VERSION), *inputs, name if pool == "tensor" else "")
+        place = (
+            operator,
+            str(module.VERSION),
+            *merged.plan.identities(),
+            name if pool == "tensor" else "",
+        )
         if place not in self._stats:
             names = [name] if pool == "tensor" else merged.mergeable
             self._stats[place] = _prepare(module, merged, names)
         return self._stats[place]
-
-
-def leaves(plan: Plan) -> Iterator[Input]:
-    """The checkpoints under a plan, through the plans among its inputs."""
-    for item in plan.inputs():
-        if item.plan is not None:
-            yield from leaves(item.plan)
-        else:
-            yield item
 
 
 def _prepare(module: ModuleType, merged: Merged, names: list[str]) -> Tensors:
@@ -112,8 +93,8 @@ class Merged:
     def __init__(self, plan: Plan, workshop: Workshop) -> None:
         self.plan = plan
         self.workshop = workshop
-        self.base = workshop.source(plan.base)
-        self.experts = [workshop.source(item) for item in plan.experts]
+        self.base = workshop.source(plan.base, plan.vocabulary)
+        self.experts = [workshop.source(item, plan.vocabulary) for item in plan.experts]
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
         self.groups = plan.layers.groups(self.tensors)
         _check_groups(plan, set(self.groups.values()))
@@ -245,8 +226,7 @@ class Merged:
 
     @cached_property
     def _group_keys(self) -> dict[str | None, str]:
-        inputs = [item.sha256 for item in self.plan.inputs()]
-        shared = [inputs, self.plan.dtype, self.plan.seed]
+        shared = [self.plan.identities(), self.plan.dtype, self.plan.seed]
         keys: dict[str | None, str] = {None: canonical([*shared, None])}
         for group, step in self.plan.groups.items():
             keys[group] = canonical([*shared, step.model_dump()])

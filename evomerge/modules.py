@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from evomerge import errors
-from evomerge.layers import Layers, Structure, starred
+from evomerge.layers import Layers, Role, Structure, starred
 
 _NORM = re.compile(r"norm|^ln_|_ln$", re.I)
 _ATTENTION = re.compile(r"attn|attention|mixer|mamba|ssm|recurrent|deltanet", re.I)
@@ -66,7 +66,7 @@ def stored(model: Any) -> dict[str, torch.Tensor]:
 class _View(torch.Tensor):
     """A tensor of which parts stay views."""
 
-    def contiguous(self, *_: Any, **__: Any) -> torch.Tensor:  # type: ignore[override]
+    def contiguous(self, *_: Any, **__: Any) -> torch.Tensor:
         return self
 
 
@@ -84,8 +84,7 @@ def layers(folder: Path, names: Iterable[str], resolution: Mapping[str, Any]) ->
     plain = Layers(**resolution)
     if found is None:
         return plain
-    roles = ("attention", "mlp", "norm", "router", "experts", "conv")
-    finest = Layers(blocks="all", roles=roles)
+    finest = Layers(blocks="all", roles=get_args(Role))
     by_modules = finest.model_copy(update={"structure": found})
     if finest.groups(names) == by_modules.groups(names) and not found.offset:
         return plain
@@ -122,6 +121,12 @@ def structure(folder: Path, names: Iterable[str]) -> Structure | None:
         return None
     in_order = tuple(paths[stack] for stack in stacks if stack in paths)
     return Structure(stacks=in_order, roles=_short(roles), offset=tuple(offset))
+
+
+def names(folder: Path) -> dict[str, str]:
+    """Name of a live tensor -> its name in files, where the folder's model can be built."""
+    model = _on_meta(folder)
+    return {} if model is None else {live: name for name, live in _homes(model).items()}
 
 
 def _through(path: str, count: int) -> str:

@@ -99,6 +99,11 @@ class Plan(_Frozen):
     def inputs(self) -> Iterable[Input]:
         return (self.base, *self.experts)
 
+    def identities(self) -> list[str]:
+        """sha256 of all that the inputs' tensors depend on."""
+        found = [item.sha256 for item in self.inputs()]
+        return found if self.vocabulary is None else [*found, self.vocabulary.sha256]
+
     @classmethod
     def parse(cls, data: object, where: str) -> Plan:
         """Raises RecipeError with the places of all that is wrong."""

@@ -9,13 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evomerge import checks, errors, plugins, shelf, zoo
+from evomerge import checks, errors, inputs, modules, plugins, shelf
 from evomerge.files import bank as banks
 from evomerge.files import plain
-from evomerge.files.checkpoint import Checkpoint, compare
+from evomerge.files.checkpoint import Checkpoint
 from evomerge.files.items import SPLITS
 from evomerge.genome import Space, Value
-from evomerge.layers import Layers
 from evomerge.layout import lay_out
 from evomerge.plan import Input, Plan, Template
 from evomerge.schema import Fidelity as Fidelity
@@ -65,12 +64,19 @@ class Problem:
 
     recipe: Recipe
     where: str
-    base: Checkpoint
-    experts: Mapping[str, Checkpoint]
+    inputs: inputs.Inputs
     banks: Mapping[str, banks.Bank]
     template: Template
     space: Space
     fixed: Mapping[str, Value]
+
+    @property
+    def base(self) -> Checkpoint:
+        return self.inputs.base
+
+    @property
+    def experts(self) -> Mapping[str, Checkpoint]:
+        return self.inputs.experts
 
     @property
     def objectives(self) -> list[str]:
@@ -93,6 +99,7 @@ class Problem:
         return Setup(
             base=self.base.sha256, folders=folders, banks=self.banks, dtype=self.recipe.dtype,
             device=checks.device(self.recipe), batch=self.recipe.batch,
+            vocabulary=self.template.vocabulary,
         )  # fmt: skip
 
     def notes(self) -> Iterator[str]:
@@ -111,11 +118,10 @@ class Problem:
     def portable(self) -> dict[str, Any]:
         """The recipe with absolute paths, so that it can be run from anywhere."""
         data = self.recipe.model_dump(mode="json")
-        if not data["base"].startswith("zoo:"):
-            data["base"] = str(self.base.folder.resolve())
-        for name, expert in self.experts.items():
-            if not data["experts"][name].startswith("zoo:"):
-                data["experts"][name] = str(expert.folder.resolve())
+        base, *experts = self.inputs.inputs
+        data["base"] = _portable(data["base"], base)
+        for item in experts:
+            data["experts"][item.name] = _portable(data["experts"][item.name], item)
         for name, objective in data["objectives"].items():
             path = self.banks[name].path
             if Path(objective["bank"] or "").suffix:
@@ -124,10 +130,11 @@ class Problem:
 
     def identity(self) -> dict[str, Any]:
         """What makes a run this run: a folder with another identity is refused."""
-        recipe = self.recipe
+        recipe, vocabulary = self.recipe, self.template.vocabulary
         return {
             "base": self.base.sha256,
             "experts": {name: c.sha256 for name, c in self.experts.items()},
+            **({"vocabulary": vocabulary.sha256} if vocabulary is not None else {}),
             "operators": {
                 name: plugins.load("operator", name).VERSION for name in recipe.operators
             },
@@ -173,43 +180,27 @@ def _opened(
     recipe: Recipe, where: str, folder: Path, functions: Mapping[str, Callable[..., Any]]
 ) -> Problem:
     banks = _banks(recipe, folder, functions)
-    base = Checkpoint.open(locate(recipe.base, folder), name="base")
-    experts = {
-        name: Checkpoint.open(locate(path, folder), name=f"experts.{name}")
-        for name, path in recipe.experts.items()
-    }
-    compare(base, list(experts.values()))
-    layers = Layers(blocks=recipe.space.blocks, roles=recipe.space.roles)
-    groups = tuple(dict.fromkeys(layers.groups(base.tensors).values()))
+    found = inputs.load(recipe.base, recipe.experts, folder, tokenizer=recipe.tokenizer)
+    names = found.sources[0].tensors
+    wanted = {"blocks": recipe.space.blocks, "roles": recipe.space.roles}
+    layers = modules.layers(found.base.folder, names, wanted)
     template = Template(
-        base=input_of("base", base), experts=tuple(input_of(n, c) for n, c in experts.items()),
-        layers=layers, groups=groups, operators=tuple(recipe.operators), dtype=recipe.dtype,
-        seed=recipe.seed,
+        base=found.inputs[0], experts=found.inputs[1:], layers=layers,
+        groups=tuple(dict.fromkeys(layers.groups(names).values())),
+        operators=tuple(recipe.operators), dtype=recipe.dtype, seed=recipe.seed,
+        vocabulary=found.vocabulary,
     )  # fmt: skip
     space, fixed = lay_out(template, recipe.space.genes, "space.genes")
     checks.strategy(recipe, space, list(banks))
-    return Problem(recipe, where, base, experts, banks, template, space, fixed)
+    return Problem(recipe, where, found, banks, template, space, fixed)
 
 
-def locate(reference: str, folder: Path) -> Path:
-    """A model folder: `zoo:family/member`, or a path from here or from the recipe's folder."""
-    if reference.startswith("zoo:"):
-        zoo.check(reference, "model")
-        return zoo.path(reference)
-    near = Path(reference).expanduser()
-    if near.exists() or near.is_absolute():
-        return near
-    if not (folder / near).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", reference):
-        raise errors.InputError(
-            f"{reference}: no such folder; models are not downloaded by evomerge, do it with "
-            f"'hf download {reference} --local-dir FOLDER'"
-        )
-    return folder / near
-
-
-def input_of(name: str, checkpoint: Checkpoint) -> Input:
-    """A checkpoint as an input of plans."""
-    return Input(name=name, sha256=checkpoint.sha256, path=str(checkpoint.folder))
+def _portable(reference: str, item: Input) -> str:
+    return (
+        reference
+        if reference.startswith("zoo:")
+        else item.origin or str(Path(item.path).resolve())
+    )
 
 
 def _banks(

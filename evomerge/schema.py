@@ -81,14 +81,17 @@ class Named(BaseModel):
 
 
 class Recipe(_Part):
-    """A whole search. `batch`: items scored at a time. `ask`: candidates asked for at a time when
-    `deterministic` (always so inline). `shortlist`: candidates that are confirmed."""
+    """A whole search. `tokenizer`: whose tokens merged models have, where those of the inputs
+    differ: `base`, `union` or `expert:NAME`. `batch`: items scored at a time. `ask`: candidates
+    asked for at a time when `deterministic` (always so inline). `shortlist`: candidates that are
+    confirmed."""
 
     name: str = Field(pattern=NAME)
     description: str = ""
     base: Text
     experts: dict[str, Text] = Field(min_length=1)
     operator: Text | list[Text]
+    tokenizer: str = "base"
     space: SpaceOptions = SpaceOptions()
     objectives: dict[str, Objective] = Field(min_length=1)
     strategy: Named
@@ -141,6 +144,13 @@ class Recipe(_Part):
                 raise ValueError(f"'{name}' is no name (letters, digits, then also . _ -)")
             if name == "base":
                 raise ValueError("no expert can be called 'base'")
+        return value
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _whose(cls, value: str) -> str:
+        if value not in ("base", "union") and not value.startswith("expert:"):
+            raise ValueError("expected base, union or expert:NAME")
         return value
 
     @property

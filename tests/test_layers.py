@@ -15,10 +15,11 @@ LAYERS = """
     errors
     maths
     files genome layers
-    zoo
+    zoo modules
     plugins
     operators strategies scorers
     plan
+    inputs
     materialize layout
     live
     schema shelf
