@@ -151,15 +151,17 @@ def export(
     point: Annotated[str, typer.Argument(help="best, knee, or a point's label")] = "best",
     folder: Annotated[Path, typer.Option("-o", "--out", help="folder to write")] = Path("merged"),
     plan: Annotated[bool, typer.Option("--plan", help="print the plan instead")] = False,
+    adapter: Annotated[int | None, typer.Option(help="save a LoRA adapter of this rank")] = None,
 ) -> None:
-    """Save a point of the front as an ordinary model folder."""
+    """Save a point of the front as an ordinary model folder, or as an adapter of its base."""
+    from evomerge import tables
     from evomerge.run import Run
 
     opened = Run(run)
     if plan:
         print(opened.plan(point).model_dump_json(indent=1))
         return
-    out.print(str(opened.save(point, folder)), highlight=False, soft_wrap=True)
+    tables.saved(out, opened.save(point, folder, adapter=adapter))
 
 
 @app.command()

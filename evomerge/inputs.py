@@ -187,4 +187,4 @@ def leaves(item: Input) -> list[Input]:
 def all_inputs(plan: Plan) -> list[Input]:
     """The inputs of a plan, and the models of its vocabulary."""
     more = plan.vocabulary.models if plan.vocabulary is not None else ()
-    return list(dict.fromkeys([*plan.inputs(), *more]))
+    return list({item.sha256: item for item in (*more, *plan.inputs())}.values())

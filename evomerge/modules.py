@@ -129,6 +129,30 @@ def names(folder: Path) -> dict[str, str]:
     return {} if model is None else {live: name for name, live in _homes(model).items()}
 
 
+def kinds(folder: Path) -> dict[str, tuple[str, str]]:
+    """Tensor's name in files -> its live name, and what PEFT can do with it.
+
+    `linear` (out, in), `turned` (in, out), `embedding` (words, out), `bias` of one of them,
+    `other` of a module of its own; `fused` for a part of a tensor. InputError for a model that
+    transformers can not build.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    model = _on_meta(folder)
+    if model is None:
+        raise errors.InputError(f"{folder}: transformers can not build the model")
+    state, shapes, found = model.state_dict(), stored(model), {}
+    for name, live in _homes(model).items():
+        holder = _chain(model, live)[-1][1]
+        matrices = {nn.Linear: "linear", Conv1D: "turned", nn.Embedding: "embedding"}
+        kind = next((k for of, k in matrices.items() if isinstance(holder, of)), "other")
+        if kind != "other" and live.endswith(".bias"):
+            kind = "bias"
+        whole = shapes[name].shape == state[live].shape
+        found[name] = (live, kind if whole else "fused")
+    return found
+
+
 def _through(path: str, count: int) -> str:
     """The beginning of a path, up to its star number `count`."""
     return "*".join(path.split("*")[:count]) + "*"

@@ -228,10 +228,14 @@ class Run:
 
         return Plan.parse(self._ledger.plan(self.point(which).key), str(self.folder))
 
-    def save(self, which: str, folder: str | Path) -> Path:
-        """Write a point as a Hugging Face folder with a model card and its plan."""
+    def save(self, which: str, folder: str | Path, *, adapter: int | None = None) -> Path:
+        """Write a point as a Hugging Face folder with a model card and its plan.
+
+        With `adapter`, as a LoRA adapter of that rank; `fit.json` says what it leaves out.
+        """
         from evomerge.files import writer
         from evomerge.live import save
+        from evomerge.lowrank import save_adapter
         from evomerge.materialize import Workshop
 
         point, plan = self.point(which), self.plan(which)
@@ -240,13 +244,16 @@ class Run:
             for i, name in enumerate(self.objectives)
             if len(point.scores["test"][i])
         ]
-        command = f"evomerge export {self.folder} {which} -o {folder}"
+        option = "" if adapter is None else f" --adapter {adapter}"
+        command = f"evomerge export {self.folder} {which} -o {folder}{option}"
         card = writer.card(
             f"{self.recipe['name']} {point.label}", base=self.recipe["base"],
             experts=list(self.recipe["experts"].values()), plan=plan.key,
             scores=scores, command=command,
         )  # fmt: skip
         details = {"card": card, "extra_json": {"plan.json": plan.model_dump(mode="json")}}
+        if adapter is not None:
+            return save_adapter(plan, Workshop.of(plan), Path(folder), adapter, **details)
         return save(plan, Workshop.of(plan), Path(folder), **details)
 
     def plot(self) -> go.Figure:

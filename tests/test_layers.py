@@ -22,6 +22,7 @@ LAYERS = """
     inputs
     materialize layout
     live
+    lowrank
     schema shelf
     worker
     executors answers

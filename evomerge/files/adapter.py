@@ -21,10 +21,12 @@ from evomerge.files.checkpoint import EMBEDDINGS, HEADS, Checkpoint, TensorInfo,
 from evomerge.files.folder import inside
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FIT = "fit.json"
+"""Beside an adapter that was made of a merged model: what it leaves out."""
+
 BLOCK = 2**14
 """Entries of an update computed at a time, from fixed rows on: any extent has the same bits."""
-
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.(weight|bias))?$")
 _CHANGES_MORE = (
     *("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config"),
@@ -156,11 +158,11 @@ class Adapted:
         """Put whole tensors in place; the rest is target -> part -> name in the adapter."""
         factors: dict[str, dict[str, str]] = {}
         for key in self.adapter.tensors:
-            if not key.startswith(_PREFIX):
+            if not key.startswith(PREFIX):
                 raise errors.InputError(
-                    f"{self._where}: '{key}' does not begin with '{_PREFIX}': not PEFT's layout"
+                    f"{self._where}: '{key}' does not begin with '{PREFIX}': not PEFT's layout"
                 )
-            path = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
+            path = key.removeprefix(PREFIX).replace(".base_layer.", ".")
             if found := _FACTOR.match(path):
                 leaf = "bias" if found[4] == "bias" else "weight"
                 part = f"{found[2] or ''}{found[3]}"

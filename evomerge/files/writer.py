@@ -66,18 +66,19 @@ def write(
     shards = _shards(declared, shard_bytes)
     form = source if isinstance(source, Form) else Form(Path(source), Path(source))
     small = _small_files(form, dtype, shards, card, extra_json or {})
-    with _machine_errors(target):
-        _refuse_used(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = _new_partial(target)
-        try:
-            _check_space(target, shards, small)
-            _write_shards(partial, shards, tensors)
-            _write_companions(partial, small)
-            _publish(partial, target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    with _machine_errors(target), _new_folder(target) as partial:
+        _check_space(target, shards, small)
+        _write_shards(partial, shards, tensors)
+        _write_companions(partial, small)
+    return target
+
+
+def write_files(folder: Path | str, files: Mapping[str, bytes]) -> Path:
+    """A new folder of small files, whole or absent; raises as `write` does."""
+    target = Path(os.path.realpath(os.path.expanduser(folder)))
+    with _machine_errors(target), _new_folder(target) as partial:
+        _check_space(target, [], files)
+        _write_companions(partial, files)
     return target
 
 
@@ -93,6 +94,20 @@ def atomic_text(path: Path | str, text: str) -> None:
             partial.unlink(missing_ok=True)
             raise
         _sync_folder(target.parent)
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder that takes the target's name when all is written, and is gone otherwise."""
+    _refuse_used(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = _new_partial(target)
+    try:
+        yield partial
+        _publish(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 @contextmanager
