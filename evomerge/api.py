@@ -142,7 +142,7 @@ def build(plan: Plan) -> Any:
     """A live model of a plan, in evaluation mode."""
     workshop = Workshop.of(plan)
     model, _ = load(workshop.checkpoints.form(plan), plan.dtype, torch.device("cpu"))
-    Live(modules.stored(model), workshop).build(plan)
+    Live(modules.writable(model), workshop).build(plan)
     return model
 
 

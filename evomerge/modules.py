@@ -63,6 +63,16 @@ def stored(model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.as_subclass(torch.Tensor) for name, tensor in found.items()}
 
 
+def writable(model: Any) -> dict[str, torch.Tensor]:
+    """What `stored` gives, also by names without or with the prefix of the model's inner part.
+
+    A file may have been saved without the head, or the model inside of one that has it.
+    """
+    found, prefix = stored(model), f"{model.base_model_prefix}."
+    bare = {n.removeprefix(prefix): t for n, t in found.items() if n.startswith(prefix)}
+    return {**{f"{prefix}{name}": t for name, t in found.items()}, **bare, **found}
+
+
 class _View(torch.Tensor):
     """A tensor of which parts stay views."""
 
@@ -97,17 +107,17 @@ def structure(folder: Path, names: Iterable[str]) -> Structure | None:
     None where transformers does not know the model, or not by these names.
     """
     model = _on_meta(folder)
-    if model is None:
-        return None
+    return None if model is None else structure_of(model, names)
+
+
+def structure_of(model: Any, names: Iterable[str]) -> Structure | None:
+    """The same of a model, on whatever device."""
     homes, stacks = _homes(model), _stacks(model)
-    prefix = f"{model.base_model_prefix}."
     roles: dict[str, str] = {}
     paths: dict[str, str] = {}
     offset: dict[str, None] = {}
     for name in names:
-        # a file may have been saved with the head's model, or without it
-        tries = (name, prefix + name, name.removeprefix(prefix))
-        home = next((homes[known] for known in tries if known in homes), None)
+        home = homes.get(name)
         if home is None:
             continue
         path, chain = starred(name), _chain(model, home)
@@ -126,7 +136,8 @@ def structure(folder: Path, names: Iterable[str]) -> Structure | None:
 def names(folder: Path) -> dict[str, str]:
     """Name of a live tensor -> its name in files, where the folder's model can be built."""
     model = _on_meta(folder)
-    return {} if model is None else {live: name for name, live in _homes(model).items()}
+    homes = {} if model is None else _homes(model)
+    return {homes[name]: name for name in (() if model is None else stored(model))}
 
 
 def kinds(folder: Path) -> dict[str, tuple[str, str]]:
@@ -141,7 +152,7 @@ def kinds(folder: Path) -> dict[str, tuple[str, str]]:
     model = _on_meta(folder)
     if model is None:
         raise errors.InputError(f"{folder}: transformers can not build the model")
-    state, shapes, found = model.state_dict(), stored(model), {}
+    state, shapes, found = model.state_dict(), writable(model), {}
     for name, live in _homes(model).items():
         holder = _chain(model, live)[-1][1]
         matrices = {nn.Linear: "linear", Conv1D: "turned", nn.Embedding: "embedding"}
@@ -201,7 +212,7 @@ def _homes(model: Any) -> dict[str, str]:
     for name, tensor in model.state_dict().items():
         live.setdefault(_memory(tensor), name)
     try:
-        return {name: live[_memory(tensor)] for name, tensor in stored(model).items()}
+        return {name: live[_memory(tensor)] for name, tensor in writable(model).items()}
     except errors.InputError:
         return {name: name for name in live.values()}
 

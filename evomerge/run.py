@@ -251,10 +251,10 @@ class Run:
             experts=list(self.recipe["experts"].values()), plan=plan.key,
             scores=scores, command=command,
         )  # fmt: skip
-        details = {"card": card, "extra_json": {"plan.json": plan.model_dump(mode="json")}}
-        if adapter is not None:
-            return save_adapter(plan, Workshop.of(plan), Path(folder), adapter, **details)
-        return save(plan, Workshop.of(plan), Path(folder), **details)
+        workshop, extra = Workshop.of(plan), {"plan.json": plan.model_dump(mode="json")}
+        if adapter is None:
+            return save(plan, workshop, Path(folder), card=card, extra_json=extra)
+        return save_adapter(plan, workshop, Path(folder), adapter, card=card, extra_json=extra)
 
     def plot(self) -> go.Figure:
         """The front with intervals, baselines and experts."""

@@ -84,7 +84,14 @@ class Worker:
         with one_thread():
             form = inputs.form(base.folder, frame)
             self.model, self.tokenizer = load(form, setup.dtype, self.device)
-        self.live = Live(modules.stored(self.model), Workshop(opened, self.device))
+        for bank in setup.banks.values():
+            scorer = plugins.load("scorer", bank.scorer)
+            if self.tokenizer is None and getattr(scorer, "NEEDS_TOKENIZER", True):
+                raise errors.InputError(
+                    f"{base.folder}: has no tokenizer, which the scorer '{bank.scorer}' of the "
+                    f"bank '{bank.name}' needs"
+                )
+        self.live = Live(modules.writable(self.model), Workshop(opened, self.device))
         self._batches: dict[tuple[str, str, int], Any] = {}
 
     def run(self, job: Job) -> Result:
@@ -123,7 +130,8 @@ class Worker:
 def load(form: Form, dtype: str, device: torch.device) -> tuple[Any, Any]:
     """The model (evaluation mode) and tokenizer of a form, without code from its folders.
 
-    The model is of the class that its config names. Without any tokenizer's file, None.
+    The model is of the class that its config names. Without any file of a tokenizer, that is
+    None.
     """
     from transformers import AutoConfig
     from transformers.utils import logging
@@ -153,8 +161,8 @@ def _tokenizer(form: Form) -> Any:
     from transformers import AutoTokenizer
 
     files = tokenizer_files(form)
-    if not files and (form.base / "preprocessor_config.json").exists():
-        return None  # a model without words
+    if not files:
+        return None
     if not form.tokenizer_files:
         return AutoTokenizer.from_pretrained(form.tokenizer)
     with tempfile.TemporaryDirectory() as folder:

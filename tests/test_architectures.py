@@ -1,0 +1,261 @@
+"""Any architecture of transformers: groups from its modules, live merges, folders that load."""
+
+import pytest
+import torch
+import transformers as tf
+from safetensors.torch import load_file
+
+from evomerge import api, modules
+from evomerge.files.checkpoint import Checkpoint
+from evomerge.live import save
+from evomerge.materialize import Workshop
+
+TEXT = {
+    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "bos_token_id": 1, "eos_token_id": 2,
+    "pad_token_id": 0,
+}  # fmt: skip
+HEADS = {"head_dim": 8}
+BERT = {
+    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "max_position_embeddings": 32,
+}  # fmt: skip
+SIGHT = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "image_size": 16, "patch_size": 8,
+}  # fmt: skip
+MOE = {"num_experts_per_tok": 2}
+T5 = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+GPT2 = {
+    "vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32,
+    "bos_token_id": 1, "eos_token_id": 1,
+}  # fmt: skip
+
+DECODER = {"attention": 4, "mlp": 3, "other": 2}
+"""Tensors a block of a Llama; its last block also has the last norm."""
+
+# class, config, then the number of tensors of each group at two blocks and two roles
+CASES = {
+    "llama": (
+        tf.LlamaForCausalLM,
+        lambda: tf.LlamaConfig(**TEXT),
+        {"embedding": 1, "head": 1, "1": DECODER, "2": {**DECODER, "other": 3}},
+    ),
+    "qwen3": (
+        tf.Qwen3ForCausalLM,
+        lambda: tf.Qwen3Config(**TEXT, **HEADS),
+        {"embedding": 1, "head": 1, "1": {**DECODER, "other": 4}, "2": {**DECODER, "other": 5}},
+    ),
+    "gemma": (
+        tf.GemmaForCausalLM,
+        lambda: tf.GemmaConfig(**TEXT, **HEADS),
+        {"embedding": 1, "1": DECODER, "2": {**DECODER, "other": 3}},
+    ),
+    "mistral": (
+        tf.MistralForCausalLM,
+        lambda: tf.MistralConfig(**TEXT),
+        {"embedding": 1, "head": 1, "1": DECODER, "2": {**DECODER, "other": 3}},
+    ),
+    "gpt2": (
+        tf.GPT2LMHeadModel,
+        lambda: tf.GPT2Config(**GPT2),
+        {
+            "embedding": 2,
+            "1": {"attention": 4, "mlp": 4, "other": 4},
+            "2": {"attention": 4, "mlp": 4, "other": 6},
+        },
+    ),
+    "bert": (
+        tf.BertForMaskedLM,
+        lambda: tf.BertConfig(**BERT),
+        {
+            "embedding": 5,
+            "head": 5,
+            "1": {"attention": 8, "mlp": 4, "other": 4},
+            "2": {"attention": 8, "mlp": 4, "other": 4},
+        },
+    ),
+    "bert that classifies": (
+        tf.BertForSequenceClassification,
+        lambda: tf.BertConfig(**BERT),
+        {
+            "embedding": 5,
+            "head": 2,
+            "1": {"attention": 8, "mlp": 4, "other": 4},
+            "2": {"attention": 8, "mlp": 4, "other": 6},
+        },
+    ),
+    "vit": (
+        tf.ViTForImageClassification,
+        lambda: tf.ViTConfig(**SIGHT),
+        {
+            "embedding": 4,
+            "head": 2,
+            "1": {"attention": 8, "mlp": 4, "other": 4},
+            "2": {"attention": 8, "mlp": 4, "other": 6},
+        },
+    ),
+    "t5": (
+        tf.T5ForConditionalGeneration,
+        lambda: tf.T5Config(**T5),
+        {
+            "embedding": 1,
+            "1": {"attention": 9, "mlp": 4, "other": 5},  # the encoder, with its last norm
+            "2": {"attention": 17, "mlp": 4, "other": 7},  # the decoder
+        },
+    ),
+    "mixtral": (
+        tf.MixtralForCausalLM,
+        lambda: tf.MixtralConfig(num_local_experts=3, **MOE, **TEXT),
+        {
+            "embedding": 1,
+            "head": 1,
+            "1": {"attention": 4, "other": 12},
+            "2": {"attention": 4, "other": 13},
+        },
+    ),
+    "qwen2 moe": (
+        tf.Qwen2MoeForCausalLM,
+        lambda: tf.Qwen2MoeConfig(
+            num_experts=3, moe_intermediate_size=8, shared_expert_intermediate_size=8,
+            **MOE, **TEXT,
+        ),
+        {
+            "embedding": 1,
+            "head": 1,
+            "1": {"attention": 7, "mlp": 3, "other": 13},
+            "2": {"attention": 7, "mlp": 3, "other": 14},
+        },
+    ),
+    "llava": (
+        tf.LlavaForConditionalGeneration,
+        lambda: tf.LlavaConfig(
+            text_config=tf.LlamaConfig(**TEXT), vision_config=tf.CLIPVisionConfig(**SIGHT),
+            image_token_index=60,
+        ),
+        {
+            "embedding": 1,
+            "head": 1,
+            "projector": 4,
+            "tower": 39,
+            "1": DECODER,
+            "2": {**DECODER, "other": 3},
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=CASES)
+def models(request, tmp_path_factory):
+    """(case, folder of base and two experts, the experts' tensors)."""
+    kind, config, _ = CASES[request.param]
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    model = kind(config())
+    for name in ("base", "one", "two"):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape) * 0.1)
+        model.save_pretrained(folder / name)
+    return request.param, folder
+
+
+def experts(folder):
+    return {name: folder / name for name in ("one", "two")}
+
+
+def counted(groups) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for group in groups.values():
+        block, _, role = group.partition("/")
+        if role:
+            found.setdefault(block, {}).setdefault(role, 0)
+            found[block][role] += 1
+        else:
+            found[block] = found.get(block, 0) + 1
+    return found
+
+
+def test_groups_come_from_the_modules(models):
+    case, folder = models
+    names = Checkpoint.open(folder / "base").tensors
+    layers = modules.layers(folder / "base", names, {"blocks": 2, "roles": ("attention", "mlp")})
+    assert counted(layers.groups(names)) == CASES[case][2]
+    # what a plan records is all that it takes
+    assert type(layers).model_validate_json(layers.model_dump_json()).groups(names) == (
+        layers.groups(names)
+    )
+
+
+def test_live_model_and_folder_are_the_plain_mean(models, tmp_path):
+    case, folder = models
+    plan = api.plan_of(folder / "base", experts(folder), "linear")
+    live = api.build(plan)
+    written = save(plan, Workshop.of(plan), tmp_path / "merged")
+    loaded = CASES[case][0].from_pretrained(written, dtype="auto").eval()
+    assert type(live) is type(loaded)
+    state = loaded.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in live.state_dict().items())
+    found = load_file(written / "model.safetensors")
+    parts = [load_file(folder / name / "model.safetensors") for name in ("one", "two")]
+    assert set(found) == set(Checkpoint.open(folder / "base").tensors)
+    for name, tensor in found.items():
+        mean = (parts[0][name] + parts[1][name]) / 2
+        torch.testing.assert_close(tensor, mean, rtol=0, atol=1e-6)
+
+
+def test_norms_that_scale_by_one_more_are_noted(models):
+    case, folder = models
+    found = modules.structure(folder / "base", Checkpoint.open(folder / "base").tensors)
+    norms = ("model.layers.*.input_layernorm", "model.layers.*.post_attention_layernorm")
+    expected = {f"{name}.weight" for name in (*norms, "model.norm")} if case == "gemma" else set()
+    assert set(found.offset) == expected
+
+
+@pytest.mark.parametrize("case", ["mixtral", "qwen2 moe"])
+def test_routers_and_experts_are_roles(case):
+    kind, config, _ = CASES[case]
+    with torch.device("meta"):
+        model = kind(config())
+    names = list(modules.stored(model))
+    layers = modules.Layers(
+        blocks=1, roles=("router", "experts"), structure=modules.structure_of(model, names)
+    )
+    groups = layers.groups(names)
+    routers = {name for name, group in groups.items() if group == "1/router"}
+    mixed = {name for name, group in groups.items() if group == "1/experts"}
+    assert len(mixed) == 2 * 3 * 3 and all(".experts." in name for name in mixed)
+    assert len(routers) == (2 if case == "mixtral" else 4)
+    assert all(name.endswith("gate.weight") for name in routers)
+
+
+def test_a_file_without_the_prefix_of_the_head_is_the_same_model(tmp_path):
+    model = tf.GPT2LMHeadModel(tf.GPT2Config(**GPT2))
+    for name in ("base", "one", "two"):
+        model.save_pretrained(tmp_path / name)
+        bare = tf.GPT2Model(tf.GPT2Config(**GPT2))
+        bare.load_state_dict(model.transformer.state_dict())
+        bare.save_pretrained(tmp_path / name / "bare")
+        (tmp_path / name / "model.safetensors").write_bytes(
+            (tmp_path / name / "bare" / "model.safetensors").read_bytes()
+        )
+    assert "h.0.ln_1.bias" in Checkpoint.open(tmp_path / "base").tensors
+    live = api.build(api.plan_of(tmp_path / "base", experts(tmp_path), "linear"))
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(live.state_dict()[name], tensor)
+
+
+def test_an_unknown_class_is_refused_and_an_unknown_model_has_names(tmp_path):
+    model = tf.LlamaForCausalLM(tf.LlamaConfig(**TEXT))
+    model.config.architectures = ["MadeUpForCausalLM"]
+    with pytest.raises(modules.errors.InputError, match="no architecture 'MadeUpForCausalLM'"):
+        modules.architecture(model.config, "here")
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"llama"', '"made_up"'))
+    names = Checkpoint.open(tmp_path).tensors
+    layers = modules.layers(tmp_path, names, {"blocks": 2, "roles": ("mlp",)})
+    assert layers.structure is None
+    assert set(layers.groups(names).values()) == {
+        "embedding", "head", "1/mlp", "1/other", "2/mlp", "2/other"
+    }  # fmt: skip
