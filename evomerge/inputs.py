@@ -148,6 +148,7 @@ def load(
     `tokenizer` (`base`, `expert:NAME`, `union`) says whose tokens the merged models have. Raises
     InputError for models that do not fit together.
     """
+    _check_choice(tokenizer, experts)
     path, origin = find(base, folder)
     root = Checkpoint.open(path, "base")
     first = Input(name="base", sha256=root.sha256, path=str(root.folder), origin=origin)
@@ -175,6 +176,16 @@ def load(
         )  # fmt: skip
     compare(sources[0], sources[1:])
     return Inputs(known, tuple(inputs), tuple(sources), vocabulary)
+
+
+def _check_choice(tokenizer: str, experts: Mapping[str, str]) -> None:
+    kind, sign, name = tokenizer.partition(":")
+    if kind not in ("base", "union", "expert") or bool(sign) != (kind == "expert"):
+        raise errors.RecipeError(
+            f"tokenizer: expected base, union or expert:NAME, got '{tokenizer}'"
+        )
+    if sign and name not in experts:
+        raise errors.RecipeError(errors.unknown("tokenizer", "expert", name, experts))
 
 
 def leaves(item: Input) -> list[Input]:

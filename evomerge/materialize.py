@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import torch
 
 from evomerge import errors, plugins
 from evomerge.files.checkpoint import TensorInfo
+from evomerge.files.vocabulary import present
 from evomerge.genome import Gene
 from evomerge.inputs import Opened
 from evomerge.maths.counter_rng import Noise
@@ -97,11 +99,14 @@ class Merged:
         self.experts = [workshop.source(item, plan.vocabulary) for item in plan.experts]
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
         self.groups = plan.layers.groups(self.tensors)
-        _check_groups(plan, set(self.groups.values()))
+        known = set(self.groups.values())
+        for group in plan.groups.keys() - known:
+            raise errors.RecipeError(errors.unknown("plan.groups", "group", group, known))
         self._genes = {
             group: _arguments(step, plan, workshop.device) for group, step in plan.groups.items()
         }
         self._sums: dict[tuple[str, str], Tensors] = {}
+        self._runs: dict[str, dict[int, torch.Tensor]] = {}
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -134,8 +139,23 @@ class Merged:
             size = info.numel
         elif scope == "row" and info.shape:
             size = max(1, size // max(1, info.shape[-1])) * info.shape[-1]
-        for start in range(0, info.numel, max(1, size)):
-            yield start, min(start + size, info.numel)
+        starts = sorted({*range(0, info.numel, max(1, size)), *self._present(name)})
+        yield from pairwise([*starts, info.numel])
+
+    def _present(self, name: str) -> dict[int, torch.Tensor]:
+        """(K,) which experts have the rows of a tensor, from an element on; {}: all have all.
+
+        An operator with statistics, or of whole tensors, sees a task vector of zero instead.
+        """
+        step = self.step(name)
+        if step is None:
+            return {}
+        if name not in self._runs:
+            module = plugins.load("operator", step.operator)
+            whole = module.scope(self._genes[self.groups[name]]) == "tensor"
+            sees = not whole and not hasattr(module, "prepare")
+            self._runs[name] = present(self.experts, self.tensors[name]) if sees else {}
+        return self._runs[name]
 
     def inputs(self, name: str, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Base (n,) and experts (K, n) of an extent, in float32."""
@@ -154,14 +174,16 @@ class Merged:
         module = plugins.load("operator", step.operator)
         genes = self._genes[self.groups[name]]
         base, experts = self._shaped(name, module.scope(genes), start, stop)
-        merged: torch.Tensor = module.merge(
-            base,
-            experts,
-            stats=self._stats(name, step),
-            sums=self.sums(name),
-            rng=Noise(self.plan.seed, name, [item.name for item in self.plan.experts], start),
-            **genes,
-        )
+        names = [item.name for item in self.plan.experts]
+        here = [there for begin, there in self._present(name).items() if begin <= start][-1:]
+        if here and not here[0].any():
+            return base.reshape(-1).to(self.dtype)
+        if here:
+            names = [each for each, there in zip(names, here[0], strict=True) if there]
+            experts, genes = experts[here[0]], _of_some(genes, here[0])
+        rng = Noise(self.plan.seed, name, names, start)
+        known = {"stats": self._stats(name, step), "sums": self.sums(name), "rng": rng}
+        merged: torch.Tensor = module.merge(base, experts, **known, **genes)
         return merged.reshape(-1).to(self.dtype)
 
     def _shaped(
@@ -239,10 +261,9 @@ class Merged:
         return f"{self._group_keys[group]}{canonical(sums)}"
 
 
-def _check_groups(plan: Plan, known: set[str]) -> None:
-    for group in plan.groups:
-        if group not in known:
-            raise errors.RecipeError(errors.unknown("plan.groups", "group", group, known))
+def _of_some(genes: Mapping[str, Any], there: torch.Tensor) -> dict[str, Any]:
+    per_expert = {name: g[there] for name, g in genes.items() if isinstance(g, torch.Tensor)}
+    return {**genes, **per_expert}
 
 
 def _arguments(step: Step, plan: Plan, device: torch.device) -> dict[str, Any]:

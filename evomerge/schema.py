@@ -146,13 +146,6 @@ class Recipe(_Part):
                 raise ValueError("no expert can be called 'base'")
         return value
 
-    @field_validator("tokenizer")
-    @classmethod
-    def _whose(cls, value: str) -> str:
-        if value not in ("base", "union") and not value.startswith("expert:"):
-            raise ValueError("expected base, union or expert:NAME")
-        return value
-
     @property
     def operators(self) -> list[str]:
         return [self.operator] if isinstance(self.operator, str) else self.operator

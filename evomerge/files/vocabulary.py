@@ -182,6 +182,18 @@ class Frame:
         return {"tokenizer.json": json.dumps(data, ensure_ascii=False).encode()}
 
 
+def present(experts: Sequence[object], info: TensorInfo) -> dict[int, torch.Tensor]:
+    """First element of a run of rows -> (K,) bool, which experts have them; {} if all have all."""
+    lacks = [e.lacks(info.name) if isinstance(e, Rearranged) else None for e in experts]
+    if all(missing is None for missing in lacks):
+        return {}
+    rows = info.shape[0]
+    there = torch.stack([torch.ones(rows) if m is None else ~m for m in lacks]).bool()
+    changes = (there[:, 1:] != there[:, :-1]).any(0).nonzero().view(-1) + 1
+    columns = info.numel // rows
+    return {row * columns: there[:, row] for row in [0, *changes.tolist()]}
+
+
 def _with_rows(known: Tokens | None, size: int) -> Tokens | None:
     """Without tokens that the embedding has no row for: a model can not have learned them."""
     return known and {text: row for text, row in known.items() if row < size}
