@@ -22,8 +22,8 @@ from evomerge.loop import Report, Search
 from evomerge.materialize import Workshop
 from evomerge.maths import intervals
 from evomerge.plan import Dtype, Plan, Template
-from evomerge.recipe import resolve
-from evomerge.run import Run
+from evomerge.recipe import read, resolve
+from evomerge.run import Run, pinned
 from evomerge.worker import Job as _Job
 from evomerge.worker import Setup, Worker, load, n_blocks
 
@@ -42,8 +42,9 @@ def search(
     in [0, 1]. `changes` replace top-level keys of the recipe, such as `budget={"candidates": 50}`.
     An interruption (Ctrl-C) raises Interrupted; nothing is lost.
     """
-    problem = resolve(recipe, functions=objectives, **changes)
-    place = Path(folder) if folder is not None else Path("runs") / problem.recipe.name
+    name = changes.get("name") or read(recipe)[0].name
+    place = Path(folder) if folder is not None else Path("runs") / name
+    problem = resolve(recipe, functions=objectives, pinned=pinned(place), **changes)
     Search(problem, place, report or (lambda event, facts: None)).run()
     return Run(place)
 

@@ -143,18 +143,16 @@ class Merged:
         yield from pairwise([*starts, info.numel])
 
     def _present(self, name: str) -> dict[int, torch.Tensor]:
-        """(K,) which experts have the rows of a tensor, from an element on; {}: all have all.
-
-        An operator with statistics, or of whole tensors, sees a task vector of zero instead.
-        """
+        """(K,) which experts have the rows from an element on; {}: all have, or the operator, with
+        statistics or of whole tensors, sees a task vector of zero instead."""
         step = self.step(name)
         if step is None:
             return {}
         if name not in self._runs:
             module = plugins.load("operator", step.operator)
             whole = module.scope(self._genes[self.groups[name]]) == "tensor"
-            sees = not whole and not hasattr(module, "prepare")
-            self._runs[name] = present(self.experts, self.tensors[name]) if sees else {}
+            blind = whole or hasattr(module, "prepare")
+            self._runs[name] = {} if blind else present(self.experts, self.tensors[name])
         return self._runs[name]
 
     def inputs(self, name: str, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -128,6 +128,12 @@ class Problem:
                 objective["bank"] = str(path.resolve())
         return data
 
+    def origins(self) -> dict[str, str]:
+        """What each name on a hub was resolved to, as `org/name@commit`."""
+        named = (self.recipe.base, *self.recipe.experts.values())
+        items = self.inputs.inputs
+        return {name: i.origin for name, i in zip(named, items, strict=True) if i.origin}
+
     def identity(self) -> dict[str, Any]:
         """What makes a run this run: a folder with another identity is refused."""
         recipe, vocabulary = self.recipe, self.template.vocabulary
@@ -160,12 +166,14 @@ def resolve(
     source: str | Path | Mapping[str, Any],
     *,
     functions: Mapping[str, Callable[..., Any]] | None = None,
+    pinned: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> Problem:
     """Open the inputs of a recipe and lay out its space; no tensor is read.
 
-    `changes` replace top-level keys of the recipe; `functions` are further objectives. All names
-    and values are checked before any input is opened.
+    `changes` replace top-level keys of the recipe; `functions` are further objectives; `pinned`
+    has references to use in place of others. All names and values are checked before any input is
+    opened.
     """
     recipe, where, folder = read(source)
     if changes:
@@ -173,14 +181,20 @@ def resolve(
         recipe = plain.check(Recipe, data, where, raises=errors.RecipeError)
     with errors.at(where):
         checks.before_inputs(recipe, folder, list(functions or {}))
-        return _opened(recipe, where, folder, functions or {})
+        return _opened(recipe, where, folder, functions or {}, pinned or {})
 
 
 def _opened(
-    recipe: Recipe, where: str, folder: Path, functions: Mapping[str, Callable[..., Any]]
+    recipe: Recipe,
+    where: str,
+    folder: Path,
+    functions: Mapping[str, Callable[..., Any]],
+    pinned: Mapping[str, str],
 ) -> Problem:
     banks = _banks(recipe, folder, functions)
-    found = inputs.load(recipe.base, recipe.experts, folder, tokenizer=recipe.tokenizer)
+    base, experts = pinned.get(recipe.base, recipe.base), recipe.experts
+    experts = {name: pinned.get(reference, reference) for name, reference in experts.items()}
+    found = inputs.load(base, experts, folder, tokenizer=recipe.tokenizer)
     names = found.sources[0].tensors
     wanted = {"blocks": recipe.space.blocks, "roles": recipe.space.roles}
     layers = modules.layers(found.base.folder, names, wanted)

@@ -13,7 +13,7 @@ import numpy as np
 
 from evomerge import errors
 from evomerge.answers import Scores
-from evomerge.files.ledger import Ledger
+from evomerge.files.ledger import NAME, Ledger
 from evomerge.front import Front, Point
 from evomerge.maths import intervals, pareto
 from evomerge.objectives import Anchor, Losses, anchor
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from evomerge.plan import Plan
 
 __all__ = ["Front", "Point", "Run"]
+
+
+def pinned(folder: Path) -> dict[str, str]:
+    """The commits of a run that has begun, by the names that its recipe has for them."""
+    if not (folder / NAME).is_file():
+        return {}
+    return dict(Ledger(folder).meta("origins") or {})
 
 
 class Run:

@@ -71,12 +71,8 @@ def trio(tmp_path):
 
 def merged_rows(base, experts, word):
     """What a row is to be: the mean of the experts that have it."""
-    has = {
-        name: AutoTokenizer.from_pretrained(place).get_vocab() for name, place in experts.items()
-    }
-    return torch.stack([row(experts[n], word) for n, known in has.items() if word in known]).mean(
-        0
-    )
+    known = {e: AutoTokenizer.from_pretrained(e).get_vocab() for e in experts.values()}
+    return torch.stack([row(e, word) for e, words in known.items() if word in words]).mean(0)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +222,7 @@ def two_of_a_number(place):
         (WORDS, ("new",), two_of_a_number, "base", "the number 4, that of"),
         ([*WORDS, "w10"], (), None, "union", "can only add added tokens; choose tokenizer: exp"),
         (WORDS, ("new",), None, "expert:nobody", "unknown expert 'nobody'"),
+        (WORDS, ("new",), None, "unoin", "expected base, union or expert:NAME"),
     ],
 )
 def test_token_maps_that_disagree(refused, family, tmp_path, words, added, spoil, choice, says):
@@ -235,14 +232,14 @@ def test_token_maps_that_disagree(refused, family, tmp_path, words, added, spoil
         spoil(expert)
     recipe = families.recipe(family, base=str(base), experts={"e": str(expert)}, tokenizer=choice)
     (tmp_path / "r.yaml").write_text(json.dumps(recipe))
-    code = errors.USAGE if "nobody" in choice else errors.INPUT
+    code = errors.USAGE if choice in ("expert:nobody", "unoin") else errors.INPUT
     refused("plan", tmp_path / "r.yaml", code=code, says=says)
 
 
 def test_a_tokenizer_that_changed_is_not_the_plan_s(trio):
     base, experts = trio
     plan = api.plan_of(base, experts, "linear")
-    tokenizer(WORDS[:8], ("other", "new")).save_pretrained(experts["less"])
+    tokenizer(WORDS[:8][::-1], ("other", "both")).save_pretrained(experts["less"])
     with pytest.raises(errors.InputError, match="tokenizers of the inputs are not those"):
         Merged(plan, Workshop.of(plan))
 
