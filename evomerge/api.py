@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomerge import errors, inputs, layout, modules, shelf
+from evomerge import ancestry, errors, inputs, layout, modules, shelf
 from evomerge.answers import Scores
 from evomerge.files import bank as banks
 from evomerge.files import plain
@@ -58,16 +58,19 @@ def plan_of(
     dtype: str = "",
     seed: int = 0,
     tokenizer: str = "base",
+    allow_mismatch: bool = False,
     **genes: Any,
 ) -> Plan:
     """The plan of one merge, its genes given by name: a number for all, a list or {expert: value}.
 
-    `dtype` defaults to that of the base. Raises RecipeError for an unknown gene or a value
-    outside its range, InputError for experts that do not fit the base.
+    `dtype` defaults to that of the base; `tokenizer` and `allow_mismatch` as in a recipe. Raises
+    RecipeError for an unknown gene or a value outside its range, InputError for experts that do
+    not fit the base.
     """
     named = experts if isinstance(experts, Mapping) else {Path(e).name: e for e in experts}
     references = {name: str(expert) for name, expert in named.items()}
     found = inputs.load(str(base), references, Path.cwd(), tokenizer=tokenizer)
+    ancestry.refuse(found.ancestry, allow_mismatch)
     wanted = plain.check(Layers, {"blocks": blocks}, "plan", raises=errors.RecipeError)
     names = found.sources[0].tensors
     layers = modules.layers(found.base.folder, names, wanted.model_dump())
@@ -82,6 +85,7 @@ def plan_of(
 def plan_of_recipe(source: str, genes: Mapping[str, Any]) -> Plan:
     """The plan of a recipe at its defaults, with gene values by name as in `plan_of`."""
     problem = resolve(source)
+    ancestry.refuse(problem.inputs.ancestry, problem.recipe.allow_mismatch)
     return problem.template.plan({**problem.fixed, **_values(problem.template, genes)})
 
 

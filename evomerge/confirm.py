@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge import errors
+from evomerge import ancestry, errors
 from evomerge.answers import Answers, Desk
 from evomerge.maths import pareto
 from evomerge.objectives import Losses, anchor
@@ -55,6 +55,10 @@ def sanity(problem: Problem, desk: Desk, report: Report) -> Losses:
     """Have base and experts answer all `search` items; freeze anchors; point out what is odd."""
     report("stage", {"name": "sanity"})
     answers = desk.answers
+    descent = answers.ledger.meta("ancestry") or problem.inputs.ancestry
+    answers.ledger.set_meta("ancestry", descent)
+    for line in ancestry.refuse(descent, problem.recipe.allow_mismatch):
+        report("note", {"text": line})
     plans = endpoints(problem)
     # Without them there is no search; what was wrong may have been put right since.
     answers.retry(plan.key for plan in plans.values())

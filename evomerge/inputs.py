@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from evomerge import errors, modules, zoo
+from evomerge import ancestry, errors, modules, zoo
 from evomerge.files import hub
 from evomerge.files.adapter import Adapted, Adapter, check_base
 from evomerge.files.checkpoint import Checkpoint, compare
@@ -112,6 +114,11 @@ class Inputs:
     def base(self) -> Checkpoint:
         return self.files[self.inputs[0].sha256]
 
+    @cached_property
+    def ancestry(self) -> dict[str, Any]:
+        """What samples of the experts' weights say of their descent; see `ancestry.check`."""
+        return ancestry.check(self.sources[0], self.sources[1:])
+
     @property
     def experts(self) -> dict[str, Checkpoint]:
         """What each expert is on disk."""
@@ -143,7 +150,7 @@ def opened(folder: Path | str, name: str = "") -> Checkpoint:
 def load(
     base: str, experts: Mapping[str, str], folder: Path, *, tokenizer: str = "base"
 ) -> Inputs:
-    """Open a base and its experts by reference, and compare them; no tensor is read.
+    """Open a base and its experts by reference, and compare them; only integers are read.
 
     `tokenizer` (`base`, `expert:NAME`, `union`) says whose tokens the merged models have. Raises
     InputError for models that do not fit together.
@@ -175,6 +182,7 @@ def load(
             sha256=frame.sha256,
         )  # fmt: skip
     compare(sources[0], sources[1:])
+    ancestry.same_integers(sources[0], sources[1:])
     return Inputs(known, tuple(inputs), tuple(sources), vocabulary)
 
 

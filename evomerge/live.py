@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from evomerge import errors
+from evomerge.ancestry import not_finite
 from evomerge.files import writer
 from evomerge.materialize import Merged, Workshop
 from evomerge.plan import Plan
@@ -46,19 +47,31 @@ class Live:
     def _write(self, merged: Merged, name: str) -> None:
         if not self.parameters[name].is_contiguous():  # a part of a fused tensor
             tensor = merged.read(name)
-            check_finite(name, tensor)
+            check_finite(name, tensor, merged)
             self.parameters[name].copy_(tensor)
             return
         flat = self.parameters[name].view(-1)
         for start, stop in merged.tiles(name):
             tile = merged.merge(name, start, stop)
-            check_finite(name, tile)
+            check_finite(name, tile, merged)
             flat[start:stop].copy_(tile)
 
 
-def check_finite(name: str, tile: torch.Tensor) -> None:
+def check_finite(name: str, tile: torch.Tensor, merged: Merged) -> None:
+    """Raise EvaluationError for a value that is not finite.
+
+    It says where the first one stands in an input, if that is where it came from.
+    """
     if tile.numel() and not torch.stack(torch.aminmax(tile)).isfinite().all():
-        raise errors.EvaluationError(f"weights of {name} are not finite")
+        reason = "; ".join(_not_finite(name, merged)) or "in no input"
+        raise errors.EvaluationError(f"weights of {name} are not finite: {reason}")
+
+
+def _not_finite(name: str, merged: Merged) -> Iterator[str]:
+    info = merged.tensors[name]
+    for item, source in zip(merged.plan.inputs(), (merged.base, *merged.experts), strict=True):
+        if odd := not_finite(source.read_flat(name, 0, info.numel), info.shape):
+            yield f"{item.name} has {odd}"
 
 
 def save(plan: Plan, workshop: Workshop, folder: Path, **details: Any) -> Path:
@@ -68,7 +81,7 @@ def save(plan: Plan, workshop: Workshop, folder: Path, **details: Any) -> Path:
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         for name in merged.tensors:
             tensor = merged.read(name)
-            check_finite(name, tensor)
+            check_finite(name, tensor, merged)
             yield name, tensor
 
     sizes = {name: info.shape for name, info in merged.tensors.items()}

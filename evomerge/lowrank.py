@@ -74,7 +74,7 @@ def save_adapter(
     fit = Fit()
     for name in merged.mergeable:
         new, old = merged.read(name).float(), base.read(name).float()
-        check_finite(name, new)
+        check_finite(name, new, merged)
         if not torch.equal(new, old):
             live, kind = kinds.get(name, (name, "fused"))
             _add(tensors, config, fit, live, kind, new, new - old, base.tied)

@@ -15,7 +15,7 @@ LAYERS = """
     errors
     maths
     files genome layers
-    zoo modules
+    zoo modules ancestry
     plugins
     operators strategies scorers
     plan
