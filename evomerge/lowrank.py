@@ -17,6 +17,7 @@ from safetensors.torch import save
 from evomerge import errors, modules
 from evomerge.files import writer
 from evomerge.files.adapter import CONFIG, FIT, PREFIX, WEIGHTS
+from evomerge.files.checkpoint import HEADS, module
 from evomerge.inputs import leaves
 from evomerge.live import check_finite
 from evomerge.materialize import Merged, Workshop
@@ -78,6 +79,9 @@ def save_adapter(
         if not torch.equal(new, old):
             live, kind = kinds.get(name, (name, "fused"))
             _add(tensors, config, fit, live, kind, new, new - old, base.tied)
+            if base.tied and kind == "embedding":  # PEFT wants to read a tied head as well
+                heads = sorted((other for other in kinds if module(other) in HEADS), key=len)
+                tensors |= {f"{PREFIX}{head}": new.clone() for head in heads[:1]}
     files = {
         WEIGHTS: save(tensors, metadata={"format": "pt"}),
         CONFIG: json.dumps(config, indent=2).encode(),
