@@ -140,15 +140,13 @@ def evidence(operator: str) -> str:
 
 
 def tests(file: Path, operator: str) -> Iterator[str]:
-    """Test functions that call `merge` with this operator's name, that of the file's name first."""
+    """Test functions that call `merge` with this operator's name."""
     for node in ast.parse(file.read_text()).body:
-        if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test_"):
-            continue
-        for call in ast.walk(node):
-            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "merge":
-                if getattr(call.args[0], "value", None) == operator:
-                    yield node.name
-                    break
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            calls = [call for call in ast.walk(node) if isinstance(call, ast.Call)]
+            merges = [call for call in calls if getattr(call.func, "id", "") == "merge"]
+            if any(getattr(call.args[0], "value", None) == operator for call in merges):
+                yield node.name
 
 
 def table(rows: list[Mapping[str, Any]]) -> str:
