@@ -1,4 +1,4 @@
-"""SCE: select, calculate, erase (Wan et al. 2024, FuseChat, section 3.2).
+"""SCE: select, calculate, erase (Wan et al. 2024, FuseChat).
 
 Of the entries in which the experts differ the share `density` of largest variance is selected;
 an expert's coefficient is its part of the squares there; entries whose sign is not the elected one
