@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomerge import ancestry, errors, inputs, layout, modules, shelf
+from evomerge import ancestry, errors, inputs, layout, modules, shelf, stacks
 from evomerge.answers import Scores
 from evomerge.files import bank as banks
 from evomerge.files import plain
@@ -73,7 +73,7 @@ def plan_of(
     ancestry.refuse(found.ancestry, allow_mismatch)
     wanted = plain.check(Layers, {"blocks": blocks}, "plan", raises=errors.RecipeError)
     names = found.sources[0].tensors
-    layers = modules.layers(found.base.folder, names, wanted.model_dump())
+    layers = stacks.layers(found.base.folder, names, wanted.model_dump())
     template = Template(
         base=found.inputs[0], experts=found.inputs[1:], layers=layers,
         groups=tuple(dict.fromkeys(layers.groups(names).values())), operators=(operator,),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -29,6 +30,28 @@ _HEAD = re.compile(r"^(lm_head|score|classifier|embed_out|cls)\b")
 
 
 MOST_BLOCKS = 1000
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor stands in its model: what an operator may know of it beside its numbers.
+
+    `role`: attention, mlp, norm, router, experts, conv, one of APART, or other. `depth`: its
+    layer, from 0; None outside of all layers. `layers`: how many the model has (0: none are
+    numbered). `offset`: whether it is a norm that scales by 1 + w.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: str = "other"
+    depth: int | None = None
+    layers: int = 0
+    offset: bool = False
+
+    def is_matrix(self, embeddings: bool = False) -> bool:
+        """Whether it maps vectors to vectors; embedding and head, which look rows up by token,
+        only if asked for."""
+        return len(self.shape) == 2 and (embeddings or self.role not in ("embedding", "head"))
 
 
 class Structure(BaseModel):
@@ -63,6 +86,10 @@ class Structure(BaseModel):
             if f"{starred(name)}.".startswith(f"{_parent(_parent(stack))}.")
         ]
         return (max(beside)[1], None) if beside else None
+
+    def beside(self, names: Iterable[str]) -> frozenset[str]:
+        """Tensors that go with a stack, as its last norm does, and are in none of its blocks."""
+        return frozenset(name for name in names if (self.place(name) or (0, 0))[1] is None)
 
     @cached_property
     def _patterns(self) -> list[re.Pattern[str]]:
@@ -133,6 +160,21 @@ class Layers(Resolution):
             kind = role if role in self.roles else "other"
             groups[name] = role if role in APART else f"{block}/{kind}" if self.roles else block
         return groups
+
+    def places(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Place]:
+        """The place of every tensor of a model, by name."""
+        depths, layers = self._depths(list(shapes))
+        beside = self.structure.beside(shapes) if self.structure is not None else frozenset()
+        offset = self.structure.offset if self.structure is not None else ()
+        numbered = any(depth is not None for depth in depths.values())
+        return {
+            name: Place(
+                name, shape, self._role(name, depths[name]),
+                None if name in beside else depths[name], layers if numbered else 0,
+                starred(name) in offset,
+            )
+            for name, shape in shapes.items()
+        }  # fmt: skip
 
     def _role(self, name: str, depth: int | None) -> str:
         told = self.structure.role(name) if self.structure is not None else None

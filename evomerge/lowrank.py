@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from safetensors.torch import save
 from evomerge import errors, modules
 from evomerge.files import writer
 from evomerge.files.adapter import CONFIG, FIT, PREFIX, WEIGHTS
-from evomerge.files.checkpoint import HEADS, module
+from evomerge.files.checkpoint import HEADS, Checkpoint, module
 from evomerge.inputs import leaves
 from evomerge.live import check_finite
 from evomerge.materialize import Merged, Workshop
@@ -53,7 +54,7 @@ def save_adapter(
     rank: int,
     *,
     card: str,
-    extra_json: dict[str, Any],
+    extra_json: Mapping[str, object],
 ) -> Path:
     """Write a plan's model as an adapter in PEFT's layout, with `fit.json` on what is lost.
 
@@ -68,75 +69,84 @@ def save_adapter(
             "adapter can not hold; export the whole model"
         )
     root = leaves(plan.base)[0]
-    base, merged = workshop.checkpoints[root.sha256], Merged(plan, workshop)
-    kinds = modules.kinds(base.folder)
-    tensors: dict[str, torch.Tensor] = {}
-    config = _config(rank, root.origin.partition("@")[0] or str(base.folder.resolve()))
-    fit = Fit()
-    for name in merged.mergeable:
-        new, old = merged.read(name).float(), base.read(name).float()
-        check_finite(name, new, merged)
-        if not torch.equal(new, old):
-            live, kind = kinds.get(name, (name, "fused"))
-            _add(tensors, config, fit, live, kind, new, new - old, base.tied)
-            if base.tied and kind == "embedding":  # PEFT wants to read a tied head as well
-                heads = sorted((other for other in kinds if module(other) in HEADS), key=len)
-                tensors |= {f"{PREFIX}{head}": new.clone() for head in heads[:1]}
+    draft = Draft(Merged(plan, workshop), workshop.checkpoints[root.sha256], rank)
+    draft.config["base_model_name_or_path"] = root.origin.partition("@")[0] or root.path
+    # a weight comes before its bias: whether that goes with it decides where the bias goes
+    for name in sorted(draft.merged.mergeable, key=lambda name: name.endswith(".bias")):
+        draft.add(name)
     files = {
-        WEIGHTS: save(tensors, metadata={"format": "pt"}),
-        CONFIG: json.dumps(config, indent=2).encode(),
-        FIT: json.dumps(fit.to_json(), indent=1).encode(),
+        WEIGHTS: save(draft.tensors, metadata={"format": "pt"}),
+        CONFIG: json.dumps(draft.config, indent=2).encode(),
+        FIT: json.dumps(draft.fit.to_json(), indent=1).encode(),
         "README.md": card.encode(),
         **{name: json.dumps(value, indent=1).encode() for name, value in extra_json.items()},
     }
     return writer.write_files(folder, files)
 
 
-def _config(rank: int, base: str) -> dict[str, Any]:
-    return {
-        "peft_type": "LORA", "base_model_name_or_path": base, "r": rank, "lora_alpha": rank,
-        "target_modules": [], "modules_to_save": [], "rank_pattern": {}, "alpha_pattern": {},
-        "bias": "none", "fan_in_fan_out": False, "lora_dropout": 0.0, "inference_mode": True,
-    }  # fmt: skip
+class Draft:
+    """An adapter of a base in the making: tensors, config, and what is lost."""
 
+    def __init__(self, merged: Merged, base: Checkpoint, rank: int) -> None:
+        self.merged, self.base, self.rank = merged, base, rank
+        self.kinds = modules.kinds(base.folder)
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.fit = Fit()
+        self.config: dict[str, Any] = {
+            "peft_type": "LORA", "r": rank, "lora_alpha": rank, "lora_dropout": 0.0,
+            "target_modules": [], "modules_to_save": [], "rank_pattern": {}, "alpha_pattern": {},
+            "bias": "none", "fan_in_fan_out": False, "inference_mode": True,
+        }  # fmt: skip
 
-def _add(
-    tensors: dict[str, torch.Tensor],
-    config: dict[str, Any],
-    fit: Fit,
-    name: str,
-    kind: str,
-    new: torch.Tensor,
-    change: torch.Tensor,
-    tied: bool,
-) -> None:
-    """Put one changed tensor into the adapter."""
-    path = name.rpartition(".")[0]
-    norm = float(change.norm())
-    if kind == "fused":
-        raise errors.RecipeError(
-            f"adapter: '{name}' is part of a fused tensor, for which PEFT has no place; export "
-            "the whole model"
-        )
-    if kind in ("other", "bias") or (kind == "embedding" and tied):
-        if kind == "bias" and path in config["target_modules"]:
-            config["bias"] = "all"
-            tensors[f"{PREFIX}{path}.base_layer.bias"] = new
+    def add(self, name: str) -> None:
+        """Put a tensor in, if the merge changed it."""
+        new, old = self.merged.read(name).float(), self.base.read(name).float()
+        check_finite(name, new, self.merged)
+        if torch.equal(new, old):
+            return
+        live, kind = self.kinds.get(name, (name, "fused"))
+        path = live.rpartition(".")[0]
+        if kind == "fused":
+            raise errors.RecipeError(
+                f"adapter: '{name}' is part of a fused tensor, for which PEFT has no place; "
+                "export the whole model"
+            )
+        if kind == "bias" and path in self.config["target_modules"]:
+            self.config["bias"] = "all"
+            self.tensors[f"{PREFIX}{path}.base_layer.bias"] = new
+            self.fit.add(name, 0.0, float((new - old).norm()))
+        elif kind in ("bias", "other") or (kind == "embedding" and self.base.tied):
+            self._add_whole(path)
+            self.fit.add(name, 0.0, float((new - old).norm()))
         else:
-            config["modules_to_save"] = sorted({*config["modules_to_save"], path})
-            config["ensure_weight_tying"] = config.get("ensure_weight_tying", False) or tied
-            tensors[f"{PREFIX}{name}"] = new
-        return fit.add(name, 0.0, norm)
-    turned = kind != "linear"
-    left, values, right = torch.linalg.svd(change.T if turned else change, full_matrices=False)
-    rank = min(config["r"], len(values))
-    root = values[:rank].sqrt()
-    b, a = left[:, :rank] * root, root[:, None] * right[:rank]
-    config["target_modules"].append(path)
-    config["fan_in_fan_out"] |= kind == "turned"
-    if rank < config["r"]:
-        config["rank_pattern"][path] = config["alpha_pattern"][path] = rank
-    names = ("embedding_A", "embedding_B") if kind == "embedding" else ("A.weight", "B.weight")
-    for part, factor in zip(names, (a, b), strict=True):
-        tensors[f"{PREFIX}{path}.lora_{part}"] = factor.contiguous()
-    return fit.add(name, float(values[rank:].norm()), norm)
+            self._add_factors(name, path, kind, new - old)
+
+    def _add_whole(self, path: str) -> None:
+        """A module with all of its tensors, which is how PEFT reads it."""
+        if path in self.config["modules_to_save"]:
+            return
+        self.config["modules_to_save"].append(path)
+        for name in self.merged.mergeable:
+            live, kind = self.kinds.get(name, (name, ""))
+            if live.rpartition(".")[0] == path:
+                self.tensors[f"{PREFIX}{live}"] = whole = self.merged.read(name).float()
+            if live.rpartition(".")[0] == path and kind == "embedding":  # tied, or it had a rank
+                heads = sorted((other for other in self.kinds if module(other) in HEADS), key=len)
+                self.tensors |= {f"{PREFIX}{head}": whole.clone() for head in heads[:1]}
+                self.config["ensure_weight_tying"] = True
+
+    def _add_factors(self, name: str, path: str, kind: str, change: torch.Tensor) -> None:
+        turned = kind != "matrix"
+        left, values, right = torch.linalg.svd(change.T if turned else change, full_matrices=False)
+        rank = min(self.rank, len(values))
+        root = values[:rank].sqrt()
+        b, a = left[:, :rank] * root, root[:, None] * right[:rank]
+        self.config["target_modules"].append(path)
+        self.config["fan_in_fan_out"] |= kind == "turned"
+        if rank < self.rank:
+            for pattern in ("rank_pattern", "alpha_pattern"):
+                self.config[pattern][path] = rank
+        parts = ("embedding_A", "embedding_B") if kind == "embedding" else ("A.weight", "B.weight")
+        for part, factor in zip(parts, (a, b), strict=True):
+            self.tensors[f"{PREFIX}{path}.lora_{part}"] = factor.contiguous()
+        self.fit.add(name, float(values[rank:].norm()), float(change.norm()))

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evomerge import checks, errors, inputs, modules, plugins, shelf
+from evomerge import checks, errors, inputs, plugins, shelf, stacks
 from evomerge.files import bank as banks
 from evomerge.files import plain
 from evomerge.files.checkpoint import Checkpoint
@@ -197,7 +197,7 @@ def _opened(
     found = inputs.load(base, experts, folder, tokenizer=recipe.tokenizer)
     names = found.sources[0].tensors
     wanted = {"blocks": recipe.space.blocks, "roles": recipe.space.roles}
-    layers = modules.layers(found.base.folder, names, wanted)
+    layers = stacks.layers(found.base.folder, names, wanted)
     template = Template(
         base=found.inputs[0], experts=found.inputs[1:], layers=layers,
         groups=tuple(dict.fromkeys(layers.groups(names).values())),

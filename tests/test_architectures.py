@@ -5,7 +5,7 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file
 
-from evomerge import api, modules
+from evomerge import api, errors, modules, stacks
 from evomerge.files.checkpoint import Checkpoint
 from evomerge.live import save
 from evomerge.materialize import Workshop
@@ -179,7 +179,7 @@ def counted(groups) -> dict[str, object]:
 def test_groups_come_from_the_modules(models):
     case, folder = models
     names = Checkpoint.open(folder / "base").tensors
-    layers = modules.layers(folder / "base", names, {"blocks": 2, "roles": ("attention", "mlp")})
+    layers = stacks.layers(folder / "base", names, {"blocks": 2, "roles": ("attention", "mlp")})
     assert counted(layers.groups(names)) == CASES[case][2]
     # what a plan records is all that it takes
     assert type(layers).model_validate_json(layers.model_dump_json()).groups(names) == (
@@ -206,7 +206,7 @@ def test_live_model_and_folder_are_the_plain_mean(models, tmp_path):
 
 def test_norms_that_scale_by_one_more_are_noted(models):
     case, folder = models
-    found = modules.structure(folder / "base", Checkpoint.open(folder / "base").tensors)
+    found = stacks.structure(folder / "base", Checkpoint.open(folder / "base").tensors)
     norms = ("model.layers.*.input_layernorm", "model.layers.*.post_attention_layernorm")
     expected = {f"{name}.weight" for name in (*norms, "model.norm")} if case == "gemma" else set()
     assert set(found.offset) == expected
@@ -218,8 +218,8 @@ def test_routers_and_experts_are_roles(case):
     with torch.device("meta"):
         model = kind(config())
     names = list(modules.stored(model))
-    layers = modules.Layers(
-        blocks=1, roles=("router", "experts"), structure=modules.structure_of(model, names)
+    layers = stacks.Layers(
+        blocks=1, roles=("router", "experts"), structure=stacks.structure_of(model, names)
     )
     groups = layers.groups(names)
     routers = {name for name, group in groups.items() if group == "1/router"}
@@ -248,13 +248,13 @@ def test_a_file_without_the_prefix_of_the_head_is_the_same_model(tmp_path):
 def test_an_unknown_class_is_refused_and_an_unknown_model_has_names(tmp_path):
     model = tf.LlamaForCausalLM(tf.LlamaConfig(**TEXT))
     model.config.architectures = ["MadeUpForCausalLM"]
-    with pytest.raises(modules.errors.InputError, match="no architecture 'MadeUpForCausalLM'"):
+    with pytest.raises(errors.InputError, match="no architecture 'MadeUpForCausalLM'"):
         modules.architecture(model.config, "here")
     model.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"llama"', '"made_up"'))
     names = Checkpoint.open(tmp_path).tensors
-    layers = modules.layers(tmp_path, names, {"blocks": 2, "roles": ("mlp",)})
+    layers = stacks.layers(tmp_path, names, {"blocks": 2, "roles": ("mlp",)})
     assert layers.structure is None
     assert set(layers.groups(names).values()) == {
         "embedding", "head", "1/mlp", "1/other", "2/mlp", "2/other"

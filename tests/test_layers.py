@@ -16,10 +16,11 @@ LAYERS = """
     maths
     files genome layers
     zoo modules ancestry
+    stacks
     plugins
     operators strategies scorers
     plan
-    inputs
+    inputs arguments
     materialize layout
     live
     lowrank
