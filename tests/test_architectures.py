@@ -1,11 +1,14 @@
 """Any architecture of transformers: groups from its modules, live merges, folders that load."""
 
+import json
+
 import pytest
 import torch
 import transformers as tf
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from evomerge import api, errors, modules, stacks
+import evomerge
+from evomerge import api, errors, inputs, modules, stacks
 from evomerge.files.checkpoint import Checkpoint
 from evomerge.live import save
 from evomerge.materialize import Workshop
@@ -259,3 +262,54 @@ def test_an_unknown_class_is_refused_and_an_unknown_model_has_names(tmp_path):
     assert set(layers.groups(names).values()) == {
         "embedding", "head", "1/mlp", "1/other", "2/mlp", "2/other"
     }  # fmt: skip
+
+
+def test_an_adapter_has_the_names_of_modules(tmp_path):
+    """PEFT names modules of the live model, whose files may have other names."""
+    kind, config, _ = CASES["llava"]
+    kind(config()).save_pretrained(tmp_path / "base")
+    path = "base_model.model.model.language_model.layers.1.self_attn.q_proj.lora_"
+    factors = {f"{path}A.weight": torch.ones(2, 16), f"{path}B.weight": torch.ones(16, 2)}
+    (tmp_path / "adapter").mkdir()
+    save_file(factors, tmp_path / "adapter" / "adapter_model.safetensors")
+    told = {"peft_type": "LORA", "r": 2, "lora_alpha": 1}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(told))
+    found = inputs.load(str(tmp_path / "base"), {"a": str(tmp_path / "adapter")}, tmp_path)
+    base, adapted = found.sources
+    name = "language_model.model.layers.1.self_attn.q_proj.weight"
+    assert list(adapted.updates()) == [name]
+    torch.testing.assert_close(adapted.read(name), base.read(name) + 1)
+
+
+def brightness(model, tokenizer):
+    """An objective for a model without words."""
+    assert tokenizer is None
+    shades = torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)
+    with torch.inference_mode():
+        return float(model(pixel_values=shades).logits.softmax(-1)[0, 0])
+
+
+def test_a_model_of_images_is_searched_without_a_tokenizer(tmp_path):
+    kind, config, _ = CASES["vit"]
+    torch.manual_seed(0)
+    model = kind(config())
+    for name in ("base", "one", "two"):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape) * 0.01)
+        model.save_pretrained(tmp_path / name)
+    recipe = {
+        "name": "sight", "base": str(tmp_path / "base"), "operator": "task_arithmetic",
+        "experts": {name: str(place) for name, place in experts(tmp_path).items()},
+        "objectives": {"shade": {"function": f"{__name__}:brightness"}},
+        "strategy": {"name": "sobol"}, "budget": {"candidates": 4}, "shortlist": 2,
+    }  # fmt: skip
+    run = evomerge.search(recipe, tmp_path / "run")
+    loaded = kind.from_pretrained(run.save("best", tmp_path / "best")).eval()
+    assert brightness(loaded, None) == pytest.approx(run.chosen.means("test")[0])
+    (tmp_path / "items.jsonl").write_text("".join(
+        json.dumps({"prompt": split, "choices": ["a", "b"], "answer": 0, "split": split}) + "\n"
+        for split in ("search", "validation", "test")
+    ))  # fmt: skip
+    with pytest.raises(errors.InputError, match="has no tokenizer, which the scorer 'choice'"):
+        evomerge.evaluate(tmp_path / "base", [tmp_path / "items.jsonl"])
