@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
-from evomerge import errors, layout, shelf
+from evomerge import errors, layout, saving, shelf
 from evomerge.answers import Scores
 from evomerge.files import bank as banks
 from evomerge.files import plain
 from evomerge.files.checkpoint import Checkpoint, compare
 from evomerge.genome import Value
 from evomerge.layers import Layers
-from evomerge.live import Live, save
+from evomerge.live import Live
 from evomerge.loop import Report, Search
 from evomerge.materialize import Workshop
 from evomerge.maths import intervals
 from evomerge.plan import Dtype, Plan, Template
-from evomerge.recipe import input_of, locate, resolve
+from evomerge.recipe import input_of, locate, named, resolve
 from evomerge.run import Run
 from evomerge.worker import Job as _Job
 from evomerge.worker import Setup, Worker, load, n_blocks
@@ -63,9 +63,9 @@ def plan_of(
     `dtype` defaults to that of the base. Raises RecipeError for an unknown gene or a value
     outside its range, InputError for experts that do not fit the base.
     """
-    named = experts if isinstance(experts, Mapping) else {Path(e).name: e for e in experts}
     root = Checkpoint.open(locate(str(base), Path.cwd()), "base")
-    opened = {n: Checkpoint.open(locate(str(e), Path.cwd()), n) for n, e in named.items()}
+    called = experts if isinstance(experts, Mapping) else named(experts)
+    opened = {n: Checkpoint.open(locate(str(e), Path.cwd()), n) for n, e in called.items()}
     compare(root, list(opened.values()))
     layers = plain.check(Layers, {"blocks": blocks}, "plan", raises=errors.RecipeError)
     template = Template(
@@ -74,6 +74,11 @@ def plan_of(
         operators=(operator,), dtype=_dtype(root, dtype), seed=seed,
     )  # fmt: skip
     return template.plan(_values(template, genes))
+
+
+def read_plan(file: str) -> Plan:
+    """The plan in a JSON file; RecipeError for one that is none."""
+    return Plan.parse(plain.read_json(Path(file), file), file)
 
 
 def plan_of_recipe(source: str, genes: Mapping[str, Any]) -> Plan:
@@ -88,7 +93,7 @@ def _dtype(base: Checkpoint, wanted: str) -> Dtype:
     for info in base.tensors.values():
         name = str(info.dtype).removeprefix("torch.")
         counts[name] = counts.get(name, 0) + info.numel
-    known: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
+    known: tuple[Dtype, ...] = get_args(Dtype)
     found = wanted or max(counts, key=lambda name: counts[name])
     for dtype in known:
         if dtype == found:
@@ -126,14 +131,25 @@ def merge(
     operator: str = "task_arithmetic",
     *,
     out: str | Path | None = None,
+    shard_size: str = saving.SHARD,
     **genes: Any,
 ) -> Any:
     """Merge without a search: the live model, or with `out` the folder it is written to.
 
     Further keywords as in `plan_of`: merge(base, experts, "ties", density=0.4, weight=[1, 0.5]).
+    `shard_size`, such as "500MB", bounds the weight files of `out`.
     """
     plan = plan_of(base, experts, operator, **genes)
-    return build(plan) if out is None else save(plan, Workshop.of(plan), Path(out))
+    return build(plan) if out is None else saving.write(plan, out, shard_size=shard_size)
+
+
+def in_dtype(plan: Plan, dtype: str) -> Plan:
+    """The same merge in another dtype; RecipeError for one that no model is saved in."""
+    known = get_args(Dtype)
+    if dtype not in known:
+        raise errors.RecipeError(errors.unknown("dtype", "dtype", dtype, known))
+    # not model_copy: it would keep the cached key of the other plan
+    return Plan.parse({**plan.model_dump(), "dtype": dtype}, "plan")
 
 
 def build(plan: Plan) -> Any:

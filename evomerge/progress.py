@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from evomerge import plugins
 from evomerge.loop import Search
@@ -103,3 +113,24 @@ def summary(search: Search) -> str:
     )
     volume = pareto.hypervolume(losses, reference)
     return f"best {best}; hypervolume {volume:.3f}; {search.answers.searched:,} items"
+
+
+@contextmanager
+def writing(console: Console, folder: Path) -> Iterator[Callable[[int, int], None]]:
+    """A bar of the bytes written on a terminal, elsewhere one line at the first of them."""
+    columns = (TextColumn("writing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    live = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not live) as bar:
+        task = bar.add_task("writing", total=None)
+        begun = False
+
+        def told(done: int, total: int) -> None:
+            nonlocal begun
+            if not begun and not live:
+                line = f"writing {total / 1e6:,.1f} MB to {folder}"
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+            begun = True
+            bar.update(task, completed=done, total=total)
+
+        yield told

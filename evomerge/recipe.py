@@ -207,6 +207,17 @@ def locate(reference: str, folder: Path) -> Path:
     return folder / near
 
 
+def named(references: Iterable[str | Path]) -> dict[str, str]:
+    """Experts by the last parts of their paths, made names; a second `final` is `final-2`."""
+    found: dict[str, str] = {}
+    for reference in map(str, references):
+        stem = re.sub(r"[^\w.-]+", "-", Path(reference).name).lstrip("-.") or "expert"
+        names = (stem, *(f"{stem}-{i}" for i in range(2, len(found) + 3)))
+        free = (name for name in names if name not in found and name != "base")
+        found[next(free)] = reference
+    return found
+
+
 def input_of(name: str, checkpoint: Checkpoint) -> Input:
     """A checkpoint as an input of plans."""
     return Input(name=name, sha256=checkpoint.sha256, path=str(checkpoint.folder))

@@ -21,6 +21,7 @@ LAYERS = """
     plan
     materialize layout
     live
+    saving
     schema shelf
     worker
     executors answers
@@ -32,7 +33,7 @@ LAYERS = """
     tables
     api
     preview progress
-    shelves
+    shelves merging
     cli
 """
 ORDER = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}
