@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from evomerge import errors, merging, shelves
+from evomerge import comparing, errors, merging, shelves
 
 app = typer.Typer(
     help="Search for the best way to merge fine-tuned language models.",
@@ -147,6 +147,7 @@ def report(run: RunFolder) -> None:
 
 app.command()(merging.export)
 app.command()(merging.merge)
+app.command()(comparing.compare)
 
 
 @app.command()

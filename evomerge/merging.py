@@ -45,7 +45,7 @@ def merge(
         plan = api.plan_of_recipe(source, values)
     if dtype is not None:
         plan = api.in_dtype(plan, dtype)
-    with progress.writing(err, folder) as told:
+    with progress.stream(err, "writing", str(folder)) as told:
         written = saving.write(
             plan, folder, command=shlex.join(["evomerge", *sys.argv[1:]]),
             shard_size=shard_size, told=told,
@@ -79,6 +79,6 @@ def export(
     if plan:
         print(opened.plan(point).model_dump_json(indent=1))
         return
-    with progress.writing(err, folder) as told:
+    with progress.stream(err, "writing", str(folder)) as told:
         written = opened.save(point, folder, shard_size=shard_size, told=told)
     out.print(str(written), highlight=False, soft_wrap=True)

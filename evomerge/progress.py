@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -116,19 +115,19 @@ def summary(search: Search) -> str:
 
 
 @contextmanager
-def writing(console: Console, folder: Path) -> Iterator[Callable[[int, int], None]]:
-    """A bar of the bytes written on a terminal, elsewhere one line at the first of them."""
-    columns = (TextColumn("writing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+def stream(console: Console, verb: str, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of the bytes done on a terminal, elsewhere one line when the first are done."""
+    columns = (TextColumn(verb), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
                TimeRemainingColumn())  # fmt: skip
     live = console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not live) as bar:
-        task = bar.add_task("writing", total=None)
+        task = bar.add_task(verb, total=None)
         begun = False
 
         def told(done: int, total: int) -> None:
             nonlocal begun
             if not begun and not live:
-                line = f"writing {total / 1e6:,.1f} MB to {folder}"
+                line = f"{verb} {what}: {total / 1e6:,.1f} MB"
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             begun = True
             bar.update(task, completed=done, total=total)

@@ -29,11 +29,12 @@ LAYERS = """
     recipe
     confirm fidelity front session
     report
-    loop run interop
+    signals
+    loop run interop similarity
     tables
     api
     preview progress
-    shelves merging
+    shelves merging comparing
     cli
 """
 ORDER = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}

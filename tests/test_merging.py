@@ -52,7 +52,7 @@ def test_dtype_and_shards_change_the_files_and_not_the_merge(family, run, tmp_pa
     options = ["--set", "weight=0.5", "--dtype", "bfloat16", "--shard-size", "4KB"]
     code, out, err = run("merge", "recipe.yaml", *options, "-o", "parts")
     assert (code, out.strip()) == (0, str(tmp_path / "parts"))
-    assert err.count("\n") == 1 and err.startswith("writing 0.0 MB to parts")
+    assert err.count("\n") == 1 and err.startswith("writing parts: 0.0 MB")
     files = list(Path("parts").glob("model-*.safetensors"))
     largest = max(tensor.nbytes for tensor in tensors("parts").values())
     assert len(files) > 2
@@ -108,10 +108,10 @@ def test_a_terminal_gets_a_bar_and_a_file_one_line():
     for terminal in (True, False):
         screen = io.StringIO()
         console = Console(file=screen, force_terminal=terminal, width=100)
-        with progress.writing(console, Path("there")) as told:
+        with progress.stream(console, "writing", "there") as told:
             for done in (10_000_000, 20_000_000, 30_000_000):
                 told(done, 30_000_000)
         if terminal:
             assert "30.0/30.0 MB" in screen.getvalue()
         else:
-            assert screen.getvalue() == "writing 30.0 MB to there\n"
+            assert screen.getvalue() == "writing there: 30.0 MB\n"
