@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +14,15 @@ from evomerge import errors, layout, saving, shelf
 from evomerge.answers import Scores
 from evomerge.files import bank as banks
 from evomerge.files import plain
-from evomerge.files.checkpoint import Checkpoint, compare
+from evomerge.files.checkpoint import Checkpoint
 from evomerge.genome import Value
 from evomerge.layers import Layers
 from evomerge.live import Live
 from evomerge.loop import Report, Search
 from evomerge.materialize import Workshop
 from evomerge.maths import intervals
-from evomerge.plan import Dtype, Plan, Template
-from evomerge.recipe import input_of, locate, named, resolve
+from evomerge.plan import Plan, Template
+from evomerge.recipe import dtype_of, input_of, locate, named, open_models, resolve
 from evomerge.run import Run
 from evomerge.worker import Job as _Job
 from evomerge.worker import Setup, Worker, load, n_blocks
@@ -63,15 +63,13 @@ def plan_of(
     `dtype` defaults to that of the base. Raises RecipeError for an unknown gene or a value
     outside its range, InputError for experts that do not fit the base.
     """
-    root = Checkpoint.open(locate(str(base), Path.cwd()), "base")
     called = experts if isinstance(experts, Mapping) else named(experts)
-    opened = {n: Checkpoint.open(locate(str(e), Path.cwd()), n) for n, e in called.items()}
-    compare(root, list(opened.values()))
+    root, opened = open_models(base, called, Path.cwd())
     layers = plain.check(Layers, {"blocks": blocks}, "plan", raises=errors.RecipeError)
     template = Template(
         base=input_of("base", root), experts=tuple(input_of(n, c) for n, c in opened.items()),
         layers=layers, groups=tuple(dict.fromkeys(layers.groups(root.tensors).values())),
-        operators=(operator,), dtype=_dtype(root, dtype), seed=seed,
+        operators=(operator,), dtype=dtype_of(root, dtype), seed=seed,
     )  # fmt: skip
     return template.plan(_values(template, genes))
 
@@ -85,20 +83,6 @@ def plan_of_recipe(source: str, genes: Mapping[str, Any]) -> Plan:
     """The plan of a recipe at its defaults, with gene values by name as in `plan_of`."""
     problem = resolve(source)
     return problem.template.plan({**problem.fixed, **_values(problem.template, genes)})
-
-
-def _dtype(base: Checkpoint, wanted: str) -> Dtype:
-    """The wanted dtype, or the one that most of the base's numbers have."""
-    counts: dict[str, int] = {}
-    for info in base.tensors.values():
-        name = str(info.dtype).removeprefix("torch.")
-        counts[name] = counts.get(name, 0) + info.numel
-    known: tuple[Dtype, ...] = get_args(Dtype)
-    found = wanted or max(counts, key=lambda name: counts[name])
-    for dtype in known:
-        if dtype == found:
-            return dtype
-    raise errors.RecipeError(errors.unknown("dtype", "dtype", found, known))
 
 
 def _values(template: Template, genes: Mapping[str, Any]) -> dict[str, Value]:
@@ -143,15 +127,6 @@ def merge(
     return build(plan) if out is None else saving.write(plan, out, shard_size=shard_size)
 
 
-def in_dtype(plan: Plan, dtype: str) -> Plan:
-    """The same merge in another dtype; RecipeError for one that no model is saved in."""
-    known = get_args(Dtype)
-    if dtype not in known:
-        raise errors.RecipeError(errors.unknown("dtype", "dtype", dtype, known))
-    # not model_copy: it would keep the cached key of the other plan
-    return Plan.parse({**plan.model_dump(), "dtype": dtype}, "plan")
-
-
 def build(plan: Plan) -> Any:
     """A live model of a plan, in evaluation mode."""
     workshop = Workshop.of(plan)
@@ -190,7 +165,7 @@ def evaluate(
         plan = model
     else:
         opened = Checkpoint.open(locate(str(model), Path.cwd()), "model")
-        plan = Plan(base=input_of(str(model), opened), dtype=_dtype(opened, dtype))
+        plan = Plan(base=input_of(str(model), opened), dtype=dtype_of(opened, dtype))
     shown = _by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
     for one in shown.values():
         one.split(split)

@@ -44,7 +44,7 @@ def merge(
     else:
         plan = api.plan_of_recipe(source, values)
     if dtype is not None:
-        plan = api.in_dtype(plan, dtype)
+        plan = saving.in_dtype(plan, dtype)
     with progress.stream(err, "writing", str(folder)) as told:
         written = saving.write(
             plan, folder, command=shlex.join(["evomerge", *sys.argv[1:]]),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from evomerge import errors
 from evomerge.files import writer
 from evomerge.live import save
 from evomerge.materialize import Workshop
-from evomerge.plan import Input, Plan
+from evomerge.plan import Dtype, Input, Plan
 
 SHARD = "5GB"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(i?)B?", re.IGNORECASE)
@@ -31,6 +32,15 @@ def size(text: str, where: str) -> int:
     if count < 1:
         raise errors.RecipeError(f"{where}: expected a size such as 5GB or 500MB, got '{text}'")
     return count
+
+
+def in_dtype(plan: Plan, dtype: str) -> Plan:
+    """The same merge in another dtype; RecipeError for one that no model is saved in."""
+    known = get_args(Dtype)
+    if dtype not in known:
+        raise errors.RecipeError(errors.unknown("dtype", "dtype", dtype, known))
+    # not model_copy: it would keep the cached key of the other plan
+    return Plan.parse({**plan.model_dump(), "dtype": dtype}, "plan")
 
 
 def write(

@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 
 from evomerge import errors
-from evomerge.files import checkpoint as checkpoints
 from evomerge.files import plain
 from evomerge.files.checkpoint import Checkpoint
 from evomerge.layers import Layers
 from evomerge.materialize import TILE
 from evomerge.maths import similarity, sparsify
-from evomerge.recipe import locate, named
+from evomerge.recipe import named, open_models
 from evomerge.signals import CHANCE, EXPERT, Group, Numbers, Similarity
 
 ROLES = ("attention", "mlp", "norm")
@@ -49,16 +48,14 @@ def compare(
     its third power. Memory holds a tile of all models, and such a square matrix of each.
     Raises InputError for experts that do not fit the base, and for values that are not finite.
     """
-    root = Checkpoint.open(locate(str(base), Path.cwd()), "base")
     called = experts if isinstance(experts, Mapping) else named(experts)
-    opened = {n: Checkpoint.open(locate(str(e), Path.cwd()), n) for n, e in called.items()}
-    if not opened:
+    if not called:
         raise errors.RecipeError("compare: expected at least one expert")
     if not 1 / sparsify.GRID <= density <= 1:
         raise errors.RecipeError(f"density: expected 1/256 to 1, got {density}")
     if largest_matrix < 0:
         raise errors.RecipeError(f"largest_matrix: expected at least 0, got {largest_matrix}")
-    checkpoints.compare(root, list(opened.values()))
+    root, opened = open_models(base, called, Path.cwd())
     asked = {"blocks": blocks, "roles": ROLES}
     layers = plain.check(Layers, asked, "compare", raises=errors.RecipeError)
     stream = _Stream(root, opened, density, largest_matrix, told)
@@ -153,7 +150,8 @@ class _Stream:
         tall, p = shape[0] > shape[1], min(shape)
         grams = torch.zeros((len(self.experts) + 1, p, p), dtype=torch.float64)
         models = [self.base, *self.experts.values()]
-        views = [model.read(name) if tall else model.read(name).T for model in models]
+        whole = [model.read_flat(name, 0, p * max(shape)).view(shape) for model in models]
+        views = [view if tall else view.T for view in whole]
         for blocks in zip(*(torch.split(view, max(1, TILE // p)) for view in views), strict=True):
             base = blocks[0].double()
             rows = [block.double() - base for block in blocks[1:]]

@@ -84,7 +84,7 @@ def test_a_plan_merges_like_the_call_that_made_it(family, run, tmp_path):
 def test_another_dtype_is_another_plan(family):
     plan = api.plan_of(family / "base", [family / "left"], "linear")
     assert plan.dtype == "float32"
-    assert api.in_dtype(plan, "float32").key == plan.key != api.in_dtype(plan, "float16").key
+    assert saving.in_dtype(plan, "float32").key == plan.key != saving.in_dtype(plan, "float16").key
 
 
 @pytest.mark.parametrize(
