@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -24,6 +25,36 @@ _HEAD = re.compile(r"^(lm_head|score|classifier|embed_out|cls)\b")
 
 
 MOST_BLOCKS = 1000
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor stands in its model: what an operator may know of it beside its numbers.
+
+    `role`: attention, mlp, norm, embedding, head or other. `depth`: its layer, from 0; None
+    outside of all layers. `layers`: how many the model has (0: none are numbered).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: str = "other"
+    depth: int | None = None
+    layers: int = 0
+
+    def is_matrix(self, embeddings: bool = False) -> bool:
+        """Whether it maps vectors to vectors; embedding and head, which look rows up by token,
+        only if asked for."""
+        return len(self.shape) == 2 and (embeddings or self.role not in ("embedding", "head"))
+
+
+def places(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Place]:
+    """The place of every tensor of a model, by name."""
+    depths = {name: _depth(name) for name in shapes}
+    layers = 1 + max((depth for depth in depths.values() if depth is not None), default=-1)
+    return {
+        name: Place(name, shape, _role(name, depths[name]), depths[name], layers)
+        for name, shape in shapes.items()
+    }
 
 
 class Layers(BaseModel):
@@ -66,15 +97,21 @@ class Layers(BaseModel):
         return {name: self._group(name, depths[name], n_layers, blocks) for name in names}
 
     def _group(self, name: str, depth: int | None, n_layers: int, blocks: int) -> str:
-        if depth is None and _EMBEDDING.search(name):
-            return "embedding"
-        if depth is None and _HEAD.search(name):
-            return "head"
+        role = _role(name, depth)
+        if role in ("embedding", "head"):
+            return role
         block = str((n_layers - 1 if depth is None else depth) * blocks // n_layers + 1)
         if not self.roles:
             return block
-        role = next((role for role, pattern in _ROLES if pattern.search(name)), "other")
         return f"{block}/{role if role in self.roles else 'other'}"
+
+
+def _role(name: str, depth: int | None) -> str:
+    if depth is None and _EMBEDDING.search(name):
+        return "embedding"
+    if depth is None and _HEAD.search(name):
+        return "head"
+    return next((role for role, pattern in _ROLES if pattern.search(name)), "other")
 
 
 def _depth(name: str) -> int | None:

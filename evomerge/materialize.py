@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import torch
 
 from evomerge import errors, plugins
+from evomerge.arguments import arguments
 from evomerge.files.checkpoint import Checkpoint, TensorInfo
-from evomerge.genome import Gene
+from evomerge.layers import Place, places
 from evomerge.maths.counter_rng import Noise
 from evomerge.plan import Input, Plan, Step, canonical
 
@@ -66,17 +67,23 @@ class Workshop:
             )
         return self.checkpoints[item.sha256]
 
-    def stats(self, merged: Merged, operator: str, pool: str, name: str) -> Tensors:
-        """Finished statistics of an operator, pooled over tensor `name` or the whole model."""
-        module = plugins.load("operator", operator)
-        if not hasattr(module, "prepare") or pool == "row":
+    def stats(self, merged: Merged, name: str) -> Tensors:
+        """Finished statistics of tensor `name`'s operator, pooled over it or the whole model."""
+        step, genes = merged.step(name), merged.genes(name)
+        assert step is not None
+        module = plugins.load("operator", step.operator)
+        if not hasattr(module, "prepare"):
+            return {}
+        if hasattr(module, "prepares") and not module.prepares(genes, merged.places[name]):
             return {}
         inputs = [item.sha256 for item in merged.plan.inputs()]
-        place = (operator, str(module.VERSION), *inputs, name if pool == "tensor" else "")
-        if place not in self._stats:
-            names = [name] if pool == "tensor" else merged.mergeable
-            self._stats[place] = _prepare(module, merged, names)
-        return self._stats[place]
+        pooled, scope = merged.pool(name) == "model", module.scope(genes, merged.places[name])
+        key = (step.operator, str(module.VERSION), *inputs, "" if pooled else name, scope)
+        if key not in self._stats:
+            names = merged.mergeable if pooled else [name]
+            scopes = {other: module.scope(genes, merged.places[other]) for other in names}
+            self._stats[key] = _prepare(module, merged, scopes)
+        return self._stats[key]
 
 
 def leaves(plan: Plan) -> Iterator[Input]:
@@ -88,17 +95,31 @@ def leaves(plan: Plan) -> Iterator[Input]:
             yield item
 
 
-def _prepare(module: ModuleType, merged: Merged, names: list[str]) -> Tensors:
-    """Run the passes of an operator's statistics over tensors; each sees what the last found."""
+def _prepare(module: ModuleType, merged: Merged, scopes: Mapping[str, str]) -> Tensors:
+    """Run the passes of an operator's statistics over tensors; each sees what the last found.
+
+    Extents do not follow the workshop's tiles: sums of floats shall not depend on them.
+    """
     stats: Tensors | None = None
     for _ in range(getattr(module, "PASSES", 1)):
         found: Tensors = {}
-        for name in names:
-            for start, stop in merged.tiles(name):
-                _add(found, module.prepare(*merged.inputs(name, start, stop), stats))
+        for name, scope in scopes.items():
+            for start, stop in extents(merged.tensors[name], scope, TILE):
+                inputs = merged.shaped(name, scope, start, stop)
+                _add(found, module.prepare(*inputs, stats, merged.places[name]))
         stats = module.finish(found, stats) if hasattr(module, "finish") else found
     assert stats is not None
     return stats
+
+
+def extents(info: TensorInfo, scope: str, size: int) -> Iterator[tuple[int, int]]:
+    """Flat extents of a tensor: of `size` entries, of whole rows, or all of it."""
+    if scope == "tensor":
+        size = info.numel
+    elif scope == "row" and info.shape:
+        size = max(1, size // max(1, info.shape[-1])) * info.shape[-1]
+    for start in range(0, info.numel, max(1, size)):
+        yield start, min(start + size, info.numel)
 
 
 def _add(total: Tensors, part: Mapping[str, torch.Tensor]) -> None:
@@ -118,7 +139,7 @@ class Merged:
         self.groups = plan.places(self.tensors)
         _check_groups(plan, set(self.groups.values()))
         self._genes = {
-            group: _arguments(step, plan, workshop.device) for group, step in plan.groups.items()
+            group: arguments(step, plan, workshop.device) for group, step in plan.groups.items()
         }
         self._sums: dict[tuple[str, str], Tensors] = {}
 
@@ -143,18 +164,21 @@ class Merged:
 
     def tiles(self, name: str) -> Iterator[tuple[int, int]]:
         """Flat extents that may be merged one at a time, as the operator's scope says."""
-        info, step = self.tensors[name], self.step(name)
-        scope = "tile"
-        if step is not None:
-            module = plugins.load("operator", step.operator)
-            scope = module.scope(self._genes[self.groups[name]])
-        size = self.workshop.tile
-        if scope == "tensor":
-            size = info.numel
-        elif scope == "row" and info.shape:
-            size = max(1, size // max(1, info.shape[-1])) * info.shape[-1]
-        for start in range(0, info.numel, max(1, size)):
-            yield start, min(start + size, info.numel)
+        step = self.step(name)
+        scope = "tile" if step is None else self._scope(step, name)
+        return extents(self.tensors[name], scope, self.workshop.tile)
+
+    def _scope(self, step: Step, name: str) -> str:
+        module = plugins.load("operator", step.operator)
+        return str(module.scope(self.genes(name), self.places[name]))
+
+    def genes(self, name: str) -> dict[str, Any]:
+        """Gene values of tensor `name` as its operator receives them."""
+        return self._genes[self.groups[name]]
+
+    @cached_property
+    def places(self) -> dict[str, Place]:
+        return places({name: info.shape for name, info in self.tensors.items()})
 
     def inputs(self, name: str, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Base (n,) and experts (K, n) of an extent, in float32."""
@@ -171,19 +195,19 @@ class Merged:
         if step is None:
             return self.base.read_flat(name, start, stop).to(self.stored_dtype(name))
         module = plugins.load("operator", step.operator)
-        genes = self._genes[self.groups[name]]
-        base, experts = self._shaped(name, module.scope(genes), start, stop)
+        base, experts = self.shaped(name, self._scope(step, name), start, stop)
         merged: torch.Tensor = module.merge(
             base,
             experts,
-            stats=self._stats(name, step),
+            stats=self.workshop.stats(self, name),
             sums=self.sums(name),
             rng=Noise(self.plan.seed, name, [item.name for item in self.plan.experts], start),
-            **genes,
+            place=self.places[name],
+            **self.genes(name),
         )
         return merged.reshape(-1).to(self.dtype)
 
-    def _shaped(
+    def shaped(
         self, name: str, scope: str, start: int, stop: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The inputs of an extent, in rows or whole where the scope asks for it."""
@@ -194,11 +218,8 @@ class Merged:
         part = (-1, shape[-1]) if scope == "row" else shape
         return base.view(part), experts.view(len(experts), *part)
 
-    def _pool(self, step: Step) -> str:
-        return str(step.genes.get("threshold_scope", "tensor"))
-
-    def _stats(self, name: str, step: Step) -> Tensors:
-        return self.workshop.stats(self, step.operator, self._pool(step), name)
+    def pool(self, name: str) -> str:
+        return str(self.genes(name).get("threshold_scope", "tensor"))
 
     def sums(self, name: str) -> Tensors:
         """What the operator's `measure` finds for this plan, pooled like its statistics."""
@@ -206,9 +227,9 @@ class Merged:
         if step is None:
             return {}
         module = plugins.load("operator", step.operator)
-        if not hasattr(module, "measure") or not module.measures(self._genes[self.groups[name]]):
+        if not hasattr(module, "measure") or not module.measures(self.genes(name)):
             return {}
-        pool = self._pool(step)
+        pool = self.pool(name)
         place = (step.operator, "" if pool == "model" else name)
         if place not in self._sums:
             names = self.mergeable if pool == "model" else [name]
@@ -222,11 +243,11 @@ class Merged:
             step = self.step(name)
             if step is None or step.operator != operator:
                 continue
-            genes = self._genes[self.groups[name]]
-            stats = self._stats(name, step)
+            stats, scope = self.workshop.stats(self, name), self._scope(step, name)
             for start, stop in self.tiles(name):
-                base, experts = self._shaped(name, module.scope(genes), start, stop)
-                _add(found, module.measure(base, experts, stats=stats, **genes))
+                inputs = self.shaped(name, scope, start, stop)
+                place = self.places[name]
+                _add(found, module.measure(*inputs, stats=stats, place=place, **self.genes(name)))
         return found
 
     def read_flat(self, name: str, start: int, stop: int) -> torch.Tensor:
@@ -263,38 +284,3 @@ def _check_groups(plan: Plan, known: set[str]) -> None:
     for group in plan.groups:
         if group not in known:
             raise errors.RecipeError(errors.unknown("plan.groups", "group", group, known))
-
-
-def _arguments(step: Step, plan: Plan, device: torch.device) -> dict[str, Any]:
-    """Gene values as `merge` receives them: per-expert ones (K,) float32, others as they are."""
-    module = plugins.load("operator", step.operator, "plan.groups")
-    if step.version != module.VERSION:
-        raise errors.RecipeError(
-            f"plan.groups: {step.operator} has version {module.VERSION} here, the plan was made "
-            f"with {step.version}: its result would differ"
-        )
-    declared = {gene.name: gene for gene in module.GENES}
-    experts = [item.name for item in plan.experts]
-    for name, value in step.genes.items():
-        if name not in declared:
-            raise errors.RecipeError(errors.unknown(step.operator, "gene", name, declared))
-        _check_value(declared[name], value, experts, f"plan.groups: {step.operator}.{name}")
-    found: dict[str, Any] = {}
-    for name, gene in declared.items():
-        given: Any = step.genes.get(name, gene.default)
-        if gene.per_expert:
-            each = given if isinstance(given, dict) else dict.fromkeys(experts, given)
-            given = torch.tensor([each[expert] for expert in experts], device=device)
-        found[name] = given
-    return found
-
-
-def _check_value(gene: Gene, value: object, experts: list[str], where: str) -> None:
-    if not isinstance(value, dict):
-        gene.check(value, where)
-    elif not gene.per_expert or set(value) != set(experts):
-        expected = f"a value for each of {', '.join(experts)}" if gene.per_expert else "one value"
-        raise errors.RecipeError(f"{where}: expected {expected}, got {value}")
-    else:
-        for expert, one in value.items():
-            gene.check(one, f"{where}[{expert}]")

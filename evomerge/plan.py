@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -101,6 +102,28 @@ def without_paths(data: Any) -> Any:
     return data
 
 
+def check_experts(operator: str, experts: int, where: str) -> None:
+    """Raise RecipeError if the operator does not merge this many; its `EXPERTS` says how many."""
+    fewest, most = _experts(operator)
+    if fewest <= experts <= most:
+        return
+    wanted = f"{fewest}" if fewest == most else f"{fewest} or more"
+    able = [
+        name
+        for name in plugins.known("operator")
+        if _experts(name)[0] <= experts <= _experts(name)[1]
+    ]
+    raise errors.RecipeError(
+        f"{where}: '{operator}' merges {wanted} experts, got {experts}. "
+        f"Operators that merge {experts}: {', '.join(able)}"
+    )
+
+
+def _experts(operator: str) -> tuple[int, int]:
+    fewest, most = getattr(plugins.load("operator", operator), "EXPERTS", (1, sys.maxsize))
+    return fewest, most
+
+
 @dataclass(frozen=True)
 class Template:
     """All that a recipe settles about its plans before any gene has a value."""
@@ -114,11 +137,15 @@ class Template:
     seed: int = 0
 
     def genes(self) -> list[Gene]:
-        """Every gene of the operators, placed; first the choice of operator, if there is one."""
+        """Every gene of the operators, placed; first the choice of operator, if there is one.
+
+        Raises RecipeError for an operator that does not merge this many experts.
+        """
         placed = []
         if len(self.operators) > 1:
             placed.append(Gene("operator", choices=self.operators, default=self.operators[0]))
         for operator in self.operators:
+            check_experts(operator, len(self.experts), "operator")
             for gene in plugins.load("operator", operator, "operator").GENES:
                 placed += self._place(gene, operator)
         return placed

@@ -19,6 +19,7 @@ LAYERS = """
     plugins
     operators strategies scorers
     plan
+    arguments
     materialize layout
     live
     saving

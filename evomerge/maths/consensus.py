@@ -18,6 +18,12 @@ def mass(weighted: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def variance(task_vectors: torch.Tensor) -> torch.Tensor:
+    """Variance over the K experts of each entry (*S), divided by K."""
+    spread = task_vectors - mass(task_vectors) / len(task_vectors)
+    return mass(spread.square_()) / len(task_vectors)
+
+
 def elected(weighted: torch.Tensor) -> torch.Tensor:
     """The sign of the total mass of each entry (*S): 0 where the experts balance exactly."""
     return torch.sign(mass(weighted))

@@ -8,8 +8,9 @@ no pool of entries, however large, is ever held or sorted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
 GRID = 256
@@ -20,8 +21,8 @@ _LAST_BIT = (20, 10, 0)
 _CELLS = (2048, 1024, 1024)
 
 State = Mapping[str, torch.Tensor]
-"""`prefix` (K, GRID): leading bits, as known so far, of the k-th largest magnitude of each
-density; `left` (K, GRID): its rank among the entries that share them; `passes`: how many."""
+"""`prefix` (K, J): leading bits, as known so far, of the k-th largest magnitude of each of J
+densities; `left` (K, J): its rank among the entries that share them; `passes`: how many."""
 
 
 def count(magnitudes: torch.Tensor, state: State | None) -> torch.Tensor:
@@ -43,13 +44,19 @@ def count(magnitudes: torch.Tensor, state: State | None) -> torch.Tensor:
     return torch.stack(tables)
 
 
-def descend(counts: torch.Tensor, state: State | None) -> dict[str, torch.Tensor]:
-    """The state after a pass, from the pooled counts of that pass."""
+def descend(
+    counts: torch.Tensor, state: State | None, parts: Sequence[int] = (), of: int = GRID
+) -> dict[str, torch.Tensor]:
+    """The state after a pass, from the pooled counts of that pass.
+
+    `parts`: the densities wanted, in units of 1/`of`; all of the grid if not given.
+    """
     k, _, cells = counts.shape
     if state is None:
         pool = counts[0].sum()
-        rank = (torch.arange(1, GRID + 1, device=counts.device) * pool + GRID // 2) // GRID
-        prefix = torch.zeros((k, GRID), dtype=torch.int64, device=counts.device)
+        wanted = torch.tensor(parts or range(1, GRID + 1), device=counts.device)
+        rank = (wanted * pool + of // 2) // of
+        prefix = torch.zeros((k, len(wanted)), dtype=torch.int64, device=counts.device)
         state = {"prefix": prefix, "left": rank.clamp(min=1).expand(k, -1), "passes": pool * 0}
     prefixes, left = [], []
     for row, prefix, rank in zip(counts, state["prefix"], state["left"], strict=True):
@@ -61,6 +68,11 @@ def descend(counts: torch.Tensor, state: State | None) -> dict[str, torch.Tensor
     return {**done, "passes": state["passes"] + 1}
 
 
+def found(state: State) -> torch.Tensor:
+    """(K, J) float32 after all passes: the order statistics themselves."""
+    return state["prefix"].to(torch.int32).view(torch.float32)
+
+
 def thresholds(state: State) -> torch.Tensor:
     """(K, GRID + 1) float32 after all passes: column j is the smallest magnitude kept at density
     j / GRID.
@@ -69,8 +81,15 @@ def thresholds(state: State) -> torch.Tensor:
     number. Entries that tie with the threshold are all kept.
     """
     smallest = torch.finfo(torch.float32).smallest_normal * 2**-23
-    exact = state["prefix"].to(torch.int32).view(torch.float32).clamp(min=smallest)
+    exact = found(state).clamp(min=smallest)
     return torch.cat([torch.full_like(exact[:, :1], torch.inf), exact], dim=1)
+
+
+def columns(magnitudes: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """The first column of `table` (GRID + 1,) that keeps each of `magnitudes` (n,); GRID + 1 for
+    those that none keeps."""
+    kept_by = torch.searchsorted(table.flip(0).contiguous(), magnitudes, right=True)
+    return len(table) - kept_by
 
 
 def trim(
@@ -86,7 +105,7 @@ def trim(
 def _descend(histogram: torch.Tensor, rank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """For each row of (R, C): the cell of its `rank`-th largest entry, and the rank inside it."""
     above = histogram.flip(1).cumsum(1)
-    position = (above < rank[:, None]).sum(1)
+    position = (above < rank[:, None]).sum(1).clamp_(max=histogram.shape[1] - 1)
     before = torch.where(
         position > 0, above.gather(1, (position - 1).clamp(min=0)[:, None])[:, 0], 0
     )
@@ -99,6 +118,43 @@ def trim_rows(task_vectors: torch.Tensor, density: float) -> torch.Tensor:
     if n == 0:
         return task_vectors
     magnitudes = task_vectors.abs()
-    kept = max(1, int(density * n + 0.5))
-    kept_from = magnitudes.topk(kept, dim=-1).values[..., -1:]
+    kept_from = order_statistics(magnitudes, [max(1, int(density * n + 0.5))])[..., :1]
     return task_vectors.mul_(magnitudes >= kept_from)
+
+
+def band_rows(task_vectors: torch.Tensor, density: float, left_out: float) -> torch.Tensor:
+    """Zero, in place, the largest floor(left_out n) entries of each row of (*, n), and all but
+    the next floor(density n), at least one; those that tie with a bound are kept."""
+    n = task_vectors.shape[-1]
+    if n == 0:
+        return task_vectors
+    above = min(int(left_out * n), n - 1)
+    last = min(n, above + max(1, int(density * n)))
+    magnitudes = task_vectors.abs()
+    bounds = order_statistics(magnitudes, [above + 1, last])
+    inside = (magnitudes <= bounds[..., :1]) & (magnitudes >= bounds[..., 1:])
+    return task_vectors.mul_(inside)
+
+
+def order_statistics(magnitudes: torch.Tensor, ranks: Sequence[int]) -> torch.Tensor:
+    """(*, len(ranks)): the k-th largest of each row of (*, n), for each k, from 1, of `ranks`."""
+    n = magnitudes.shape[-1]
+    return _sort_rows(magnitudes)[..., [n - rank for rank in ranks]]
+
+
+def rank_rows(magnitudes: torch.Tensor) -> torch.Tensor:
+    """Ranks of the entries of each row of float32 `magnitudes` (*, n): 1, for the smallest, to n,
+    as float32; of equal entries the earlier one has the lower rank."""
+    n = magnitudes.shape[-1]
+    place = torch.arange(n, device=magnitudes.device)
+    keys = magnitudes.contiguous().view(torch.int32).long().bitwise_left_shift_(32)
+    order = _sort_rows(keys.bitwise_or_(place)).bitwise_and_(2**32 - 1)
+    ranks = torch.arange(1, n + 1, dtype=torch.float32, device=magnitudes.device)
+    return torch.empty_like(magnitudes).scatter_(-1, order, ranks.expand_as(magnitudes))
+
+
+def _sort_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Each row ascending. On a processor NumPy's vectorised sort is several times faster."""
+    if rows.device.type == "cpu":
+        return torch.from_numpy(np.sort(rows.numpy(), axis=-1))
+    return rows.sort(dim=-1).values

@@ -1,4 +1,8 @@
-"""DARE: drop task-vector entries at random and rescale the rest (Yu et al. 2024, section 3.2)."""
+"""DARE: drop task-vector entries at random and rescale the rest (Yu et al. 2024, section 3.2).
+
+mergekit rescales to the L1 norm that a task vector has in the whole tensor, which is close to the
+inverse density in large tensors only, and sums where signs are elected.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from typing import Any
 import torch
 
 from evomerge.genome import Gene
-from evomerge.maths import consensus
+from evomerge.layers import Place
+from evomerge.maths import consensus, mergekit
 from evomerge.maths.counter_rng import Noise
 
 VERSION = 1
@@ -16,11 +21,12 @@ GENES = (
     Gene("density", 1 / 256, 1.0, default=26 / 256, step=1 / 256),
     Gene("rescale", default="inverse", choices=("inverse", "none"), level="model", searched=False),
     Gene("elect", default="none", choices=("none", "mass"), level="model", searched=False),
+    Gene("compat", default="paper", choices=("paper", "mergekit"), level="model", searched=False),
 )
 
 
-def scope(genes: dict[str, Any]) -> str:
-    return "tile"
+def scope(genes: dict[str, Any], place: Place) -> str:
+    return "tensor" if genes["compat"] == "mergekit" else "tile"
 
 
 def merge(
@@ -32,6 +38,7 @@ def merge(
     density: float,
     rescale: str,
     elect: str,
+    compat: str,
     **_: Any,
 ) -> torch.Tensor:
     """base + sum_k w_k m_k (W_k - base) / density, m_k kept with probability `density`.
@@ -41,6 +48,9 @@ def merge(
     """
     task_vectors = experts - base
     kept = task_vectors * (rng.uniform(task_vectors) < density)
+    if compat == "mergekit":
+        kept = mergekit.rescale(kept, task_vectors) if rescale == "inverse" else kept
+        return base + mergekit.reduce(kept, weight, elect=elect == "mass", normalize=False)
     weighted = consensus.weigh(kept / density if rescale == "inverse" else kept, weight)
     if elect == "none":
         return base + consensus.mass(weighted)

@@ -1,4 +1,8 @@
-"""Weighted mean of the experts (Wortsman et al. 2022, Model soups)."""
+"""Weighted mean of the experts (Wortsman et al. 2022, Model soups).
+
+mergekit divides by the sum of the weights, signs and all, which turns a single negative weight
+positive.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,18 @@ from typing import Any
 import torch
 
 from evomerge.genome import Gene
+from evomerge.layers import Place
 from evomerge.maths import consensus
 
 VERSION = 1
 GENES = (
     Gene("weight", -0.5, 1.5, default=1.0, per_expert=True, seeds=(1.0,)),
     Gene("normalize", default="yes", choices=("yes", "no"), level="model", searched=False),
+    Gene("compat", default="paper", choices=("paper", "mergekit"), level="model", searched=False),
 )
 
 
-def scope(genes: dict[str, Any]) -> str:
+def scope(genes: dict[str, Any], place: Place) -> str:
     return "tile"
 
 
@@ -26,15 +32,17 @@ def merge(
     *,
     weight: torch.Tensor,
     normalize: str,
+    compat: str,
     **_: Any,
 ) -> torch.Tensor:
     """sum_k w_k W_k, divided by sum |w| unless `normalize` is `no`.
 
     Normalised, it is taken as base + sum_k w_k (W_k - base) / sum |w|: the same for non-negative
-    weights, while a negative one moves away from its expert. All weights zero give the base.
+    weights, while a negative one moves away from its expert. Where the divisor is zero it
+    is taken as one.
     """
     if normalize == "no":
         return consensus.mass(consensus.weigh(experts, weight))
-    total = weight.abs().sum()
+    total = weight.sum() if compat == "mergekit" else weight.abs().sum()
     share = weight / torch.where(total == 0, 1.0, total)
     return base + consensus.mass(consensus.weigh(experts - base, share))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from evomerge.genome import Gene
+from evomerge.layers import Place
 from evomerge.maths import consensus
 
 VERSION = 1
@@ -18,7 +19,7 @@ GENES = (
 )  # fmt: skip
 
 
-def scope(genes: dict[str, Any]) -> str:
+def scope(genes: dict[str, Any], place: Place) -> str:
     return "tile"
 
 

@@ -5,6 +5,8 @@ are all kept. Weights, which the paper does not have, multiply the trimmed task 
 election and count in the divisor of the mean by magnitude. Where the experts balance exactly, the
 paper's sign is 0 and the base stays; `balanced: majority` elects the model's majority sign there,
 as the authors' code does.
+mergekit has thresholds for each tensor, elects the positive sign where experts balance, and lets
+negative weights reduce the divisor.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from typing import Any
 import torch
 
 from evomerge.genome import Gene
-from evomerge.maths import consensus, sparsify
+from evomerge.layers import Place
+from evomerge.maths import consensus, mergekit, sparsify
 
 VERSION = 1
 GENES = (
@@ -27,16 +30,23 @@ GENES = (
         "threshold_scope", default="model", choices=("model", "tensor", "row"),
         level="model", searched=False,
     ),
+    Gene("compat", default="paper", choices=("paper", "mergekit"), level="model", searched=False),
 )  # fmt: skip
 PASSES = sparsify.PASSES
 
 
-def scope(genes: dict[str, Any]) -> str:
+def scope(genes: dict[str, Any], place: Place) -> str:
+    if genes["compat"] == "mergekit":
+        return "tensor"
     return "row" if genes["threshold_scope"] == "row" else "tile"
 
 
+def prepares(genes: dict[str, Any], place: Place) -> bool:
+    return bool(genes["compat"] == "paper" and genes["threshold_scope"] != "row")
+
+
 def prepare(
-    base: torch.Tensor, experts: torch.Tensor, stats: sparsify.State | None
+    base: torch.Tensor, experts: torch.Tensor, stats: sparsify.State | None, place: Place
 ) -> dict[str, torch.Tensor]:
     """Magnitude counts of a tile (n,) and (K, n) for the pass after `stats`."""
     return {"counts": sparsify.count((experts - base).abs(), stats)}
@@ -49,7 +59,7 @@ def finish(sums: sparsify.State, stats: sparsify.State | None) -> dict[str, torc
 
 
 def measures(genes: dict[str, Any]) -> bool:
-    return bool(genes["balanced"] == "majority")
+    return bool(genes["balanced"] == "majority" and genes["compat"] == "paper")
 
 
 def measure(
@@ -64,6 +74,11 @@ def merge(
     base: torch.Tensor, experts: torch.Tensor, *, stats: Any, sums: Any, **genes: Any
 ) -> torch.Tensor:
     """base + scale * disjoint merge of the trimmed, weighted task vectors."""
+    if genes["compat"] == "mergekit":
+        kept = mergekit.keep(experts - base, genes["density"])
+        normalize = genes["reducer"] == "mean"
+        merged = mergekit.reduce(kept, genes["weight"], elect=True, normalize=normalize)
+        return base + merged * float(genes["scale"])
     weighted = _weighted(base, experts, stats, genes)
     sign = consensus.elected(weighted)
     if measures(genes):  # a model without a majority elects the negative sign

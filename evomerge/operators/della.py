@@ -1,0 +1,70 @@
+"""DELLA: drop entries at random, small ones more often (Deep, Bhardwaj and Poria 2024, MAGPRUNE).
+
+As in the authors' code: an entry of rank r of n in its row (1 is the smallest magnitude) is kept
+with probability p = density - epsilon + 2 epsilon (r - 1) / (n - 1) and divided by p; then signs
+are elected and the entries that agree are averaged. A vector is one row; where n = 1, p is the
+density. mergekit rescales each tensor to its L1 norm instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from evomerge.genome import Gene
+from evomerge.layers import Place
+from evomerge.maths import consensus, mergekit, sparsify
+from evomerge.maths.counter_rng import Noise
+
+VERSION = 1
+GENES = (
+    Gene("weight", -1.0, 1.5, default=1.0, per_expert=True, seeds=(1.0,)),
+    Gene("density", 1 / sparsify.GRID, 1.0, default=128 / sparsify.GRID, step=1 / sparsify.GRID),
+    Gene("epsilon", 0.0, 0.4, default=0.07),
+    Gene("scale", 0.0, 2.0, default=1.1, seeds=(0.5, 0.8, 1.1, 1.5)),
+    Gene("elect", default="mass", choices=("mass", "none"), level="model", searched=False),
+    Gene("compat", default="paper", choices=("paper", "mergekit"), level="model", searched=False),
+)
+
+
+def scope(genes: dict[str, Any], place: Place) -> str:
+    return "tensor" if genes["compat"] == "mergekit" else "row"
+
+
+def merge(
+    base: torch.Tensor,
+    experts: torch.Tensor,
+    *,
+    rng: Noise,
+    weight: torch.Tensor,
+    density: float,
+    epsilon: float,
+    scale: float,
+    elect: str,
+    compat: str,
+    **_: Any,
+) -> torch.Tensor:
+    """base + scale * mean of the entries that agree; with `elect: none`, their weighted sum."""
+    task_vectors = experts - base
+    chance = _chance(task_vectors, density, epsilon)
+    kept = task_vectors * (rng.uniform(task_vectors) < chance)
+    if compat == "mergekit":
+        kept = mergekit.rescale(kept, task_vectors) if density < 1 else task_vectors
+        mass = elect == "mass"
+        return base + scale * mergekit.reduce(kept, weight, elect=mass, normalize=mass)
+    weighted = consensus.weigh(kept / chance, weight)
+    if elect == "none":
+        return base + scale * consensus.mass(weighted)
+    merged = consensus.disjoint(weighted, weight, consensus.elected(weighted), "mean")
+    return base + scale * merged
+
+
+def _chance(task_vectors: torch.Tensor, density: float, epsilon: float) -> torch.Tensor:
+    """What each entry is kept with; the window is narrowed to stay within [1/256, 1]."""
+    n = task_vectors.shape[-1] if task_vectors.dim() else 1
+    half = max(0.0, min(epsilon, 1.0 - density, density - 1 / sparsify.GRID))
+    if n < 2 or half == 0:
+        return torch.full_like(task_vectors, density)
+    ranks = sparsify.rank_rows(task_vectors.abs())
+    return ranks.sub_(1.0).mul_(2 * half / (n - 1)).add_(density - half)

@@ -1,0 +1,63 @@
+"""Karcher mean: the weighted mean direction on the sphere, at the weighted mean length.
+
+Karcher 1977; the iteration is algorithm 4 of Absil, Mahony and Sepulchre 2008, Optimization
+Algorithms on Matrix Manifolds. mergekit's version has equal weights and stops after ten steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from evomerge.genome import Gene
+from evomerge.layers import Place
+from evomerge.maths import combine
+
+VERSION = 1
+GENES = (
+    Gene("weight", 0.0, 1.0, default=1.0, per_expert=True, seeds=(1.0,)),
+    Gene(
+        "of", default="weights", choices=("weights", "task_vectors"),
+        level="model", searched=False,
+    ),
+    Gene("compat", default="paper", choices=("paper", "mergekit"), level="model", searched=False),
+)  # fmt: skip
+
+
+def scope(genes: dict[str, Any], place: Place) -> str:
+    return "tile"
+
+
+def prepare(
+    base: torch.Tensor, experts: torch.Tensor, stats: Any, place: Place
+) -> dict[str, torch.Tensor]:
+    """Inner products of base and task vectors."""
+    return {"gram": combine.gram(base, experts)}
+
+
+def merge(
+    base: torch.Tensor,
+    experts: torch.Tensor,
+    *,
+    stats: Any,
+    weight: torch.Tensor,
+    of: str,
+    compat: str,
+    **_: Any,
+) -> torch.Tensor:
+    """The mean of the experts' `weights`, or base + the mean of their `task_vectors`.
+
+    All weights zero give the base. A negative weight pushes the direction away from its expert.
+    """
+    if not weight.any():
+        return base.clone()
+    products = combine.inner_products(stats["gram"], of)
+    if compat == "mergekit":
+        equal = torch.ones_like(products[0])
+        coefficients = combine.karcher(products, equal, steps=10, tolerance=1e-5, least=1e-5)
+    else:
+        coefficients = combine.karcher(
+            products, weight.double(), steps=200, tolerance=1e-12, least=0.0
+        )
+    return combine.add(base, experts, combine.on_base(coefficients, of))
