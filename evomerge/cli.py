@@ -147,6 +147,7 @@ def report(run: RunFolder) -> None:
 
 app.command()(merging.export)
 app.command()(merging.merge)
+app.command("import")(merging.import_)
 app.command()(comparing.compare)
 
 

@@ -1,11 +1,12 @@
-"""The commands that write one model: `evomerge merge` and `evomerge export`."""
+"""The commands about one merge: `evomerge merge`, `evomerge export` and `evomerge import`."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -47,8 +48,7 @@ def merge(
         plan = saving.in_dtype(plan, dtype)
     with progress.stream(err, "writing", str(folder)) as told:
         written = saving.write(
-            plan, folder, command=shlex.join(["evomerge", *sys.argv[1:]]),
-            shard_size=shard_size, told=told,
+            plan, folder, command=_command(), shard_size=shard_size, told=told,
         )  # fmt: skip
     out.print(str(written), highlight=False, soft_wrap=True)
 
@@ -64,21 +64,62 @@ def _assignment(text: str) -> tuple[str, float | str]:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")],
+    run: Annotated[Path, typer.Argument(help="run folder, or a plan (JSON)", metavar="RUN|PLAN")],
     point: Annotated[str, typer.Argument(help="best, knee, or a point's label")] = "best",
     folder: Folder = Path("merged"),
     plan: Annotated[bool, typer.Option("--plan", help="print the plan instead")] = False,
+    mergekit: Annotated[
+        Path | None, typer.Option(help="write a YAML for mergekit instead", metavar="FILE")
+    ] = None,
     shard_size: ShardSize = "5GB",
 ) -> None:
-    """Save a point of the front as an ordinary model folder."""
-    from evomerge import progress, saving
+    """Save a point of the front as an ordinary model folder, or as a YAML for mergekit."""
+    from evomerge import api, progress, saving
     from evomerge.run import Run
 
     saving.size(shard_size, "--shard-size")
-    opened = Run(run)
+    opened = None if run.suffix == ".json" else Run(run)
+    if opened is None and point != "best":
+        raise errors.RecipeError(f"{run}: is a plan, which is one point; leave out '{point}'")
+    found = api.read_plan(str(run)) if opened is None else opened.plan(point)
     if plan:
-        print(opened.plan(point).model_dump_json(indent=1))
+        print(found.model_dump_json(indent=1))
+        return
+    if mergekit is not None:
+        from evomerge.files.writer import atomic_text
+        from evomerge.interop.export import to_mergekit
+
+        atomic_text(mergekit, to_mergekit(found))
+        out.print(f"mergekit-yaml {mergekit} {folder}", highlight=False, soft_wrap=True)
         return
     with progress.stream(err, "writing", str(folder)) as told:
-        written = opened.save(point, folder, shard_size=shard_size, told=told)
+        options: dict[str, Any] = {"shard_size": shard_size, "told": told}
+        if opened is None:
+            written = saving.write(found, folder, command=_command(), **options)
+        else:
+            written = opened.save(point, folder, **options)
     out.print(str(written), highlight=False, soft_wrap=True)
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="YAML of mergekit or mergekit-evolve")],
+    target: Annotated[
+        Path | None, typer.Option("-o", "--out", help="plan (.json) or recipe (.yaml) to write")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Make a plan of mergekit's merge, or a recipe of mergekit-evolve's search."""
+    from evomerge.interop import files
+
+    found = files.convert(file, target)
+    if as_json:
+        row = {"kind": found.kind, "path": str(found.path), "notes": list(found.notes)}
+        print(json.dumps(row, indent=1))
+        return
+    for note in found.notes:
+        err.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    out.print(str(found.path), highlight=False, soft_wrap=True)
+
+
+def _command() -> str:
+    return shlex.join(["evomerge", *sys.argv[1:]])

@@ -28,8 +28,8 @@ class Method:
     """How a method of mergekit is done here.
 
     `of_input`: parameters of each input; `shared`: of all. `base_is_input`: the base is merged
-    like the experts. `needs_base`: there is no merge without one. `notes`: where results differ,
-    other than in the last bits.
+    like the experts. `needs_base`: there is no merge without one. `divides`: the operator divides
+    by weights, of whatever value. `notes`: where results differ, other than in the last bits.
     """
 
     operator: str
@@ -38,6 +38,7 @@ class Method:
     shared: Mapping[str, Scalar | None] = field(default_factory=dict)
     base_is_input: bool = False
     needs_base: bool = True
+    divides: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -100,12 +101,17 @@ def _ties(inputs: Inputs, shared: Mapping[str, Any]) -> Genes:
 
 
 def _dare(inputs: Inputs, shared: Mapping[str, Any], *, elect: str) -> Genes:
-    if elect == "mass":
-        _yes(shared, "normalize", False)
+    mean = elect == "mass" and shared["normalize"]
+    if mean and shared["lambda"] != 1:
+        raise errors.RecipeError(
+            "lambda: a mean of agreeing entries has no scale here; leave it 1"
+        )
+    weights = _column(inputs, "weight") if mean else _folded(inputs, shared)
     return {
-        "weight": dict(_folded(inputs, shared)), "density": _one(inputs, "density"),
+        "weight": dict(weights), "density": _one(inputs, "density"),
         "rescale": "inverse" if shared["rescale"] else "none", "elect": elect,
-        "compat": "mergekit",
+        # the mean is the paper's, whose masks are rescaled by the density
+        "compat": "paper" if mean else "mergekit",
     }  # fmt: skip
 
 
@@ -173,11 +179,13 @@ METHODS: Mapping[str, Method] = {
         base_is_input=True, needs_base=False,
     ),
     "task_arithmetic": Method("task_arithmetic", _task_arithmetic, **_arithmetic(False, False)),
-    "ties": Method("ties", _ties, **_arithmetic(True, False)),
+    "ties": Method("ties", _ties, divides=True, **_arithmetic(True, False)),
     "dare_linear": Method(
         "dare", _elected(_dare, "none"), notes=_MASKS, **_arithmetic(False, True)
     ),
-    "dare_ties": Method("dare", _elected(_dare, "mass"), notes=_MASKS, **_arithmetic(False, True)),
+    "dare_ties": Method(
+        "dare", _elected(_dare, "mass"), divides=True, notes=_MASKS, **_arithmetic(False, True)
+    ),
     "breadcrumbs": Method(
         "breadcrumbs", _elected(_breadcrumbs, "none"), **_arithmetic(False, False, gamma=0.01)
     ),
@@ -198,6 +206,11 @@ METHODS: Mapping[str, Method] = {
     "model_stock": Method("model_stock", _model_stock, shared={"filter_wise": False}),
     "sce": Method("sce", _sce, shared={"select_topk": 1.0, "int8_mask": False}),
 }
+
+EVOLVED = {
+    "linear": True, "task_arithmetic": False, "ties": True, "dare_ties": True, "slerp": False,
+}
+"""Methods of mergekit-evolve, and whether it normalises weights unless told otherwise."""
 
 # fmt: on
 LAYERS_ONLY = ("passthrough",)

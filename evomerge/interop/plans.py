@@ -17,7 +17,7 @@ from evomerge.interop import mergekit, methods
 from evomerge.interop.mergekit import Merge, Model
 from evomerge.interop.methods import Method
 from evomerge.layers import Layers
-from evomerge.plan import Plan, Step, canonical
+from evomerge.plan import Plan, Step, canonical, check_experts
 from evomerge.recipe import dtype_of, input_of, named, open_models
 
 _RESOLUTIONS = (
@@ -44,15 +44,17 @@ def plan_of(data: Mapping[str, Any], where: str, folder: Path) -> Imported:
     base, experts = _models(merge, method, where)
     names = {m: name for name, m in _named(experts).items()}
     references = {name: m.reference for m, name in names.items()}
+    check_experts(method.operator, len(experts), where)
     root, opened = open_models(base.reference, references, folder)
+    with errors.at(where):
+        dtype = dtype_of(root, merge.out_dtype or merge.dtype or "")
     notes = list(_notes(merge, method, base, root))
     steps = dict(_steps(merge, method, base, names, list(_float_names(root)), where))
     layers, groups = _grouped(root.tensors, steps)
     plan = Plan(
         base=input_of("base", root),
         experts=tuple(input_of(name, opened[name]) for name in references),
-        layers=layers, groups=groups,
-        dtype=dtype_of(root, merge.out_dtype or merge.dtype or ""),
+        layers=layers, groups=groups, dtype=dtype,
     )  # fmt: skip
     return Imported(plan, tuple(notes))
 
@@ -221,8 +223,9 @@ def _notes(merge: Merge, method: Method, base: Model, root: Checkpoint) -> Itera
     computed = merge.dtype or dtype_of(root, "")
     if computed != "float32":
         yield (
-            f"mergekit computes in {computed}, evomerge in float32 and rounds once: last bits "
-            "differ ('dtype: float32' and 'out_dtype' make mergekit do the same)"
+            f"mergekit computes in {computed}, evomerge in float32 and rounds once: values differ "
+            "by rounding, and entries near a threshold may be kept or not ('dtype: float32' with "
+            "'out_dtype' makes mergekit do the same)"
         )
     yield from method.notes
     token = merge.tokenizer_source or (merge.tokenizer or {})
