@@ -48,7 +48,8 @@ class Way:
 
 
 def _weights(merged: Merged, name: str) -> dict[str, float]:
-    given = merged.genes(name)["weight"].tolist()
+    # the shortest decimals that are the same float32, in which both compute
+    given = [float(str(weight)) for weight in merged.genes(name)["weight"].cpu().numpy()]
     return dict(zip((item.name for item in merged.plan.experts), given, strict=True))
 
 
@@ -161,10 +162,10 @@ def to_mergekit(plan: Plan) -> str:
         name: way.tensor(merged, name) if merged.step(name) else way.absent(experts)
         for name in names
     }
-    data: dict[str, Any] = {"merge_method": way.method, "models": _models(plan, way, tensors)}
-    data["dtype"], data["out_dtype"] = "float32", plan.dtype
+    data: dict[str, Any] = {"merge_method": way.method}
     if way.base_is != "input":
         data["base_model"] = _reference(plan.base if way.base_is == "base" else plan.experts[0])
+    data |= {"models": _models(plan, way, tensors), "dtype": "float32", "out_dtype": plan.dtype}
     shared = _settings({name: tensor.shared for name, tensor in tensors.items()})
     if way.base_is == "input":
         shared["normalize"] = False

@@ -220,7 +220,8 @@ def build(folder: Path, report: Report) -> None:
                 done += 1
                 report(f"training {member}", done / total)
 
-            model = type(model).from_pretrained(folder / "base", dtype="float32")
+            with _quiet():
+                model = type(model).from_pretrained(folder / "base", dtype="float32")
             batches = _batches(tokenizer, member, RECIPE["training"])
             if "rank" in own:
                 pairs = _adapt(model, own["rank"], own["alpha"])
