@@ -1,4 +1,5 @@
-"""The command line: search, front, merge, export, evaluate, plan, bank, list, zoo, report.
+"""The command line: search, front, report, export, merge, compare, import, evaluate, plan, list,
+bank, zoo.
 
 Exit codes: 0 done, 2 usage or recipe, 3 inputs unusable, 4 environment, 5 ended unconfirmed,
 6 too many failures, 75 interrupted and resumable.

@@ -281,7 +281,7 @@ def test_parameters_of_a_tensor(setting, name, t, value):
 
 
 ONE_SLICE = {"sources": [{"model": "left", "layer_range": [0, 2]}]}
-TASK = {"merge_method": "task_arithmetic", **both(W, **B)}
+TASK = {"merge_method": "task_arithmetic", **both(W, **B), "parameters": None}
 REFUSED = {
     "an unknown key": ({**TASK, "base_modle": "base"}, "Did you mean 'base_model'"),
     "an unknown method": ({**TASK, "merge_method": "tees"}, "Did you mean 'ties'"),
@@ -339,6 +339,9 @@ REFUSED = {
         {"merge_method": "linear", **both(W, {"weight": -0.7})}, "the weights sum to 0"
     ),
     "a dtype": ({**TASK, "dtype": "float8"}, "unknown dtype 'float8'"),
+    "a model twice": (
+        {**TASK, "models": [{"model": "left", "parameters": W}] * 2}, "stands twice; name it once"
+    ),
     "a base alone": ({**TASK, "models": [{"model": "base"}]}, "no model beside the base"),
     "three to slerp": (
         {"merge_method": "slerp", **both({}, **B, parameters={"t": 0.5})},

@@ -29,6 +29,11 @@ _LAYER = re.compile(r"\.(\d+)\.")
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("parameters", mode="before", check_fields=False)
+    @classmethod
+    def _none_are_given(cls, value: Any) -> Any:
+        return {} if value is None else value
+
 
 class Source(_Part):
     """A model of a slice, or of the whole merge."""
@@ -61,11 +66,6 @@ class Merge(_Part):
     tokenizer: Any = None
     chat_template: Any = None
     parameters: Settings = {}
-
-    @field_validator("parameters", mode="before")
-    @classmethod
-    def _none_are_given(cls, value: Any) -> Any:
-        return {} if value is None else value
 
 
 @dataclass(frozen=True)
@@ -230,4 +230,10 @@ def _layers(part: Slice, where: str) -> tuple[int, int]:
 
 
 def _sources(part: Slice, where: str) -> dict[Model, Settings]:
-    return {model(source.model, where): source.parameters for source in part.sources}
+    found: dict[Model, Settings] = {}
+    for source in part.sources:
+        one = model(source.model, where)
+        if one in found:
+            raise errors.RecipeError(f"{where}: '{one.reference}' stands twice; name it once")
+        found[one] = source.parameters
+    return found
