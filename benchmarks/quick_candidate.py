@@ -28,11 +28,10 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def main() -> None:
-    problem = resolve("quickstart")
-    worker = Worker(problem.setup)
+def copier(worker: Worker) -> Callable[[], None]:
+    """What is timed beside a build: base and experts read once, one model written."""
     live = worker.live
-    sources = [live.workshop.checkpoints[sha] for sha in problem.setup.folders]
+    sources = [live.workshop.checkpoints[sha] for sha in worker.setup.folders]
     target = torch.empty(len(sources), max(i.numel for i in sources[0].tensors.values()))
 
     def copy() -> None:
@@ -41,6 +40,13 @@ def main() -> None:
                 row[: info.numel].copy_(source.read_flat(name, 0, info.numel))
             live.parameters[name].view(-1).copy_(target[0, : info.numel])
 
+    return copy
+
+
+def main() -> None:
+    problem = resolve("quickstart")
+    worker = Worker(problem.setup)
+    live, copy = worker.live, copier(worker)
     seconds: dict[str, list[float]] = {name: [] for name in ("copy", *OPERATORS, "answer")}
     blocks = tuple((name, "search", i) for name in problem.banks for i in range(2))
     for repeat in range(REPEATS):

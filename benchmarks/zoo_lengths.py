@@ -24,15 +24,14 @@ from evomerge.zoo import tiny
 
 DOMAINS = ("code", "docs", "unicode", "facts")
 GRID = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
-LONG = {"steps": 1500, "batch": 8, "rate": 3e-3}
-SHORT = {"steps": 900, "batch": 8, "rate": 3e-3}
-SETTINGS = (
-    (LONG, {"steps": 300, "batch": 8, "rate": 5e-4, "replay": 0.0}),
-    (LONG, {"steps": 300, "batch": 8, "rate": 1e-3, "replay": 0.0}),
-    (LONG, {"steps": 300, "batch": 8, "rate": 2e-3, "replay": 0.25}),
-    (SHORT, {"steps": 400, "batch": 8, "rate": 1.5e-3, "replay": 0.1}),
-    (SHORT, {"steps": 400, "batch": 8, "rate": 2e-3, "replay": 0.25}),
+SETTINGS: tuple[tuple[dict[str, float], dict[str, float]], ...] = (
+    ({"steps": 500}, {"replay": 0.1}),
+    ({"steps": 800}, {"replay": 0.0}),
+    ({"steps": 800}, {"replay": 0.0, "rate": 7e-4, "vectors": 5e-4}),
+    ({"steps": 800}, {"replay": 0.05}),
+    ({"steps": 800}, {"replay": 0.1}),
 )
+"""Changes to the recipe's base and experts; the fourth is the recipe."""
 
 Items = tuple[torch.Tensor, torch.Tensor]
 
@@ -140,12 +139,12 @@ def trained(work: Path, base: dict[str, float], own: dict[str, float]) -> Path:
     recipe = copy.deepcopy(tiny.RECIPE)
     recipe["base"].update(base)
     recipe["expert"].update(own)
-    root = work / "-".join(map(str, base.values()))
+    root = work / f"base-{base['steps']}"
     if not root.exists():
         root.mkdir(parents=True)
         tiny.prepare(root)
         tiny.train_absent(root, lambda *_: None, {**recipe, "members": ["base"]})
-    folder = work / f"{root.name}--{'-'.join(map(str, own.values()))}"
+    folder = work / f"{root.name}-{'-'.join(f'{key}-{value}' for key, value in own.items())}"
     if not folder.exists():
         shutil.copytree(root, folder)
         tiny.train_absent(folder, lambda *_: None, recipe)

@@ -44,6 +44,17 @@ def test_ties_is_the_same_in_any_tiles(family, scope, balanced):
         assert all(torch.equal(tiled[name], untiled[name]) for name in untiled)
 
 
+def test_a_gene_that_a_plan_does_not_name_has_its_default(family):
+    """Even the one that says over what statistics are pooled."""
+    named = ties_plan(family, density=0.3)
+    steps = {
+        group: step.model_copy(update={"genes": {"density": step.genes["density"]}})
+        for group, step in named.groups.items()
+    }
+    found, expected = whole(named.model_copy(update={"groups": steps}), 4096), whole(named, 4096)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_the_thresholds_of_ties_are_those_of_the_whole_model(family):
     """Against the definition: one flat vector a model, sorted."""
     plan = ties_plan(family, density=0.25)

@@ -87,3 +87,36 @@ def test_random_numbers_are_uniform_and_independent_of_each_other():
     assert abs(shifted) < 4 / n**0.5
     other = counter_rng.uniform(counter_rng.key(2), 0, n, torch.device("cpu")).double()
     assert abs(torch.corrcoef(torch.stack([numbers, other]))[0, 1]) < 4 / n**0.5
+
+
+@settings(max_examples=30)
+@given(magnitudes, st.integers(1, 3))
+def test_ranks_are_a_stable_order(values, k):
+    rows = torch.tensor([values]).expand(k, 2, len(values)).clone()
+    expected = rows[0, 0].argsort(stable=True).argsort() + 1.0
+    before = rows.clone()
+    assert (sparsify.rank_rows(rows) == expected).all()
+    assert torch.equal(rows, before)
+
+
+@settings(max_examples=30)
+@given(magnitudes, st.sampled_from([1, 13, 64, 200, 256]), st.sampled_from([0.0, 0.05, 0.3]))
+def test_a_band_is_between_two_order_statistics(values, j, left_out):
+    row = torch.tensor(values)
+    ordered = row.sort(descending=True).values
+    above = int(left_out * len(values))
+    last = min(len(values), above + max(1, j * len(values) // 256))
+    inside = (row <= ordered[above]) & (row >= ordered[last - 1])
+    found = sparsify.band_rows(row.clone(), j / 256, left_out)
+    assert torch.equal(found, row * inside)
+
+
+@settings(max_examples=30)
+@given(magnitudes)
+def test_the_first_column_that_keeps_an_entry(values):
+    row = torch.tensor([values])
+    thresholds = table(row)[0]
+    found = sparsify.columns(row[0], thresholds)
+    for value, column in zip(row[0], found.tolist(), strict=True):
+        keeping = (thresholds <= value).nonzero().flatten().tolist()
+        assert column == (keeping[0] if keeping else len(thresholds))

@@ -87,7 +87,7 @@ def karcher(
     """Coefficients (K,) of the weighted mean direction on the sphere, at the mean length.
 
     The direction u is a fixed point of u <- exp_u(sum_k a_k log_u(x_k / |x_k|)), found in at most
-    `steps` (Karcher 1977; Absil et al. 2008, algorithm 4), a_k = w_k / sum |w|; vectors no longer
+    `steps` (Karcher 1977), a_k = w_k / sum |w|; vectors no longer
     than `least` have no direction. Everything happens in coordinates of the unit vectors.
     """
     lengths = products.diagonal().sqrt()

@@ -57,20 +57,25 @@ def reduce(
     return total / divisor.masked_fill(nothing, 1.0)
 
 
-def select(task_vectors: torch.Tensor, share: float) -> torch.Tensor:
-    """SCE's selection: all but the floor(share nonzero) entries of largest variance are zero."""
-    if share >= 1:
-        return task_vectors
-    variance = task_vectors.var(dim=0, unbiased=False)
-    kept = int(torch.count_nonzero(variance) * share)
-    chosen = variance.flatten().topk(kept).indices
-    mask = torch.zeros(variance.numel(), device=variance.device).scatter_(0, chosen, 1.0)
-    return task_vectors * mask.view_as(variance)
+def sce(task_vectors: torch.Tensor, share: float, *, erase: bool) -> torch.Tensor:
+    """SCE's merged task vector (*S) of the selected entries of (K, *S).
 
-
-def energy_share(task_vectors: torch.Tensor) -> torch.Tensor:
-    """SCE's coefficients (K,): mean squares, normalised; equal ones where they sum to < 1e-6."""
+    Selected are the floor(share nonzero) of largest variance. Coefficients are mean squares,
+    equal ones where these sum to less than 1e-6; divisors are at least 1e-6.
+    """
+    if share < 1:
+        variance = task_vectors.var(dim=0, unbiased=False)
+        kept = int(torch.count_nonzero(variance) * share)
+        chosen = variance.flatten().topk(kept).indices
+        mask = torch.zeros_like(variance).flatten().scatter_(0, chosen, 1.0)
+        task_vectors = task_vectors * mask.view_as(variance)
     energy = task_vectors.square().flatten(1).mean(1)
     if energy.sum() < 1e-6:
-        return torch.full_like(energy, 1 / len(energy))
-    return energy / energy.sum()
+        energy = torch.ones_like(energy)
+    weighted = consensus.weigh(task_vectors, energy / energy.sum())
+    if not erase:
+        return consensus.mass(weighted)
+    sign = torch.where(consensus.mass(task_vectors) >= 0, 1.0, -1.0)
+    agrees = (task_vectors.sign() == sign).to(weighted.dtype)
+    divisor = consensus.mass(consensus.weigh(agrees, energy / energy.sum()))
+    return consensus.mass(weighted * agrees) / divisor.clamp(min=1e-6)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 
 GRID = 256
@@ -139,22 +138,29 @@ def band_rows(task_vectors: torch.Tensor, density: float, left_out: float) -> to
 def order_statistics(magnitudes: torch.Tensor, ranks: Sequence[int]) -> torch.Tensor:
     """(*, len(ranks)): the k-th largest of each row of (*, n), for each k, from 1, of `ranks`."""
     n = magnitudes.shape[-1]
-    return _sort_rows(magnitudes)[..., [n - rank for rank in ranks]]
+    return _sort_rows(magnitudes.clone())[..., [n - rank for rank in ranks]]
 
 
 def rank_rows(magnitudes: torch.Tensor) -> torch.Tensor:
-    """Ranks of the entries of each row of float32 `magnitudes` (*, n): 1, for the smallest, to n,
-    as float32; of equal entries the earlier one has the lower rank."""
+    """Ranks (K, *, n), float32, of float32 `magnitudes` in their rows: 1 for the smallest, to n.
+
+    Of equal entries the earlier one has the lower rank.
+    """
     n = magnitudes.shape[-1]
-    place = torch.arange(n, device=magnitudes.device)
-    keys = magnitudes.contiguous().view(torch.int32).long().bitwise_left_shift_(32)
-    order = _sort_rows(keys.bitwise_or_(place)).bitwise_and_(2**32 - 1)
+    places = torch.arange(n, device=magnitudes.device)
     ranks = torch.arange(1, n + 1, dtype=torch.float32, device=magnitudes.device)
-    return torch.empty_like(magnitudes).scatter_(-1, order, ranks.expand_as(magnitudes))
+    found = torch.empty_like(magnitudes)
+    for rows, target in zip(magnitudes, found, strict=True):  # keys of one expert stay in a cache
+        keys = rows.view(torch.int32).long().bitwise_left_shift_(32).bitwise_or_(places)
+        order = _sort_rows(keys).bitwise_and_(2**32 - 1)
+        target.scatter_(-1, order, ranks.expand_as(target))
+    return found
 
 
 def _sort_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Each row ascending. On a processor NumPy's vectorised sort is several times faster."""
-    if rows.device.type == "cpu":
-        return torch.from_numpy(np.sort(rows.numpy(), axis=-1))
-    return rows.sort(dim=-1).values
+    """Each row ascending, in place. On a processor NumPy's vectorised sort is several times
+    faster."""
+    if rows.device.type != "cpu":
+        return rows.sort(dim=-1).values
+    rows.numpy().sort(axis=-1)
+    return rows

@@ -1,8 +1,9 @@
 """Consensus merging: keep the coordinates that several tasks need (Wang et al. 2024, TALL-masks).
 
-Equation 4: expert k needs a coordinate where |x_k| > tall_k |sum_j x_j - x_k|, x_k its weighted
-task vector. Section 5: what fewer than `agree` experts need is left at the base's value; at 2
-those that no or only one expert needs. `agree` 0 is task arithmetic, more than K is the base.
+Localizing task information for improved model merging and compression. Expert k needs a
+coordinate where |x_k| > tall_k |sum_j x_j - x_k|, x_k its weighted task vector. What fewer than
+`agree` experts need is left at the base's value; at 2 that is what one or nobody needs. At 0 it
+is task arithmetic, above K the base.
 """
 
 from __future__ import annotations

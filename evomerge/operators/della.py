@@ -48,12 +48,12 @@ def merge(
     """base + scale * mean of the entries that agree; with `elect: none`, their weighted sum."""
     task_vectors = experts - base
     chance = _chance(task_vectors, density, epsilon)
-    kept = task_vectors * (rng.uniform(task_vectors) < chance)
+    kept = rng.uniform(task_vectors) < chance
     if compat == "mergekit":
-        kept = mergekit.rescale(kept, task_vectors) if density < 1 else task_vectors
+        kept = mergekit.rescale(task_vectors * kept, task_vectors) if density < 1 else task_vectors
         mass = elect == "mass"
         return base + scale * mergekit.reduce(kept, weight, elect=mass, normalize=mass)
-    weighted = consensus.weigh(kept / chance, weight)
+    weighted = consensus.weigh(task_vectors.mul_(kept).div_(chance), weight)
     if elect == "none":
         return base + scale * consensus.mass(weighted)
     merged = consensus.disjoint(weighted, weight, consensus.elected(weighted), "mean")

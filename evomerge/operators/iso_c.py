@@ -1,12 +1,12 @@
 """Iso-C: the sum of the task vectors with all its singular values alike (Marczak et al. 2025).
 
-Section 4.1: M = mean(s) U V^T for the sum U diag(s) V^T. `flatten` moves the values only a part
-of the way to their mean. Directions that the sum does not have, as of low-rank updates, stay
-zero and do not count in the mean; the authors' code fills them with arbitrary ones.
+No task left behind: isotropic model merging with common and task-specific subspaces. With the sum
+U diag(s) V^T it is mean(s) U V^T; `flatten` moves the values only a part of the way to their mean.
+Directions that the sum does not have, as of low-rank updates, stay zero and do not count in the
+mean; the authors' code fills them with arbitrary ones.
 
-`vectors` says what happens to other tensors than matrices: the weighted
-mean as in the authors' code, the sum, or nothing. Embedding and head count as vectors unless
-`embeddings` is `yes`.
+`vectors` says what happens to other tensors than matrices: the weighted mean as in the authors'
+code, the sum, or nothing. Embedding and head count as vectors unless `embeddings` is `yes`.
 """
 
 from __future__ import annotations

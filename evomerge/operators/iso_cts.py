@@ -1,12 +1,11 @@
-"""Iso-CTS: common and task-specific directions, all alike (Marczak et al. 2025, section 4.2).
+"""Iso-CTS: common and task-specific directions, all alike (Marczak et al. 2025).
 
 Of r = min(m, n) directions the share `common` is the sum's, and each task adds an equal number of
 its own from what is left of its task vector; all are made orthonormal and get the mean of their
 singular values, or move there by `flatten`. The counts are those of the authors' code.
 
-`vectors` says what happens to other tensors than matrices: the weighted
-mean as in the authors' code, the sum, or nothing. Embedding and head count as vectors unless
-`embeddings` is `yes`.
+`vectors` says what happens to other tensors than matrices: the weighted mean as in the authors'
+code, the sum, or nothing. Embedding and head count as vectors unless `embeddings` is `yes`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Karcher mean: the weighted mean direction on the sphere, at the weighted mean length.
 
-Karcher 1977; the iteration is algorithm 4 of Absil, Mahony and Sepulchre 2008, Optimization
-Algorithms on Matrix Manifolds. mergekit's version has equal weights and stops after ten steps.
+Karcher 1977, Riemannian center of mass and mollifier smoothing; the iteration is steepest descent
+of the squared distances. mergekit's version has equal weights and stops after ten steps.
 """
 
 from __future__ import annotations
@@ -58,6 +58,6 @@ def merge(
         coefficients = combine.karcher(products, equal, steps=10, tolerance=1e-5, least=1e-5)
     else:
         coefficients = combine.karcher(
-            products, weight.double(), steps=200, tolerance=1e-12, least=0.0
+            products, weight.double(), steps=100, tolerance=1e-7, least=0.0
         )
     return combine.add(base, experts, combine.on_base(coefficients, of))

@@ -1,9 +1,10 @@
 """Model Stock: as far from the base towards the mean as the experts' angle says.
 
-Jang, Yun and Han 2024, equations 4 and 5: t = K cos / (1 + (K - 1) cos), one angle a tensor, or
-a row with `filter_wise`. The paper assumes one common angle; of several, cosines are averaged.
-Outside of [0, 1] the formula has no meaning: experts that oppose each other leave the base.
-mergekit does not limit t, and takes products of lengths as at least 1e-6.
+Jang, Yun and Han 2024, Model Stock: all we need is just a few fine-tuned models.
+t = K cos / (1 + (K - 1) cos), one angle a tensor, or a row with `filter_wise`. The paper assumes
+one common angle; of several, cosines are averaged. Outside of [0, 1] the formula has no meaning:
+experts that oppose each other leave the base. mergekit does not limit t, and takes products of
+lengths as at least 1e-6.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""PCB-Merging: compete within and between task vectors (Du et al. 2024, section 3).
+"""PCB-Merging: compete within and between task vectors (Du et al. 2024).
 
 With the task vectors clipped to their quantiles `CLIP` and 1 - `CLIP`, and u the clipped
 magnitudes brought to [0, 1], the score of an entry is exp(K u^2) tanh(d_k sum_j d_j). The share

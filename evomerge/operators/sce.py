@@ -1,4 +1,4 @@
-"""SCE: select, calculate, erase (Wan et al. 2024, FuseChat, section 3.2).
+"""SCE: select, calculate, erase (Wan et al. 2024, FuseChat).
 
 Of the entries in which the experts differ the share `density` of largest variance is selected;
 an expert's coefficient is its part of the squares there; entries whose sign is not the elected one
@@ -75,17 +75,13 @@ def merge(
     """
     task_vectors = experts - base
     if compat == "mergekit":
-        task_vectors = mergekit.select(task_vectors, density)
-        part = mergekit.energy_share(task_vectors)
-    else:
-        energy = stats["energy"][:, round(density * sparsify.GRID)]
-        total = energy.sum()
-        part = torch.where(total > 0, energy / total, 1 / len(energy)).float()
+        return base + scale * mergekit.sce(task_vectors, density, erase=erase == "yes")
+    energy = stats["energy"][:, round(density * sparsify.GRID)]
+    total = energy.sum()
+    part = torch.where(total > 0, energy / total, 1 / len(energy)).float()
     weighted = consensus.weigh(task_vectors, part)
     if erase == "no":
         return base + scale * consensus.mass(weighted)
-    sign = torch.where(consensus.mass(task_vectors) >= 0, 1.0, -1.0)
-    agrees = task_vectors.sign() == sign
-    divisor = consensus.mass(consensus.weigh(agrees, part))
-    divisor = divisor.clamp(min=1e-6) if compat == "mergekit" else divisor + (divisor == 0)
-    return base + scale * consensus.mass(weighted * agrees) / divisor
+    sign = consensus.elected(task_vectors)
+    sign.masked_fill_(sign == 0, 1.0)
+    return base + scale * consensus.disjoint(weighted, part, sign, "mean")

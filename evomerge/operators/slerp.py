@@ -1,4 +1,4 @@
-"""Spherical interpolation of two experts (Shoemake 1985, section 3.3), each tensor as one vector.
+"""Spherical interpolation of two experts (Shoemake 1985), each tensor as one vector.
 
 Lengths are not normalised: with an angle w between W_1 and W_2 the result is
 (sin((1 - t) w) W_1 + sin(t w) W_2) / sin w. mergekit takes the straight line where |cos w| >

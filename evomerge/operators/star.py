@@ -1,12 +1,11 @@
-"""STAR: cut off small singular values, rescale the rest, average (Lee et al. 2025, section 3).
+"""STAR: cut off small singular values, rescale the rest, average (Lee et al. 2025).
 
 Of each task vector the fewest singular triples are kept that make up the share `eta` of its
 nuclear norm, and are rescaled to all of it. Bases and singular values are prepared once; a
 candidate is two products of matrices an expert.
 
-`vectors` says what happens to other tensors than matrices: the weighted
-mean as in the authors' code, the sum, or nothing. Embedding and head count as vectors unless
-`embeddings` is `yes`.
+`vectors` says what happens to other tensors than matrices: the weighted mean as in the authors'
+code, the sum, or nothing. Embedding and head count as vectors unless `embeddings` is `yes`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""TSV-Merge: orthogonalised singular vectors of all tasks (Gargiulo et al. 2025, algorithm 1).
+"""TSV-Merge: orthogonalised singular vectors of all tasks (Gargiulo et al. 2025, TSV-M).
 
 Each task vector keeps its k = max(1, r // K) largest of r = min(m, n) singular triples; the left
 and the right vectors of all tasks together are replaced by the nearest orthonormal ones. Weights
 multiply the singular values, so that everything else is prepared once.
 
-`vectors` says what happens to other tensors than matrices: the weighted
-mean as in the authors' code, the sum, or nothing. Embedding and head count as vectors unless
-`embeddings` is `yes`.
+`vectors` says what happens to other tensors than matrices: the weighted mean as in the authors'
+code, the sum, or nothing. Embedding and head count as vectors unless `embeddings` is `yes`.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""WUDI: the update that interferes least with all task vectors (Cheng et al. 2025, equation 10).
+"""WUDI: the update that interferes least with all task vectors (Cheng et al. 2025).
 
 The minimum over M of sum_k |(M - w_k D_k) D_k^T|^2 / |D_k|^2, plus a ridge towards the weighted
 sum M_0, in closed form: M = (sum_k w_k D_k G_k + r M_0) (sum_k G_k + r I)^-1, where
 G_k = D_k^T D_k / |D_k|^2. The authors take 300 small steps from M_0 and stop short of the minimum,
 for which `ridge` stands here; r is `ridge` times the mean eigenvalue of sum_k G_k.
 
-`vectors` says what happens to other tensors than matrices: the weighted
-mean as in the authors' code, the sum, or nothing. Embedding and head count as vectors unless
-`embeddings` is `yes`.
+`vectors` says what happens to other tensors than matrices: the weighted mean as in the authors'
+code, the sum, or nothing. Embedding and head count as vectors unless `embeddings` is `yes`.
 """
 
 from __future__ import annotations
