@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomerge import errors, layout, shelf
+from evomerge import errors, layout, saving, shelf
 from evomerge.answers import Scores
 from evomerge.files import bank as banks
 from evomerge.files import plain
-from evomerge.files.checkpoint import Checkpoint, compare
+from evomerge.files.checkpoint import Checkpoint
 from evomerge.genome import Value
 from evomerge.layers import Layers
-from evomerge.live import Live, save
+from evomerge.live import Live
 from evomerge.loop import Report, Search
 from evomerge.materialize import Workshop
 from evomerge.maths import intervals
-from evomerge.plan import Dtype, Plan, Template
-from evomerge.recipe import input_of, locate, resolve
+from evomerge.plan import Plan, Template
+from evomerge.recipe import dtype_of, input_of, locate, named, open_models, resolve
 from evomerge.run import Run
 from evomerge.worker import Job as _Job
 from evomerge.worker import Setup, Worker, load, n_blocks
@@ -63,37 +63,26 @@ def plan_of(
     `dtype` defaults to that of the base. Raises RecipeError for an unknown gene or a value
     outside its range, InputError for experts that do not fit the base.
     """
-    named = experts if isinstance(experts, Mapping) else {Path(e).name: e for e in experts}
-    root = Checkpoint.open(locate(str(base), Path.cwd()), "base")
-    opened = {n: Checkpoint.open(locate(str(e), Path.cwd()), n) for n, e in named.items()}
-    compare(root, list(opened.values()))
+    called = experts if isinstance(experts, Mapping) else named(experts)
+    root, opened = open_models(base, called, Path.cwd())
     layers = plain.check(Layers, {"blocks": blocks}, "plan", raises=errors.RecipeError)
     template = Template(
         base=input_of("base", root), experts=tuple(input_of(n, c) for n, c in opened.items()),
         layers=layers, groups=tuple(dict.fromkeys(layers.groups(root.tensors).values())),
-        operators=(operator,), dtype=_dtype(root, dtype), seed=seed,
+        operators=(operator,), dtype=dtype_of(root, dtype), seed=seed,
     )  # fmt: skip
     return template.plan(_values(template, genes))
+
+
+def read_plan(file: str) -> Plan:
+    """The plan in a JSON file; RecipeError for one that is none."""
+    return Plan.parse(plain.read_json(Path(file), file), file)
 
 
 def plan_of_recipe(source: str, genes: Mapping[str, Any]) -> Plan:
     """The plan of a recipe at its defaults, with gene values by name as in `plan_of`."""
     problem = resolve(source)
     return problem.template.plan({**problem.fixed, **_values(problem.template, genes)})
-
-
-def _dtype(base: Checkpoint, wanted: str) -> Dtype:
-    """The wanted dtype, or the one that most of the base's numbers have."""
-    counts: dict[str, int] = {}
-    for info in base.tensors.values():
-        name = str(info.dtype).removeprefix("torch.")
-        counts[name] = counts.get(name, 0) + info.numel
-    known: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
-    found = wanted or max(counts, key=lambda name: counts[name])
-    for dtype in known:
-        if dtype == found:
-            return dtype
-    raise errors.RecipeError(errors.unknown("dtype", "dtype", found, known))
 
 
 def _values(template: Template, genes: Mapping[str, Any]) -> dict[str, Value]:
@@ -126,14 +115,16 @@ def merge(
     operator: str = "task_arithmetic",
     *,
     out: str | Path | None = None,
+    shard_size: str = saving.SHARD,
     **genes: Any,
 ) -> Any:
     """Merge without a search: the live model, or with `out` the folder it is written to.
 
     Further keywords as in `plan_of`: merge(base, experts, "ties", density=0.4, weight=[1, 0.5]).
+    `shard_size`, such as "500MB", bounds the weight files of `out`.
     """
     plan = plan_of(base, experts, operator, **genes)
-    return build(plan) if out is None else save(plan, Workshop.of(plan), Path(out))
+    return build(plan) if out is None else saving.write(plan, out, shard_size=shard_size)
 
 
 def build(plan: Plan) -> Any:
@@ -174,7 +165,7 @@ def evaluate(
         plan = model
     else:
         opened = Checkpoint.open(locate(str(model), Path.cwd()), "model")
-        plan = Plan(base=input_of(str(model), opened), dtype=_dtype(opened, dtype))
+        plan = Plan(base=input_of(str(model), opened), dtype=dtype_of(opened, dtype))
     shown = _by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
     for one in shown.values():
         one.split(split)

@@ -54,7 +54,8 @@ class Step(_Frozen):
 class Plan(_Frozen):
     """One merged model. Tensors of groups without a step are the base's; `key` names the plan.
 
-    A plan without experts and groups is its base.
+    A group is one of the layers' or a tensor's own name, which comes first. A plan without experts
+    and groups is its base.
     """
 
     base: Input
@@ -71,6 +72,11 @@ class Plan(_Frozen):
 
     def inputs(self) -> Iterable[Input]:
         return (self.base, *self.experts)
+
+    def places(self, names: Iterable[str]) -> dict[str, str]:
+        """Tensor name -> group, of all tensors of the model."""
+        found = self.layers.groups(names)
+        return {name: name if name in self.groups else group for name, group in found.items()}
 
     @classmethod
     def parse(cls, data: object, where: str) -> Plan:

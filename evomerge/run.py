@@ -228,26 +228,25 @@ class Run:
 
         return Plan.parse(self._ledger.plan(self.point(which).key), str(self.folder))
 
-    def save(self, which: str, folder: str | Path) -> Path:
-        """Write a point as a Hugging Face folder with a model card and its plan."""
-        from evomerge.files import writer
-        from evomerge.live import save
-        from evomerge.materialize import Workshop
+    def save(self, which: str, folder: str | Path, **details: Any) -> Path:
+        """Write a point as a Hugging Face folder with a model card and its plan.
 
-        point, plan = self.point(which), self.plan(which)
+        `details` (shard_size, told) are those of saving.write.
+        """
+        from evomerge import saving
+
+        point = self.point(which)
         scores = [
             (name, point.means("test")[i], *point.interval(i))
             for i, name in enumerate(self.objectives)
             if len(point.scores["test"][i])
         ]
-        command = f"evomerge export {self.folder} {which} -o {folder}"
-        card = writer.card(
-            f"{self.recipe['name']} {point.label}", base=self.recipe["base"],
-            experts=list(self.recipe["experts"].values()), plan=plan.key,
-            scores=scores, command=command,
+        return saving.write(
+            self.plan(which), folder, title=f"{self.recipe['name']} {point.label}",
+            base=self.recipe["base"], experts=list(self.recipe["experts"].values()),
+            command=f"evomerge export {self.folder} {which} -o {folder}", scores=scores,
+            **details,
         )  # fmt: skip
-        details = {"card": card, "extra_json": {"plan.json": plan.model_dump(mode="json")}}
-        return save(plan, Workshop.of(plan), Path(folder), **details)
 
     def plot(self) -> go.Figure:
         """The front with intervals, baselines and experts."""

@@ -22,6 +22,7 @@ LAYERS = """
     arguments
     materialize layout
     live
+    saving
     schema shelf
     worker
     executors answers
@@ -29,11 +30,12 @@ LAYERS = """
     recipe
     confirm fidelity front session
     report
-    loop run interop
+    signals
+    loop run interop similarity
     tables
     api
     preview progress
-    shelves
+    shelves merging comparing
     cli
 """
 ORDER = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}
