@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomerge import ancestry, errors, inputs, layout, modules, shelf, stacks
+from evomerge import ancestry, errors, inputs, layout, modules, saving, shelf, stacks
 from evomerge.answers import Scores
 from evomerge.files import bank as banks
 from evomerge.files import plain
-from evomerge.files.checkpoint import Checkpoint
 from evomerge.genome import Value
 from evomerge.layers import Layers
-from evomerge.live import Live, save
+from evomerge.live import Live
 from evomerge.loop import Report, Search
 from evomerge.materialize import Workshop
 from evomerge.maths import intervals
-from evomerge.plan import Dtype, Plan, Template
-from evomerge.recipe import read, resolve
+from evomerge.plan import Plan, Template
+from evomerge.recipe import dtype_of, named, read, resolve
 from evomerge.run import Run, pinned
 from evomerge.worker import Job as _Job
 from evomerge.worker import Setup, Worker, load, n_blocks
@@ -67,8 +66,8 @@ def plan_of(
     RecipeError for an unknown gene or a value outside its range, InputError for experts that do
     not fit the base.
     """
-    named = experts if isinstance(experts, Mapping) else {Path(e).name: e for e in experts}
-    references = {name: str(expert) for name, expert in named.items()}
+    called = experts if isinstance(experts, Mapping) else named(experts)
+    references = {name: str(expert) for name, expert in called.items()}
     found = inputs.load(str(base), references, Path.cwd(), tokenizer=tokenizer)
     ancestry.refuse(found.ancestry, allow_mismatch)
     wanted = plain.check(Layers, {"blocks": blocks}, "plan", raises=errors.RecipeError)
@@ -77,9 +76,14 @@ def plan_of(
     template = Template(
         base=found.inputs[0], experts=found.inputs[1:], layers=layers,
         groups=tuple(dict.fromkeys(layers.groups(names).values())), operators=(operator,),
-        dtype=_dtype(found.base, dtype), seed=seed, vocabulary=found.vocabulary,
+        dtype=dtype_of(found.base, dtype), seed=seed, vocabulary=found.vocabulary,
     )  # fmt: skip
     return template.plan(_values(template, genes))
+
+
+def read_plan(file: str) -> Plan:
+    """The plan in a JSON file; RecipeError for one that is none."""
+    return Plan.parse(plain.read_json(Path(file), file), file)
 
 
 def plan_of_recipe(source: str, genes: Mapping[str, Any]) -> Plan:
@@ -87,20 +91,6 @@ def plan_of_recipe(source: str, genes: Mapping[str, Any]) -> Plan:
     problem = resolve(source)
     ancestry.refuse(problem.inputs.ancestry, problem.recipe.allow_mismatch)
     return problem.template.plan({**problem.fixed, **_values(problem.template, genes)})
-
-
-def _dtype(base: Checkpoint, wanted: str) -> Dtype:
-    """The wanted dtype, or the one that most of the base's numbers have."""
-    counts: dict[str, int] = {}
-    for info in base.tensors.values():
-        name = str(info.dtype).removeprefix("torch.")
-        counts[name] = counts.get(name, 0) + info.numel
-    known: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
-    found = wanted or max(counts, key=lambda name: counts[name])
-    for dtype in known:
-        if dtype == found:
-            return dtype
-    raise errors.RecipeError(errors.unknown("dtype", "dtype", found, known))
 
 
 def _values(template: Template, genes: Mapping[str, Any]) -> dict[str, Value]:
@@ -133,14 +123,16 @@ def merge(
     operator: str = "task_arithmetic",
     *,
     out: str | Path | None = None,
+    shard_size: str = saving.SHARD,
     **genes: Any,
 ) -> Any:
     """Merge without a search: the live model, or with `out` the folder it is written to.
 
     Further keywords as in `plan_of`: merge(base, experts, "ties", density=0.4, weight=[1, 0.5]).
+    `shard_size`, such as "500MB", bounds the weight files of `out`.
     """
     plan = plan_of(base, experts, operator, **genes)
-    return build(plan) if out is None else save(plan, Workshop.of(plan), Path(out))
+    return build(plan) if out is None else saving.write(plan, out, shard_size=shard_size)
 
 
 def build(plan: Plan) -> Any:
@@ -181,7 +173,7 @@ def evaluate(
     else:
         found = inputs.load(str(model), {}, Path.cwd())
         base = found.inputs[0].model_copy(update={"name": str(model)})
-        plan = Plan(base=base, dtype=_dtype(found.base, dtype))
+        plan = Plan(base=base, dtype=dtype_of(found.base, dtype))
     shown = _by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
     for one in shown.values():
         one.split(split)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +74,32 @@ def _not_finite(name: str, merged: Merged) -> Iterator[str]:
             yield f"{item.name} has {odd}"
 
 
-def save(plan: Plan, workshop: Workshop, folder: Path, **details: Any) -> Path:
-    """Write a plan's model as a Hugging Face folder; `details` as in files.writer.write."""
+def save(
+    plan: Plan,
+    workshop: Workshop,
+    folder: Path,
+    *,
+    told: Callable[[int, int], None] = lambda done, total: None,
+    **details: Any,
+) -> Path:
+    """Write a plan's model as a Hugging Face folder; `details` as in files.writer.write.
+
+    `told` is called with the bytes that are written, and those of the whole.
+    """
     merged = Merged(plan, workshop)
+    sizes = {name: info.shape for name, info in merged.tensors.items()}
+    kept = {name: merged.stored_dtype(name) for name in merged.tensors}
+    total = sum(info.numel * kept[name].itemsize for name, info in merged.tensors.items())
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        done = 0
         for name in merged.tensors:
             tensor = merged.read(name)
             check_finite(name, tensor, merged)
             yield name, tensor
+            done += tensor.nbytes
+            told(done, total)
 
-    sizes = {name: info.shape for name, info in merged.tensors.items()}
-    kept = {name: merged.stored_dtype(name) for name in merged.tensors}
     return writer.write(
         folder, tensors(), source=workshop.checkpoints.form(plan), dtype=merged.dtype,
         sizes=sizes, dtypes=kept, **details,

@@ -115,7 +115,7 @@ class Merged:
         self.base = workshop.source(plan.base, plan.vocabulary)
         self.experts = [workshop.source(item, plan.vocabulary) for item in plan.experts]
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
-        self.groups = plan.layers.groups(self.tensors)
+        self.groups = plan.places(self.tensors)
         _check_groups(plan, set(self.groups.values()))
         self._genes = {
             group: arguments(step, plan, workshop.device) for group, step in plan.groups.items()

@@ -77,7 +77,8 @@ class Step(_Frozen):
 class Plan(_Frozen):
     """One merged model. Tensors of groups without a step are the base's; `key` names the plan.
 
-    A plan without experts and groups is its base.
+    A group is one of the layers' or a tensor's own name, which comes first. A plan without experts
+    and groups is its base.
     """
 
     base: Input
@@ -104,6 +105,11 @@ class Plan(_Frozen):
         """sha256 of all that the inputs' tensors depend on."""
         found = [item.sha256 for item in self.inputs()]
         return found if self.vocabulary is None else [*found, self.vocabulary.sha256]
+
+    def places(self, names: Iterable[str]) -> dict[str, str]:
+        """Tensor name -> group, of all tensors of the model."""
+        found = self.layers.groups(names)
+        return {name: name if name in self.groups else group for name, group in found.items()}
 
     @classmethod
     def parse(cls, data: object, where: str) -> Plan:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from evomerge import checks, errors, inputs, plugins, shelf, stacks
 from evomerge.files import bank as banks
@@ -16,7 +16,7 @@ from evomerge.files.checkpoint import Checkpoint
 from evomerge.files.items import SPLITS
 from evomerge.genome import Space, Value
 from evomerge.layout import lay_out
-from evomerge.plan import Input, Plan, Template
+from evomerge.plan import Dtype, Input, Plan, Template
 from evomerge.schema import Fidelity as Fidelity
 from evomerge.schema import Recipe as Recipe
 from evomerge.schema import Signal
@@ -215,6 +215,31 @@ def _portable(reference: str, item: Input) -> str:
         if reference.startswith("zoo:")
         else item.origin or str(Path(item.path).resolve())
     )
+
+
+def named(references: Iterable[str | Path]) -> dict[str, str]:
+    """Experts by the last parts of their paths, made names; a second `final` is `final-2`."""
+    found: dict[str, str] = {}
+    for reference in map(str, references):
+        stem = re.sub(r"[^\w.-]+", "-", Path(reference).name).lstrip("-.") or "expert"
+        names = (stem, *(f"{stem}-{i}" for i in range(2, len(found) + 3)))
+        free = (name for name in names if name not in found and name != "base")
+        found[next(free)] = reference
+    return found
+
+
+def dtype_of(base: Checkpoint, wanted: str) -> Dtype:
+    """The wanted dtype, or the one that most of the base's numbers have."""
+    counts: dict[str, int] = {}
+    for info in base.tensors.values():
+        name = str(info.dtype).removeprefix("torch.")
+        counts[name] = counts.get(name, 0) + info.numel
+    known: tuple[Dtype, ...] = get_args(Dtype)
+    found = wanted or max(counts, key=lambda name: counts[name])
+    for dtype in known:
+        if dtype == found:
+            return dtype
+    raise errors.RecipeError(errors.unknown("dtype", "dtype", found, known))
 
 
 def _banks(

@@ -235,33 +235,30 @@ class Run:
 
         return Plan.parse(self._ledger.plan(self.point(which).key), str(self.folder))
 
-    def save(self, which: str, folder: str | Path, *, adapter: int | None = None) -> Path:
+    def save(
+        self, which: str, folder: str | Path, *, adapter: int | None = None, **details: Any
+    ) -> Path:
         """Write a point as a Hugging Face folder with a model card and its plan.
 
         With `adapter`, as a LoRA adapter of that rank; `fit.json` says what it leaves out.
-        """
-        from evomerge.files import writer
-        from evomerge.live import save
-        from evomerge.lowrank import save_adapter
-        from evomerge.materialize import Workshop
 
-        point, plan = self.point(which), self.plan(which)
+        `details` (shard_size, told) are those of saving.write.
+        """
+        from evomerge import saving
+
+        point = self.point(which)
         scores = [
             (name, point.means("test")[i], *point.interval(i))
             for i, name in enumerate(self.objectives)
             if len(point.scores["test"][i])
         ]
         option = "" if adapter is None else f" --adapter {adapter}"
-        command = f"evomerge export {self.folder} {which} -o {folder}{option}"
-        card = writer.card(
-            f"{self.recipe['name']} {point.label}", base=self.recipe["base"],
-            experts=list(self.recipe["experts"].values()), plan=plan.key,
-            scores=scores, command=command,
+        return saving.write(
+            self.plan(which), folder, title=f"{self.recipe['name']} {point.label}",
+            base=self.recipe["base"], experts=list(self.recipe["experts"].values()),
+            command=f"evomerge export {self.folder} {which} -o {folder}{option}", scores=scores,
+            adapter=adapter, **details,
         )  # fmt: skip
-        workshop, extra = Workshop.of(plan), {"plan.json": plan.model_dump(mode="json")}
-        if adapter is None:
-            return save(plan, workshop, Path(folder), card=card, extra_json=extra)
-        return save_adapter(plan, workshop, Path(folder), adapter, card=card, extra_json=extra)
 
     def plot(self) -> go.Figure:
         """The front with intervals, baselines and experts."""

@@ -24,6 +24,7 @@ LAYERS = """
     materialize layout
     live
     lowrank
+    saving
     schema shelf
     worker
     executors answers
@@ -31,11 +32,12 @@ LAYERS = """
     recipe
     confirm fidelity front session
     report
-    loop run interop
+    signals
+    loop run interop similarity
     tables
     api
     preview progress
-    shelves
+    shelves merging comparing
     cli
 """
 ORDER = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}

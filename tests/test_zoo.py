@@ -98,7 +98,7 @@ def passage(item: dict[str, Any]) -> str:
 
 
 def test_the_folder_is_the_registry() -> None:
-    assert zoo.families() == ["tiny"]
+    assert zoo.families() == ["smollm2", "tiny"]
     assert zoo.members("tiny") == [
         *("base", "code", "docs", "unicode", "facts"),
         *(f"banks/{name}.jsonl" for name in BANKS),
