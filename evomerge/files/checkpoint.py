@@ -226,7 +226,7 @@ def compare(base: Model, experts: Sequence[Model]) -> None:
     """Raise InputError unless every expert has the base's tensors, judged by headers alone."""
     faults: list[str] = []
     for expert in experts:
-        where = f"experts.{expert.name}"
+        where = f"experts.{expert.name.removeprefix('experts.')}"
         for key in ("model_type", "architectures"):
             got, want = expert.config.get(key), base.config.get(key)
             if got and want and got != want:

@@ -231,15 +231,16 @@ class Rearranged:
             self.tensors[name] = replace(info, shape=shape, dtype=torch.float32)
 
     def _by_rows(self) -> list[str]:
-        """Tensors with a row a token."""
+        """Tensors with a row a token; of another width than the base's, they will be refused."""
         if self.frame.same:
             return []
         size = rows(self.model)
-        words = (*EMBEDDINGS, *HEADS)
+        words, base = (*EMBEDDINGS, *HEADS), self.frame.models[0].tensors
         return [
             name
             for name, info in self.tensors.items()
             if info.shape[:1] == (size,)
+            and info.shape[1:] == base.get(name, info).shape[1:]
             and (module(name) in words or module(f"{name.rpartition('.')[0]}.weight") in HEADS)
         ]
 
