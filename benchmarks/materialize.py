@@ -4,7 +4,7 @@
     python benchmarks/materialize.py --memory [--plot memory.svg]
 
 A random Llama of 135M parameters, three experts, bfloat16, one torch thread. All sides take turns,
-medians are printed. A copy reads base and experts and writes one model, tile by tile, bfloat16 to
+medians of processor seconds are printed. A copy reads base and experts and writes one model, tile by tile, bfloat16 to
 bfloat16, on the same thread; the models of a family stay in the page cache. What an operator
 prepares once a run is printed beside. EVOMERGE_MERGEKIT_PYTHON names the interpreter of an
 environment with mergekit. `--memory` is memory.py: what a merge to disk holds at its peak.
@@ -47,9 +47,10 @@ MERGEKIT = {
 
 
 def timed(action: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+    """Processor seconds: on an idle machine those of the clock, on a busy one still the same."""
+    begun = time.process_time()
     action()
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
 def copier(plans: Plans, parameters: dict[str, torch.Tensor]) -> Callable[[], None]:

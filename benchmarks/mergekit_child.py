@@ -1,6 +1,6 @@
 """Times mergekit's own merges for materialize.py; runs in the environment that has mergekit.
 
-Reads a mergekit configuration (JSON) and a folder a line, answers with the seconds of the merge.
+Reads a mergekit configuration (JSON) and a folder a line, answers with the processor seconds of the merge.
 """
 
 import json
@@ -20,7 +20,7 @@ for line in sys.stdin:
     asked = json.loads(line)
     config = MergeConfiguration.model_validate(asked["config"])
     options = MergeOptions(copy_tokenizer=False, lazy_unpickle=True, quiet=True, write_model_card=False)
-    begun = time.perf_counter()
+    begun = time.process_time()
     run_merge(config, asked["folder"], options)
-    print(time.perf_counter() - begun, file=answers, flush=True)
+    print(time.process_time() - begun, file=answers, flush=True)
     shutil.rmtree(asked["folder"])

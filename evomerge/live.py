@@ -40,13 +40,16 @@ class Live:
     def _write(self, merged: Merged, name: str) -> None:
         flat = self.parameters[name].view(-1)
         for start, stop in merged.tiles(name):
-            tile = merged.merge(name, start, stop)
-            check_finite(name, tile)
+            tile = merged.unrounded(name, start, stop)
+            check_finite(name, tile, merged)
             flat[start:stop].copy_(tile)
 
 
-def check_finite(name: str, tile: torch.Tensor) -> None:
-    if tile.numel() and not torch.stack(torch.aminmax(tile)).isfinite().all():
+def check_finite(name: str, tile: torch.Tensor, merged: Merged) -> None:
+    if not tile.numel():
+        return
+    bounds = torch.stack(torch.aminmax(tile)).to(merged.stored_dtype(name))
+    if not bounds.isfinite().all():  # rounding keeps the order: all others lie between
         raise errors.EvaluationError(f"weights of {name} are not finite")
 
 
@@ -58,7 +61,7 @@ def save(plan: Plan, workshop: Workshop, folder: Path, **details: Any) -> Path:
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         for name in merged.tensors:
             tensor = merged.read(name)
-            check_finite(name, tensor)
+            check_finite(name, tensor, merged)
             yield name, tensor
 
     sizes = {name: info.shape for name, info in merged.tensors.items()}

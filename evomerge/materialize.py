@@ -18,8 +18,14 @@ from evomerge.layers import Place, places
 from evomerge.maths.counter_rng import Noise
 from evomerge.plan import Input, Plan, Step, canonical
 
-TILE = 2**18
+TILE = 2**16
 """Elements of a tile: base and a few experts of it fit the cache of one core."""
+
+EXTENT = 2**18
+"""Elements of an extent in statistics: sums of floats shall not depend on tiles."""
+
+KEPT = 2**30
+"""Bytes that a workshop keeps of what operators `derive`; what is more is derived again."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -40,7 +46,9 @@ class Workshop:
     checkpoints: Mapping[str, Checkpoint]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     tile: int = TILE
+    kept: int = KEPT
     _stats: dict[tuple[str, ...], Tensors] = field(default_factory=dict)
+    _derived: dict[tuple[str | int, ...], Tensors] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plan: Plan) -> Workshop:
@@ -56,7 +64,7 @@ class Workshop:
                     f"{checkpoint.sha256[:12]}, the plan has {item.sha256[:12]})"
                 )
             checkpoints[item.sha256] = checkpoint
-        return cls(checkpoints)
+        return cls(checkpoints, kept=0)  # for one plan there is no second time
 
     def source(self, item: Input) -> Source:
         if item.plan is not None:
@@ -67,23 +75,62 @@ class Workshop:
             )
         return self.checkpoints[item.sha256]
 
-    def stats(self, merged: Merged, name: str) -> Tensors:
-        """Finished statistics of tensor `name`'s operator, pooled over it or the whole model."""
-        step, genes = merged.step(name), merged.genes(name)
-        assert step is not None
-        module = plugins.load("operator", step.operator)
-        if not hasattr(module, "prepare"):
+    def stats(self, merged: Merged, work: Work) -> Tensors:
+        """Finished statistics of a tensor's operator, pooled over it or the whole model."""
+        module, name = work.module, "" if work.pooled else work.place.name
+        if not hasattr(module, "prepare") or not work.prepares:
             return {}
-        if hasattr(module, "prepares") and not module.prepares(genes, merged.places[name]):
-            return {}
-        inputs = [item.sha256 for item in merged.plan.inputs()]
-        pooled, scope = merged.pool(name) == "model", module.scope(genes, merged.places[name])
-        key = (step.operator, str(module.VERSION), *inputs, "" if pooled else name, scope)
+        key = (*merged.inputs_of(work), name, work.scope)
         if key not in self._stats:
-            names = merged.mergeable if pooled else [name]
-            scopes = {other: module.scope(genes, merged.places[other]) for other in names}
+            names = [name] if name else merged.mergeable
+            scopes = {n: str(module.scope(work.genes, merged.places[n])) for n in names}
             self._stats[key] = _prepare(module, merged, scopes)
         return self._stats[key]
+
+    def derived(
+        self, merged: Merged, work: Work, inputs: tuple[torch.Tensor, torch.Tensor], start: int
+    ) -> Tensors:
+        """What the operator derives from the inputs of an extent, kept while there is room."""
+        if not hasattr(work.module, "derive") or not work.prepares:
+            return {}
+        key = (*merged.inputs_of(work), work.place.name, start, inputs[0].numel())
+        found = self._derived.get(key)
+        if found is None:
+            found = work.module.derive(*inputs, work.place)
+            size = sum(value.nbytes for value in found.values())
+            if size <= self.kept:
+                self.kept -= size
+                self._derived[key] = found
+        return found
+
+
+@dataclass(frozen=True)
+class Work:
+    """How one tensor of a plan is merged: what is the same for all of its extents."""
+
+    operator: str
+    module: ModuleType
+    genes: dict[str, Any]
+    place: Place
+
+    @cached_property
+    def scope(self) -> str:
+        return str(self.module.scope(self.genes, self.place))
+
+    @cached_property
+    def prepares(self) -> bool:
+        """Whether merge needs anything that does not depend on genes."""
+        ask = getattr(self.module, "prepares", None)
+        return ask is None or bool(ask(self.genes, self.place))
+
+    @cached_property
+    def measures(self) -> bool:
+        return hasattr(self.module, "measure") and bool(self.module.measures(self.genes))
+
+    @cached_property
+    def pooled(self) -> bool:
+        """Whether statistics and sums are those of the whole model, not of the tensor."""
+        return bool(self.genes.get("threshold_scope") == "model")
 
 
 def leaves(plan: Plan) -> Iterator[Input]:
@@ -104,7 +151,7 @@ def _prepare(module: ModuleType, merged: Merged, scopes: Mapping[str, str]) -> T
     for _ in range(getattr(module, "PASSES", 1)):
         found: Tensors = {}
         for name, scope in scopes.items():
-            for start, stop in extents(merged.tensors[name], scope, TILE):
+            for start, stop in extents(merged.tensors[name], scope, EXTENT):
                 inputs = merged.shaped(name, scope, start, stop)
                 _add(found, module.prepare(*inputs, stats, merged.places[name]))
         stats = module.finish(found, stats) if hasattr(module, "finish") else found
@@ -141,6 +188,8 @@ class Merged:
         self._genes = {
             group: arguments(step, plan, workshop.device) for group, step in plan.groups.items()
         }
+        self._works: dict[str, Work | None] = {}
+        self._stats: dict[str, Tensors] = {}
         self._sums: dict[tuple[str, str], Tensors] = {}
 
     @property
@@ -152,11 +201,23 @@ class Merged:
         """Names of the floating-point tensors; others are the base's."""
         return [name for name, info in self.tensors.items() if info.dtype.is_floating_point]
 
-    def step(self, name: str) -> Step | None:
+    def work(self, name: str) -> Work | None:
         """What tensor `name` goes through; None where it is the base's."""
-        if not self.experts or not self.tensors[name].dtype.is_floating_point:
+        if name not in self._works:
+            self._works[name] = self._work(name)
+        return self._works[name]
+
+    def _work(self, name: str) -> Work | None:
+        step = self.plan.groups.get(self.groups[name])
+        if step is None or not self.experts or not self.tensors[name].dtype.is_floating_point:
             return None
-        return self.plan.groups.get(self.groups[name])
+        module, genes = plugins.load("operator", step.operator), self._genes[self.groups[name]]
+        return Work(step.operator, module, genes, self.places[name])
+
+    def inputs_of(self, work: Work) -> tuple[str, ...]:
+        """What an operator's gene-free findings depend on."""
+        inputs = [item.sha256 for item in self.plan.inputs()]
+        return (work.operator, str(work.module.VERSION), *inputs)
 
     def stored_dtype(self, name: str) -> torch.dtype:
         stored = self.tensors[name].dtype
@@ -164,17 +225,9 @@ class Merged:
 
     def tiles(self, name: str) -> Iterator[tuple[int, int]]:
         """Flat extents that may be merged one at a time, as the operator's scope says."""
-        step = self.step(name)
-        scope = "tile" if step is None else self._scope(step, name)
+        work = self.work(name)
+        scope = "tile" if work is None else work.scope
         return extents(self.tensors[name], scope, self.workshop.tile)
-
-    def _scope(self, step: Step, name: str) -> str:
-        module = plugins.load("operator", step.operator)
-        return str(module.scope(self.genes(name), self.places[name]))
-
-    def genes(self, name: str) -> dict[str, Any]:
-        """Gene values of tensor `name` as its operator receives them."""
-        return self._genes[self.groups[name]]
 
     @cached_property
     def places(self) -> dict[str, Place]:
@@ -190,22 +243,28 @@ class Merged:
         return base, experts
 
     def merge(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """One extent of `tiles`, merged: (stop - start,) in the plan's dtype."""
-        step = self.step(name)
-        if step is None:
-            return self.base.read_flat(name, start, stop).to(self.stored_dtype(name))
-        module = plugins.load("operator", step.operator)
-        base, experts = self.shaped(name, self._scope(step, name), start, stop)
-        merged: torch.Tensor = module.merge(
+        """One extent of `tiles`, merged: (stop - start,) in the dtype that is stored."""
+        return self.unrounded(name, start, stop).to(self.stored_dtype(name))
+
+    def unrounded(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """The same in the dtype that it is computed in, float32 for whatever is merged."""
+        work = self.work(name)
+        if work is None:
+            return self.base.read_flat(name, start, stop)
+        base, experts = self.shaped(name, work.scope, start, stop)
+        stats = self._stats.get(name)
+        if stats is None:
+            stats = self._stats[name] = self.workshop.stats(self, work)
+        merged: torch.Tensor = work.module.merge(
             base,
             experts,
-            stats=self.workshop.stats(self, name),
-            sums=self.sums(name),
+            stats={**stats, **self.workshop.derived(self, work, (base, experts), start)},
+            sums=self.sums(work),
             rng=Noise(self.plan.seed, name, [item.name for item in self.plan.experts], start),
-            place=self.places[name],
-            **self.genes(name),
+            place=work.place,
+            **work.genes,
         )
-        return merged.reshape(-1).to(self.dtype)
+        return merged.reshape(-1)
 
     def shaped(
         self, name: str, scope: str, start: int, stop: int
@@ -218,36 +277,26 @@ class Merged:
         part = (-1, shape[-1]) if scope == "row" else shape
         return base.view(part), experts.view(len(experts), *part)
 
-    def pool(self, name: str) -> str:
-        return str(self.genes(name).get("threshold_scope", "tensor"))
-
-    def sums(self, name: str) -> Tensors:
+    def sums(self, work: Work) -> Tensors:
         """What the operator's `measure` finds for this plan, pooled like its statistics."""
-        step = self.step(name)
-        if step is None:
+        if not work.measures:
             return {}
-        module = plugins.load("operator", step.operator)
-        if not hasattr(module, "measure") or not module.measures(self.genes(name)):
-            return {}
-        pool = self.pool(name)
-        place = (step.operator, "" if pool == "model" else name)
-        if place not in self._sums:
-            names = self.mergeable if pool == "model" else [name]
-            self._sums[place] = self._measure(step.operator, names)
-        return self._sums[place]
+        key = (work.operator, "" if work.pooled else work.place.name)
+        if key not in self._sums:
+            names = self.mergeable if work.pooled else [work.place.name]
+            works = [self.work(name) for name in names]
+            same = [one for one in works if one and one.operator == work.operator]
+            self._sums[key] = self._measure(same)
+        return self._sums[key]
 
-    def _measure(self, operator: str, names: list[str]) -> Tensors:
-        module = plugins.load("operator", operator)
+    def _measure(self, works: list[Work]) -> Tensors:
         found: Tensors = {}
-        for name in names:
-            step = self.step(name)
-            if step is None or step.operator != operator:
-                continue
-            stats, scope = self.workshop.stats(self, name), self._scope(step, name)
+        for work in works:
+            name, stats = work.place.name, self.workshop.stats(self, work)
             for start, stop in self.tiles(name):
-                inputs = self.shaped(name, scope, start, stop)
-                place = self.places[name]
-                _add(found, module.measure(*inputs, stats=stats, place=place, **self.genes(name)))
+                inputs = self.shaped(name, work.scope, start, stop)
+                part = work.module.measure(*inputs, stats=stats, place=work.place, **work.genes)
+                _add(found, part)
         return found
 
     def read_flat(self, name: str, start: int, stop: int) -> torch.Tensor:
@@ -275,9 +324,11 @@ class Merged:
 
     def tensor_key(self, name: str) -> str:
         """What the bits of one merged tensor depend on, as text."""
-        group = self.groups[name] if self.step(name) is not None else None
-        sums = {key: value.tolist() for key, value in self.sums(name).items()}
-        return f"{self._group_keys[group]}{canonical(sums)}"
+        work = self.work(name)
+        if work is None:
+            return self._group_keys[None]
+        sums = {key: value.tolist() for key, value in self.sums(work).items()}
+        return f"{self._group_keys[self.groups[name]]}{canonical(sums) if sums else ''}"
 
 
 def _check_groups(plan: Plan, known: set[str]) -> None:

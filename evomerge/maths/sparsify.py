@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
 GRID = 256
@@ -92,13 +93,14 @@ def columns(magnitudes: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 
 
 def trim(
-    task_vectors: torch.Tensor, table: torch.Tensor, density: float | torch.Tensor
+    task_vectors: torch.Tensor, table: torch.Tensor, density: float
 ) -> torch.Tensor:
     """Zero, in place, all of `task_vectors` (K, *S) but the largest `density` of the pool."""
-    column = torch.as_tensor(density).mul(GRID).round().long().clamp(0, GRID)
-    kept_from = table.gather(1, column.expand(len(table)).unsqueeze(1))
-    kept_from = kept_from.view(-1, *[1] * (task_vectors.dim() - 1))
-    return task_vectors.mul_(task_vectors.abs() >= kept_from)
+    kept_from = table[:, round(density * GRID)]
+    dropped = torch.nextafter(kept_from, torch.zeros_like(kept_from))
+    for row, bound in zip(task_vectors, dropped.tolist(), strict=True):
+        torch.hardshrink(row, bound, out=row)
+    return task_vectors
 
 
 def _descend(histogram: torch.Tensor, rank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,7 +120,7 @@ def trim_rows(task_vectors: torch.Tensor, density: float) -> torch.Tensor:
         return task_vectors
     magnitudes = task_vectors.abs()
     kept_from = order_statistics(magnitudes, [max(1, int(density * n + 0.5))])[..., :1]
-    return task_vectors.mul_(magnitudes >= kept_from)
+    return task_vectors.mul_(magnitudes.ge_(kept_from))
 
 
 def band_rows(task_vectors: torch.Tensor, density: float, left_out: float) -> torch.Tensor:
@@ -131,25 +133,34 @@ def band_rows(task_vectors: torch.Tensor, density: float, left_out: float) -> to
     last = min(n, above + max(1, int(density * n)))
     magnitudes = task_vectors.abs()
     bounds = order_statistics(magnitudes, [above + 1, last])
-    inside = (magnitudes <= bounds[..., :1]) & (magnitudes >= bounds[..., 1:])
-    return task_vectors.mul_(inside)
+    not_above = magnitudes.le(bounds[..., :1])
+    return task_vectors.mul_(not_above).mul_(magnitudes.ge_(bounds[..., 1:]))
 
 
 def order_statistics(magnitudes: torch.Tensor, ranks: Sequence[int]) -> torch.Tensor:
     """(*, len(ranks)): the k-th largest of each row of (*, n), for each k, from 1, of `ranks`."""
     n = magnitudes.shape[-1]
-    return _sort_rows(magnitudes.clone())[..., [n - rank for rank in ranks]]
+    ordered = magnitudes.clone()
+    if magnitudes.device.type != "cpu":
+        ordered = ordered.sort(dim=-1).values
+    else:  # NumPy's partition of integers, which sort like non-negative floats, is vectorised
+        keys, done = ordered.numpy().view(np.int32), 0
+        for place in sorted({n - rank for rank in ranks}):
+            keys[..., done:].partition(place - done, axis=-1)
+            done = place
+    return ordered[..., [n - rank for rank in ranks]]
 
 
 def rank_rows(magnitudes: torch.Tensor) -> torch.Tensor:
-    """Ranks (K, *, n), float32, of float32 `magnitudes` in their rows: 1 for the smallest, to n.
+    """Ranks (K, *, n) of float32 `magnitudes` in their rows: 0 for the smallest, to n - 1; int16,
+    or int32 for rows that need it.
 
     Of equal entries the earlier one has the lower rank.
     """
     n = magnitudes.shape[-1]
     places = torch.arange(n, device=magnitudes.device)
-    ranks = torch.arange(1, n + 1, dtype=torch.float32, device=magnitudes.device)
-    found = torch.empty_like(magnitudes)
+    ranks = places.to(torch.int16 if n <= 2**15 else torch.int32)
+    found = torch.empty_like(magnitudes, dtype=ranks.dtype)
     for rows, target in zip(magnitudes, found, strict=True):  # keys of one expert stay in a cache
         keys = rows.view(torch.int32).long().bitwise_left_shift_(32).bitwise_or_(places)
         order = _sort_rows(keys).bitwise_and_(2**32 - 1)
