@@ -8,6 +8,7 @@ no pool of entries, however large, is ever held or sorted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,26 +23,27 @@ _CELLS = (2048, 1024, 1024)
 
 State = Mapping[str, torch.Tensor]
 """`prefix` (K, J): leading bits, as known so far, of the k-th largest magnitude of each of J
-densities; `left` (K, J): its rank among the entries that share them; `passes`: how many."""
+densities; `left` (K, J): its rank among the entries that share them; `passes`: how many; between
+passes `slots` (K, 2^bits), int32: where the next one counts the entries of each prefix, `width`
+(0-d) for those that none of the densities needs."""
 
 
 def count(magnitudes: torch.Tensor, state: State | None) -> torch.Tensor:
     """Counts (K, prefixes, cells) of a tile of `magnitudes` (K, n), for the pass after `state`."""
     done = 0 if state is None else int(state["passes"])
-    bits, cells = magnitudes.contiguous().view(torch.int32), _CELLS[done]
-    cell = (bits >> _LAST_BIT[done]) & (cells - 1)
-    if state is None:
-        return torch.stack([torch.bincount(row, minlength=cells)[None] for row in cell])
-    wanted = [torch.unique(prefix) for prefix in state["prefix"]]
-    slots = max(len(prefix) for prefix in wanted)
-    tables = []
-    for row, row_bits, prefix in zip(cell, bits, wanted, strict=True):
-        have = row_bits >> _LAST_BIT[done - 1]
-        slot = torch.searchsorted(prefix, have).clamp_(max=len(prefix) - 1)
-        hit = prefix[slot] == have
-        table = torch.bincount(slot[hit] * cells + row[hit], minlength=slots * cells)
-        tables.append(table.view(slots, cells))
-    return torch.stack(tables)
+    width = 1 if state is None else int(state["width"])
+    cells = _CELLS[done]
+    found = torch.empty(
+        (len(magnitudes), width, cells), dtype=torch.int64, device=magnitudes.device
+    )
+    for i, bits in enumerate(magnitudes.contiguous().view(torch.int32)):
+        cell = (bits >> _LAST_BIT[done]).bitwise_and_(cells - 1)
+        if state is not None:
+            slot = state["slots"][i].index_select(0, bits >> _LAST_BIT[done - 1])
+            cell.add_(slot, alpha=cells)
+        counts = torch.bincount(cell, minlength=width * cells)
+        found[i].copy_(counts[: width * cells].view(width, cells))
+    return found
 
 
 def descend(
@@ -64,8 +66,20 @@ def descend(
         cell, rest = _descend(row[slot], rank)
         prefixes.append(prefix * cells + cell)
         left.append(rest)
-    done = {"prefix": torch.stack(prefixes), "left": torch.stack(left)}
-    return {**done, "passes": state["passes"] + 1}
+    found = {"prefix": torch.stack(prefixes), "left": torch.stack(left)}
+    found["passes"] = state["passes"] + 1
+    return found | (_slots(found) if int(found["passes"]) < PASSES else {})
+
+
+def _slots(state: State) -> dict[str, torch.Tensor]:
+    """Tables instead of searches: an entry costs the same, however many prefixes are wanted."""
+    wanted = [torch.unique(prefix) for prefix in state["prefix"]]
+    width = max(len(prefix) for prefix in wanted)
+    size = math.prod(_CELLS[: int(state["passes"])])
+    slots = state["prefix"].new_full((len(wanted), size), width, dtype=torch.int32)
+    for row, prefix in zip(slots, wanted, strict=True):
+        row[prefix] = torch.arange(len(prefix), dtype=torch.int32, device=row.device)
+    return {"slots": slots, "width": state["passes"].new_tensor(width)}
 
 
 def found(state: State) -> torch.Tensor:
