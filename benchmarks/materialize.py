@@ -1,7 +1,7 @@
 """What building one merged model costs: in memory against a copy, on disk against mergekit.
 
     python benchmarks/materialize.py [--repeats 5] [--only ties dare] [--no-disk]
-    python benchmarks/materialize.py --memory [--plot memory.svg]
+    python benchmarks/materialize.py --memory [--plot memory.html]
 
 A random Llama of 135M parameters, three experts, bfloat16, one torch thread. All sides take turns,
 medians of processor seconds are printed. A copy reads base and experts and writes one model, tile by tile, bfloat16 to
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=LIVE, default=list(LIVE))
     parser.add_argument("--no-disk", action="store_true")
     parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--plot", type=Path, default=Path("memory.svg"))
+    parser.add_argument("--plot", type=Path, default=Path("memory.html"))
     options = parser.parse_args()
     if options.memory:
         import memory

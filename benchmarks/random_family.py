@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ class Shape:
     kv_heads: int = 3
     intermediate: int = 1536
     vocabulary: int = 49152
+    alike: bool = False
+    """Whether all layers have the numbers of the first, which are made once."""
 
     @property
     def config(self) -> dict[str, object]:
@@ -67,12 +70,16 @@ def build(folder: Path, shape: Shape, experts: int) -> list[Path]:
 
 def _numbers(shape: Shape, expert: int) -> Iterator[tuple[str, torch.Tensor]]:
     """The base's weights have a standard deviation of .02, task vectors one of .002."""
+    made: dict[str, torch.Tensor] = {}
     for i, (name, size) in enumerate(shape.tensors().items()):
-        weights = 0.02 * torch.randn(size, generator=torch.Generator().manual_seed(i))
-        if expert:
-            own = torch.Generator().manual_seed(1_000_003 * expert + i)
-            weights += 0.002 * torch.randn(size, generator=own)
-        yield name, weights.bfloat16()
+        place = re.sub(r"\.\d+\.", ".0.", name) if shape.alike else name
+        if place not in made:
+            weights = 0.02 * torch.randn(size, generator=torch.Generator().manual_seed(i))
+            if expert:
+                own = torch.Generator().manual_seed(1_000_003 * expert + i)
+                weights += 0.002 * torch.randn(size, generator=own)
+            made[place] = weights.bfloat16()
+        yield name, made[place] if shape.alike else made.pop(place)
 
 
 class Plans:
