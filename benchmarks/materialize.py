@@ -1,13 +1,15 @@
 """What building one merged model costs: in memory against a copy, on disk against mergekit.
 
-    python benchmarks/materialize.py [--repeats 5] [--only ties dare] [--no-disk]
+    python benchmarks/materialize.py [--repeats 5] [--only ties dare] [--no-disk] [--no-live]
     python benchmarks/materialize.py --memory [--plot memory.html]
 
-A random Llama of 135M parameters, three experts, bfloat16, one torch thread. All sides take turns,
-medians of processor seconds are printed. A copy reads base and experts and writes one model, tile by tile, bfloat16 to
-bfloat16, on the same thread; the models of a family stay in the page cache. What an operator
-prepares once a run is printed beside. EVOMERGE_MERGEKIT_PYTHON names the interpreter of an
-environment with mergekit. `--memory` is memory.py: what a merge to disk holds at its peak.
+A random Llama of 135M parameters, three experts, bfloat16, one torch thread. All sides take turns;
+medians of processor seconds are printed, a build beside the copies made right before. A copy reads
+base and experts and writes one model, tile by tile, bfloat16 to bfloat16, on the same thread. What
+an operator prepares once a run is the rest of its first build. Merges to disk prepare everything
+anew; both sides have opened the models before, and evomerge has their sha256. The environment
+variable EVOMERGE_MERGEKIT_PYTHON names the interpreter of an environment with mergekit. `--memory`
+is memory.py: what a merge to disk holds at its peak.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ LIVE = {
 DISK = {"linear": 2, "ties": 8, "breadcrumbs": 8, "della": 12}
 """Operators, and how many times faster than mergekit a merge to disk should be."""
 MERGEKIT = {
-    "linear": {}, "ties": {"density": 51 / 256}, "breadcrumbs": {"density": 38 / 256, "gamma": 0.01},
+    "linear": {}, "ties": {"density": 51 / 256},
+    "breadcrumbs": {"density": 38 / 256, "gamma": 0.01},
     "della": {"density": 0.5, "epsilon": 0.07, "lambda": 1.1},
 }  # fmt: skip
 """What the operators' defaults are called there."""
@@ -53,12 +56,19 @@ def timed(action: Callable[[], object]) -> float:
     return time.process_time() - begun
 
 
+def empty(plans: Plans) -> dict[str, torch.Tensor]:
+    """The parameters of a model in memory, all written to once."""
+    return {
+        name: torch.zeros(info.shape, dtype=torch.bfloat16) for name, info in plans.tensors.items()
+    }
+
+
 def copier(plans: Plans, parameters: dict[str, torch.Tensor]) -> Callable[[], None]:
-    sources = list(plans.checkpoints.values())
+    sources = plans.found.sources
     tile = torch.empty(TILE, dtype=torch.bfloat16)
 
     def copy() -> None:
-        for name, info in sources[0].tensors.items():
+        for name, info in plans.tensors.items():
             target = parameters[name].view(-1)
             for start in range(0, info.numel, TILE):
                 stop = min(start + TILE, info.numel)
@@ -71,43 +81,33 @@ def copier(plans: Plans, parameters: dict[str, torch.Tensor]) -> Callable[[], No
 
 
 def live(plans: Plans, operators: list[str], repeats: int) -> None:
-    base = next(iter(plans.checkpoints.values()))
-    parameters = {
-        name: torch.zeros(info.shape, dtype=torch.bfloat16) for name, info in base.tensors.items()
-    }
+    """Operators come one after the other, or all statistics would be in memory at a time."""
+    parameters = empty(plans)
     copy = copier(plans, parameters)
-    workshops = {name: Workshop(plans.checkpoints) for name in operators}
-    first: dict[str, float] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in ("copy", *operators)}
     copy()
-    for name in operators:  # one after the other, or all statistics are in memory at a time
-        for repeat in range(repeats + 1):
-            seconds["copy"].append(timed(copy))
-            plan, model = plans.plan(name, repeat), Live(parameters, workshops[name])
-            spent = timed(lambda: model.build(plan))  # noqa: B023
-            if repeat:
-                seconds[name].append(spent)
-            else:
-                first[name] = spent
-        del workshops[name]
-    copied = statistics.median(seconds["copy"])
-    print(f"\ncopy: {copied:.3f} s, {torch.get_num_threads()} thread, {repeats} repeats\n")
-    print("| operator | build | times a copy | target | once a run |\n|---|---|---|---|---|")
+    print(f"\n{torch.get_num_threads()} thread, {repeats} repeats\n")
+    print("| operator | build | copy | times a copy | target | once a run |")
+    print("|---|---|---|---|---|---|", flush=True)
     for name in operators:
-        built = statistics.median(seconds[name])
-        once = max(0.0, first[name] - built)
-        print(f"| `{name}` | {built:.2f} s | {built / copied:.1f} | {LIVE[name]} | {once:.1f} s |")
+        workshop, copied, built = Workshop(plans.files), [], []
+        for repeat in range(repeats + 1):  # the first build prepares
+            plan, model = plans.plan(name, repeat), Live(parameters, workshop)
+            copied += [timed(copy), timed(copy)]
+            built.append(timed(lambda: model.build(plan)))  # noqa: B023
+        copies, build = statistics.median(copied), statistics.median(built[1:])
+        print(
+            f"| `{name}` | {build:.2f} s | {copies:.3f} s | {build / copies:.1f} | {LIVE[name]} "
+            f"| {max(0.0, built[0] - build):.1f} s |",
+            flush=True,
+        )
 
 
 def depth(plans: Plans, repeats: int) -> None:
     """One of eight groups of layers has other weights."""
-    base = next(iter(plans.checkpoints.values()))
-    parameters = {
-        name: torch.zeros(info.shape, dtype=torch.bfloat16) for name, info in base.tensors.items()
-    }
+    parameters = empty(plans)
     print("\n| one of eight groups changed | share of a whole build | target |\n|---|---|---|")
     for name in ("linear", "ties"):
-        workshop, whole, part = Workshop(plans.checkpoints), [], []
+        workshop, whole, part = Workshop(plans.files), [], []
         Live(parameters, workshop).build(plans.plan(name, blocks=8))
         for repeat in range(repeats):
             model = Live(parameters, workshop)
@@ -142,7 +142,11 @@ class Mergekit:
         if name != "linear":
             config["base_model"] = str(folders[0])
         assert self.child.stdin is not None and self.child.stdout is not None
-        print(json.dumps({"config": config, "folder": str(target)}), file=self.child.stdin, flush=True)
+        print(
+            json.dumps({"config": config, "folder": str(target)}),
+            file=self.child.stdin,
+            flush=True,
+        )
         answer = self.child.stdout.readline()
         if not answer:
             raise SystemExit(f"mergekit failed on {name}")
@@ -166,7 +170,7 @@ def disk(plans: Plans, folders: list[Path], operators: list[str], repeats: int) 
             target = CACHE / "merged"
             shutil.rmtree(target, ignore_errors=True)
             plan = plans.plan(name, repeat)
-            ours.append(timed(lambda: save(plan, Workshop.of(plan), target)))  # noqa: B023
+            ours.append(timed(lambda: save(plan, Workshop(plans.files, kept=0), target)))  # noqa: B023
             shutil.rmtree(target)
             if other is not None:
                 theirs.append(other.seconds(name, folders, target))
@@ -175,7 +179,10 @@ def disk(plans: Plans, folders: list[Path], operators: list[str], repeats: int) 
             print(f"| `{name}` | {mine:.2f} s | | | |")
         else:
             its = statistics.median(theirs)
-            print(f"| `{name}` | {mine:.2f} s | {its:.2f} s | {its / mine:.1f} | {DISK[name]} |", flush=True)
+            print(
+                f"| `{name}` | {mine:.2f} s | {its:.2f} s | {its / mine:.1f} | {DISK[name]} |",
+                flush=True,
+            )
     if other is not None:
         other.close()
 
@@ -186,6 +193,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=LIVE, default=list(LIVE))
     parser.add_argument("--no-disk", action="store_true")
+    parser.add_argument("--no-live", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--plot", type=Path, default=Path("memory.html"))
     options = parser.parse_args()
@@ -197,8 +205,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     folders = build(CACHE, Shape(), 3)
     plans = Plans(folders)
-    live(plans, options.only, options.repeats)
-    depth(plans, options.repeats)
+    if not options.no_live:
+        live(plans, options.only, options.repeats)
+        depth(plans, options.repeats)
     if not options.no_disk:
         disk(plans, folders, [name for name in options.only if name in DISK], options.repeats)
 

@@ -3,8 +3,8 @@
     python benchmarks/materialize.py --memory [--plot memory.html]
 
 Each measurement is a process of its own: RssAnon of /proc/self/status, read every 2 ms while the
-model is written, less what was there before. Checkpoints are Llamas of up to 1.2 billion parameters
-(hidden 2048, intermediate 8192, vocabulary 49152) whose layers repeat the numbers of the first.
+model is written, less what was there before. Checkpoints are Llamas of up to 1.2 billion
+parameters (hidden 2048, intermediate 8192, vocabulary 49152); all layers have the same numbers.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def measured(scratch: Path) -> Iterator[dict[str, Any]]:
 def line(row: dict[str, Any]) -> str:
     grown = row["peak"] - row["before"]
     return (
-        f"| `{row['operator']}` | {row['experts']} | {row['depth']} | {row['peak'] / 2**20:,.0f} MiB "
+        f"| `{row['operator']}` | {row['experts']} | {row['depth']} "
+        f"| {row['peak'] / 2**20:,.0f} MiB "
         f"| {grown / 2**20:,.0f} MiB | {'yes' if row['peak'] < LIMIT else 'NO'} |"
     )
 
@@ -97,7 +98,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for depth, experts in ((depth, experts) for depth in CASES for experts in CASES[depth]):
+    for depth, experts in [(depth, k) for depth, numbers in CASES.items() for k in numbers]:
         some = [row for row in rows if (row["depth"], row["experts"]) == (depth, experts)]
         figure.add_bar(
             x=[row["operator"] for row in some], y=[row["peak"] / 2**30 for row in some],
@@ -113,7 +114,9 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def main(file: Path) -> None:
-    scratch = Path(tempfile.mkdtemp(prefix="evomerge-memory-", dir=os.environ.get("EVOMERGE_HOME")))
+    scratch = Path(
+        tempfile.mkdtemp(prefix="evomerge-memory-", dir=os.environ.get("EVOMERGE_HOME"))
+    )
     print("| operator | experts | layers | peak | more than before | below 1.5 GiB |")
     print("|---|---|---|---|---|---|")
     try:

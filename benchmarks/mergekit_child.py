@@ -1,6 +1,7 @@
 """Times mergekit's own merges for materialize.py; runs in the environment that has mergekit.
 
-Reads a mergekit configuration (JSON) and a folder a line, answers with the processor seconds of the merge.
+Reads a mergekit configuration and a folder a line (JSON), answers with the merge's processor
+seconds.
 """
 
 import json
@@ -19,7 +20,9 @@ print("ready", file=answers, flush=True)
 for line in sys.stdin:
     asked = json.loads(line)
     config = MergeConfiguration.model_validate(asked["config"])
-    options = MergeOptions(copy_tokenizer=False, lazy_unpickle=True, quiet=True, write_model_card=False)
+    options = MergeOptions(
+        copy_tokenizer=False, lazy_unpickle=True, quiet=True, write_model_card=False
+    )
     begun = time.process_time()
     run_merge(config, asked["folder"], options)
     print(time.process_time() - begun, file=answers, flush=True)

@@ -1,6 +1,6 @@
 """Every operator of the folder: what it is checked against, what it scores, what a build costs.
 
-    python benchmarks/operators.py [FOLDER] [--family zoo:tiny] [--candidates 96] [--blocks 1]
+    python benchmarks/operators.py [FOLDER] [--family zoo:tiny] [--candidates 64] [--blocks 1]
 
 For each operator a search of its own (CMA-ES on the mean of the skills; NSGA-II where the space
 has choices), all with the same budget, questions and seed, in FOLDER/NAME. Test scores at the
@@ -39,8 +39,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/operators"))
     parser.add_argument("--family", default="zoo:tiny")
-    parser.add_argument("--candidates", type=int, default=96)
-    parser.add_argument("--items", type=int, default=150, help="questions a bank in the search")
+    parser.add_argument("--candidates", type=int, default=64)
+    parser.add_argument("--items", type=int, default=100, help="questions a bank in the search")
     parser.add_argument("--blocks", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=plugins.known("operator"))
     parser.add_argument("--smoke", action="store_true")
@@ -108,7 +108,7 @@ def recipe(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "strategy": {"name": "seeded", "inner": {"name": "cma_es", "weights": weights}},
         "fidelity": {"name": "first", "items": options.items},
         "budget": {"candidates": options.candidates},
-        "shortlist": 8,
+        "shortlist": 3,
         "executor": "inline",
     }
     if any(gene.choices and gene.searched for gene in plugins.load("operator", name).GENES):

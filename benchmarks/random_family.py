@@ -10,11 +10,10 @@ from pathlib import Path
 
 import torch
 
+from evomerge import inputs
 from evomerge.files import writer
-from evomerge.files.checkpoint import Checkpoint
 from evomerge.layers import Layers
 from evomerge.plan import Plan, Template
-from evomerge.recipe import input_of
 
 
 @dataclass(frozen=True)
@@ -83,24 +82,25 @@ def _numbers(shape: Shape, expert: int) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 class Plans:
-    """Plans of one family, its files opened and hashed once."""
+    """Plans of one family, its files opened and hashed once; base first."""
 
     def __init__(self, folders: list[Path]) -> None:
-        base, *experts = (Checkpoint.open(folder) for folder in folders)
-        self.checkpoints = {one.sha256: one for one in (base, *experts)}
-        self.base = input_of("base", base)
-        self.experts = tuple(input_of(one.name, one) for one in experts)
-        self.names = list(base.tensors)
+        base, *experts = folders
+        named = {folder.name: str(folder) for folder in experts}
+        self.found = inputs.load(str(base), named, Path.cwd())
+        self.files = self.found.files
+        self.tensors = self.found.sources[0].tensors
 
     def plan(self, operator: str, variant: int = 0, blocks: int = 1, changed: str = "") -> Plan:
         """Weights of their own for each expert and variant, and others in the group `changed`;
         all else at its default."""
         layers = Layers(blocks=blocks)
-        groups = tuple(dict.fromkeys(layers.groups(self.names).values()))
+        base, *experts = self.found.inputs
         template = Template(
-            self.base, self.experts, layers, groups, (operator,), dtype="bfloat16"
-        )
-        order = [expert.name for expert in self.experts]
+            base=base, experts=tuple(experts), layers=layers, operators=(operator,),
+            groups=tuple(dict.fromkeys(layers.groups(self.tensors).values())), dtype="bfloat16",
+        )  # fmt: skip
+        order = [expert.name for expert in experts]
         values = {
             gene.key: 0.3 + 0.1 * order.index(gene.expert) + 0.001 * variant
             + 0.01 * (gene.group == changed)

@@ -10,18 +10,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["EvomergeError", "Plan", "Run", "evaluate", "merge", "search"]
+__all__ = ["EvomergeError", "Plan", "Run", "compare", "evaluate", "merge", "search"]
 
 if TYPE_CHECKING:
     from evomerge.api import evaluate, merge, search
     from evomerge.errors import EvomergeError
     from evomerge.plan import Plan
     from evomerge.run import Run
+    from evomerge.similarity import compare
 
 _HOMES = {
     "EvomergeError": "errors",
     "Plan": "plan",
     "Run": "run",
+    "compare": "similarity",
     "evaluate": "api",
     "merge": "api",
     "search": "api",

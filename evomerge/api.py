@@ -10,20 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomerge import errors, layout, shelf
+from evomerge import ancestry, errors, inputs, layout, modules, saving, shelf, stacks
 from evomerge.answers import Scores
 from evomerge.files import bank as banks
 from evomerge.files import plain
-from evomerge.files.checkpoint import Checkpoint, compare
 from evomerge.genome import Value
 from evomerge.layers import Layers
-from evomerge.live import Live, save
+from evomerge.live import Live
 from evomerge.loop import Report, Search
 from evomerge.materialize import Workshop
 from evomerge.maths import intervals
-from evomerge.plan import Dtype, Plan, Template
-from evomerge.recipe import input_of, locate, resolve
-from evomerge.run import Run
+from evomerge.plan import Plan, Template
+from evomerge.recipe import dtype_of, named, read, resolve
+from evomerge.run import Run, pinned
 from evomerge.worker import Job as _Job
 from evomerge.worker import Setup, Worker, load, n_blocks
 
@@ -42,8 +41,9 @@ def search(
     in [0, 1]. `changes` replace top-level keys of the recipe, such as `budget={"candidates": 50}`.
     An interruption (Ctrl-C) raises Interrupted; nothing is lost.
     """
-    problem = resolve(recipe, functions=objectives, **changes)
-    place = Path(folder) if folder is not None else Path("runs") / problem.recipe.name
+    name = changes.get("name") or read(recipe)[0].name
+    place = Path(folder) if folder is not None else Path("runs") / name
+    problem = resolve(recipe, functions=objectives, pinned=pinned(place), **changes)
     Search(problem, place, report or (lambda event, facts: None)).run()
     return Run(place)
 
@@ -56,44 +56,41 @@ def plan_of(
     blocks: int | str = 1,
     dtype: str = "",
     seed: int = 0,
+    tokenizer: str = "base",
+    allow_mismatch: bool = False,
     **genes: Any,
 ) -> Plan:
     """The plan of one merge, its genes given by name: a number for all, a list or {expert: value}.
 
-    `dtype` defaults to that of the base. Raises RecipeError for an unknown gene or a value
-    outside its range, InputError for experts that do not fit the base.
+    `dtype` defaults to that of the base; `tokenizer` and `allow_mismatch` as in a recipe. Raises
+    RecipeError for an unknown gene or a value outside its range, InputError for experts that do
+    not fit the base.
     """
-    named = experts if isinstance(experts, Mapping) else {Path(e).name: e for e in experts}
-    root = Checkpoint.open(locate(str(base), Path.cwd()), "base")
-    opened = {n: Checkpoint.open(locate(str(e), Path.cwd()), n) for n, e in named.items()}
-    compare(root, list(opened.values()))
-    layers = plain.check(Layers, {"blocks": blocks}, "plan", raises=errors.RecipeError)
+    called = experts if isinstance(experts, Mapping) else named(experts)
+    references = {name: str(expert) for name, expert in called.items()}
+    found = inputs.load(str(base), references, Path.cwd(), tokenizer=tokenizer)
+    ancestry.refuse(found.ancestry, allow_mismatch)
+    wanted = plain.check(Layers, {"blocks": blocks}, "plan", raises=errors.RecipeError)
+    names = found.sources[0].tensors
+    layers = stacks.layers(found.base.folder, names, wanted.model_dump())
     template = Template(
-        base=input_of("base", root), experts=tuple(input_of(n, c) for n, c in opened.items()),
-        layers=layers, groups=tuple(dict.fromkeys(layers.groups(root.tensors).values())),
-        operators=(operator,), dtype=_dtype(root, dtype), seed=seed,
+        base=found.inputs[0], experts=found.inputs[1:], layers=layers,
+        groups=tuple(dict.fromkeys(layers.groups(names).values())), operators=(operator,),
+        dtype=dtype_of(found.base, dtype), seed=seed, vocabulary=found.vocabulary,
     )  # fmt: skip
     return template.plan(_values(template, genes))
+
+
+def read_plan(file: str) -> Plan:
+    """The plan in a JSON file; RecipeError for one that is none."""
+    return Plan.parse(plain.read_json(Path(file), file), file)
 
 
 def plan_of_recipe(source: str, genes: Mapping[str, Any]) -> Plan:
     """The plan of a recipe at its defaults, with gene values by name as in `plan_of`."""
     problem = resolve(source)
+    ancestry.refuse(problem.inputs.ancestry, problem.recipe.allow_mismatch)
     return problem.template.plan({**problem.fixed, **_values(problem.template, genes)})
-
-
-def _dtype(base: Checkpoint, wanted: str) -> Dtype:
-    """The wanted dtype, or the one that most of the base's numbers have."""
-    counts: dict[str, int] = {}
-    for info in base.tensors.values():
-        name = str(info.dtype).removeprefix("torch.")
-        counts[name] = counts.get(name, 0) + info.numel
-    known: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
-    found = wanted or max(counts, key=lambda name: counts[name])
-    for dtype in known:
-        if dtype == found:
-            return dtype
-    raise errors.RecipeError(errors.unknown("dtype", "dtype", found, known))
 
 
 def _values(template: Template, genes: Mapping[str, Any]) -> dict[str, Value]:
@@ -126,22 +123,23 @@ def merge(
     operator: str = "task_arithmetic",
     *,
     out: str | Path | None = None,
+    shard_size: str = saving.SHARD,
     **genes: Any,
 ) -> Any:
     """Merge without a search: the live model, or with `out` the folder it is written to.
 
     Further keywords as in `plan_of`: merge(base, experts, "ties", density=0.4, weight=[1, 0.5]).
+    `shard_size`, such as "500MB", bounds the weight files of `out`.
     """
     plan = plan_of(base, experts, operator, **genes)
-    return build(plan) if out is None else save(plan, Workshop.of(plan), Path(out))
+    return build(plan) if out is None else saving.write(plan, out, shard_size=shard_size)
 
 
 def build(plan: Plan) -> Any:
     """A live model of a plan, in evaluation mode."""
     workshop = Workshop.of(plan)
-    base = next(iter(workshop.checkpoints.values()))
-    model, _ = load(base.folder, plan.dtype, torch.device("cpu"))
-    Live(model.state_dict(), workshop).build(plan)
+    model, _ = load(workshop.checkpoints.form(plan), plan.dtype, torch.device("cpu"))
+    Live(modules.writable(model), workshop).build(plan)
     return model
 
 
@@ -173,15 +171,17 @@ def evaluate(
     if isinstance(model, Plan):
         plan = model
     else:
-        opened = Checkpoint.open(locate(str(model), Path.cwd()), "model")
-        plan = Plan(base=input_of(str(model), opened), dtype=_dtype(opened, dtype))
+        found = inputs.load(str(model), {}, Path.cwd())
+        base = found.inputs[0].model_copy(update={"name": str(model)})
+        plan = Plan(base=base, dtype=dtype_of(found.base, dtype))
     shown = _by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
     for one in shown.values():
         one.split(split)
     workshop = Workshop.of(plan)
     folders = {sha256: str(c.folder) for sha256, c in workshop.checkpoints.items()}
-    worker = Worker(Setup(next(iter(folders)), folders, shown, plan.dtype, "cpu", batch))
-    found = {}
+    first = inputs.leaves(plan.base)[0].sha256
+    worker = Worker(Setup(first, folders, shown, plan.dtype, "cpu", batch, plan.vocabulary))
+    scored = {}
     for name, one in shown.items():
         blocks = tuple((name, split, i) for i in range(n_blocks(one, split, batch)))
         result = worker.run(_Job(plan.model_dump(mode="json"), plan.key, blocks))
@@ -190,8 +190,8 @@ def evaluate(
         scores = np.array([answer.score for answer in result.answers])
         mean = float(scores.mean())
         low, high = intervals.wilson(mean, len(scores))
-        found[name] = Score(name, scores, mean, float(low), float(high))
-    return found
+        scored[name] = Score(name, scores, mean, float(low), float(high))
+    return scored
 
 
 def _by_name(found: Sequence[banks.Bank]) -> dict[str, banks.Bank]:

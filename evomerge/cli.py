@@ -1,4 +1,5 @@
-"""The command line: search, front, merge, export, evaluate, plan, bank, list, zoo, report.
+"""The command line: search, front, report, export, merge, compare, import, evaluate, plan, list,
+bank, zoo.
 
 Exit codes: 0 done, 2 usage or recipe, 3 inputs unusable, 4 environment, 5 ended unconfirmed,
 6 too many failures, 75 interrupted and resumable.
@@ -18,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from evomerge import errors, shelves
+from evomerge import comparing, errors, merging, shelves
 
 app = typer.Typer(
     help="Search for the best way to merge fine-tuned language models.",
@@ -145,64 +146,10 @@ def report(run: RunFolder) -> None:
     out.print(str(Run(run).report()), highlight=False, soft_wrap=True)
 
 
-@app.command()
-def export(
-    run: RunFolder,
-    point: Annotated[str, typer.Argument(help="best, knee, or a point's label")] = "best",
-    folder: Annotated[Path, typer.Option("-o", "--out", help="folder to write")] = Path("merged"),
-    plan: Annotated[bool, typer.Option("--plan", help="print the plan instead")] = False,
-) -> None:
-    """Save a point of the front as an ordinary model folder."""
-    from evomerge.run import Run
-
-    opened = Run(run)
-    if plan:
-        print(opened.plan(point).model_dump_json(indent=1))
-        return
-    out.print(str(opened.save(point, folder)), highlight=False, soft_wrap=True)
-
-
-@app.command()
-def merge(
-    source: Annotated[
-        str, typer.Argument(help="a plan (JSON) or a recipe", metavar="PLAN|RECIPE")
-    ],
-    folder: Annotated[Path, typer.Option("-o", "--out", help="folder to write")] = Path("merged"),
-    gene: Annotated[
-        list[str] | None, typer.Option("--set", help="gene value for a recipe: weight=0.3")
-    ] = None,
-) -> None:
-    """Build a plan, or a recipe at its defaults, without a search."""
-    from evomerge import api
-    from evomerge.files import plain, writer
-    from evomerge.live import save
-    from evomerge.materialize import Workshop
-    from evomerge.plan import Plan
-
-    if source.endswith(".json"):
-        if gene:
-            raise errors.RecipeError("--set: a plan has all its values; only a recipe takes more")
-        plan = Plan.parse(plain.read_json(Path(source), source), source)
-    else:
-        plan = api.plan_of_recipe(source, dict(_assignment(text) for text in gene or []))
-    name = Path(folder).name
-    card = writer.card(
-        name, base=plan.base.name, experts=[e.name for e in plan.experts],
-        plan=plan.key, command=f"evomerge merge {source} -o {folder}",
-    )  # fmt: skip
-    extra = {"plan.json": plan.model_dump(mode="json")}
-    written = save(plan, Workshop.of(plan), folder, card=card, extra_json=extra)
-    out.print(str(written), highlight=False, soft_wrap=True)
-
-
-def _assignment(text: str) -> tuple[str, float | str]:
-    name, sign, value = text.partition("=")
-    if not sign:
-        raise errors.RecipeError(f"--set: expected gene=value, got '{text}'")
-    try:
-        return name, float(value)
-    except ValueError:
-        return name, value
+app.command()(merging.export)
+app.command()(merging.merge)
+app.command("import")(merging.import_)
+app.command()(comparing.compare)
 
 
 @app.command()
@@ -216,10 +163,8 @@ def evaluate(
 ) -> None:
     """Score one model on banks."""
     from evomerge import api
-    from evomerge.files import plain
-    from evomerge.plan import Plan
 
-    what = Plan.parse(plain.read_json(Path(model), model), model) if _is_json(model) else model
+    what = api.read_plan(model) if model.endswith(".json") else model
     found = api.evaluate(what, bank, split=split)
     if as_json:
         rows = {s.bank: {"mean": s.mean, "low": s.low, "high": s.high, "items": len(s.scores)}
@@ -231,10 +176,6 @@ def evaluate(
         interval = f"{score.low:.3f} to {score.high:.3f}"
         table.add_row(score.bank, str(len(score.scores)), f"{score.mean:.3f}", interval)
     out.print(table)
-
-
-def _is_json(text: str) -> bool:
-    return text.endswith(".json")
 
 
 @app.command()

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge import errors
+from evomerge import ancestry, errors
 from evomerge.answers import Answers, Desk
-from evomerge.layers import Layers
 from evomerge.maths import pareto
 from evomerge.objectives import Losses, anchor
 from evomerge.plan import Plan
@@ -35,15 +34,18 @@ def endpoints(problem: Problem) -> dict[str, Plan]:
     frame = problem.template
     inputs = {"base": frame.base, **{f"expert {item.name}": item for item in frame.experts}}
     return {
-        label: Plan(base=item, layers=frame.layers, dtype=frame.dtype, seed=frame.seed)
+        label: Plan(
+            base=item, layers=frame.layers, dtype=frame.dtype, seed=frame.seed,
+            vocabulary=frame.vocabulary,
+        )
         for label, item in inputs.items()
-    }
+    }  # fmt: skip
 
 
 def textbook(problem: Problem, operator: str, weight: float | None = None) -> Plan:
     """An operator at its defaults, with one global `weight`, whatever the recipe searches."""
-    layers = Layers()
-    groups = tuple(dict.fromkeys(layers.groups(problem.base.tensors).values()))
+    layers = problem.template.layers.model_copy(update={"blocks": 1, "roles": ()})
+    groups = tuple(dict.fromkeys(layers.groups(problem.inputs.sources[0].tensors).values()))
     frame = replace(problem.template, layers=layers, groups=groups, operators=(operator,))
     weights = {g.key: weight for g in frame.genes() if g.name == "weight" and weight is not None}
     return frame.plan(weights)
@@ -53,6 +55,10 @@ def sanity(problem: Problem, desk: Desk, report: Report) -> Losses:
     """Have base and experts answer all `search` items; freeze anchors; point out what is odd."""
     report("stage", {"name": "sanity"})
     answers = desk.answers
+    descent = answers.ledger.meta("ancestry") or problem.inputs.ancestry
+    answers.ledger.set_meta("ancestry", descent)
+    for line in ancestry.refuse(descent, problem.recipe.allow_mismatch):
+        report("note", {"text": line})
     plans = endpoints(problem)
     # Without them there is no search; what was wrong may have been put right since.
     answers.retry(plan.key for plan in plans.values())

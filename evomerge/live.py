@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from evomerge import errors
+from evomerge.ancestry import not_finite
 from evomerge.files import writer
-from evomerge.materialize import Merged, Workshop, leaves
+from evomerge.materialize import Merged, Workshop
 from evomerge.plan import Plan
 
 
@@ -28,6 +29,12 @@ class Live:
         Raises EvaluationError, naming the tensor, where a merged value is not finite.
         """
         merged = Merged(plan, self.workshop)
+        missing = sorted(set(merged.tensors) - set(self.parameters))
+        if missing:
+            raise errors.InputError(
+                f"{plan.base.name}: transformers does not load {len(missing)} tensors under their "
+                f"names, such as '{missing[0]}'"
+            )
         for name in merged.tensors:
             key = merged.tensor_key(name)
             if self._keys.get(name) == key:
@@ -38,6 +45,11 @@ class Live:
 
     @torch.no_grad()
     def _write(self, merged: Merged, name: str) -> None:
+        if not self.parameters[name].is_contiguous():  # a part of a fused tensor
+            tensor = merged.read(name)
+            check_finite(name, tensor, merged)
+            self.parameters[name].copy_(tensor)
+            return
         flat = self.parameters[name].view(-1)
         for start, stop in merged.tiles(name):
             tile = merged.unrounded(name, start, stop)
@@ -46,27 +58,52 @@ class Live:
 
 
 def check_finite(name: str, tile: torch.Tensor, merged: Merged) -> None:
+    """Raise EvaluationError for a value that is not finite as it is stored.
+
+    It says where the first one stands in an input, if that is where it came from.
+    """
     if not tile.numel():
         return
     bounds = torch.stack(torch.aminmax(tile)).to(merged.stored_dtype(name))
     if not bounds.isfinite().all():  # rounding keeps the order: all others lie between
-        raise errors.EvaluationError(f"weights of {name} are not finite")
+        reason = "; ".join(_not_finite(name, merged)) or "in no input"
+        raise errors.EvaluationError(f"weights of {name} are not finite: {reason}")
 
 
-def save(plan: Plan, workshop: Workshop, folder: Path, **details: Any) -> Path:
-    """Write a plan's model as a Hugging Face folder; `details` as in files.writer.write."""
+def _not_finite(name: str, merged: Merged) -> Iterator[str]:
+    info = merged.tensors[name]
+    for item, source in zip(merged.plan.inputs(), (merged.base, *merged.experts), strict=True):
+        if odd := not_finite(source.read_flat(name, 0, info.numel), info.shape):
+            yield f"{item.name} has {odd}"
+
+
+def save(
+    plan: Plan,
+    workshop: Workshop,
+    folder: Path,
+    *,
+    told: Callable[[int, int], None] = lambda done, total: None,
+    **details: Any,
+) -> Path:
+    """Write a plan's model as a Hugging Face folder; `details` as in files.writer.write.
+
+    `told` is called with the bytes that are written, and those of the whole.
+    """
     merged = Merged(plan, workshop)
-    base = next(leaves(plan))
+    sizes = {name: info.shape for name, info in merged.tensors.items()}
+    kept = {name: merged.stored_dtype(name) for name in merged.tensors}
+    total = sum(info.numel * kept[name].itemsize for name, info in merged.tensors.items())
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        done = 0
         for name in merged.tensors:
             tensor = merged.read(name)
             check_finite(name, tensor, merged)
             yield name, tensor
+            done += tensor.nbytes
+            told(done, total)
 
-    sizes = {name: info.shape for name, info in merged.tensors.items()}
-    kept = {name: merged.stored_dtype(name) for name in merged.tensors}
-    source = workshop.checkpoints[base.sha256].folder
     return writer.write(
-        folder, tensors(), source=source, dtype=merged.dtype, sizes=sizes, dtypes=kept, **details
-    )
+        folder, tensors(), source=workshop.checkpoints.form(plan), dtype=merged.dtype,
+        sizes=sizes, dtypes=kept, **details,
+    )  # fmt: skip

@@ -107,6 +107,7 @@ class Search:
         if theirs is None:
             ledger.set_meta("identity", mine)
             ledger.set_meta("banks", _banks(self.problem))
+            ledger.set_meta("origins", self.problem.origins())
         elif theirs != mine:
             changes = "\n".join(f"  {line}" for line in differences(theirs, mine))
             raise errors.RecipeError(

@@ -5,27 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from itertools import pairwise
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from evomerge import errors, plugins
 from evomerge.arguments import arguments
-from evomerge.files.checkpoint import Checkpoint, TensorInfo
-from evomerge.layers import Place, places
+from evomerge.files.checkpoint import TensorInfo
+from evomerge.files.vocabulary import present
+from evomerge.inputs import Opened
+from evomerge.layers import Place
 from evomerge.maths.counter_rng import Noise
-from evomerge.plan import Input, Plan, Step, canonical
+from evomerge.plan import Input, Plan, Vocabulary, canonical
+from evomerge.work import Work, extents
 
 TILE = 2**16
 """Elements of a tile: base and a few experts of it fit the cache of one core."""
 
 EXTENT = 2**18
-"""Elements of an extent in statistics: sums of floats shall not depend on tiles."""
+"""Elements that statistics are gathered from at a time, whatever the tiles: sums of floats shall
+not depend on them."""
 
 KEPT = 2**30
-"""Bytes that a workshop keeps of what operators `derive`; what is more is derived again."""
+"""Bytes that a workshop keeps of what operators `derive`; what is more is derived each time."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -41,9 +45,9 @@ class Source(Protocol):
 
 @dataclass
 class Workshop:
-    """What candidates share: open checkpoints by sha256, and gene-free statistics."""
+    """What candidates share: opened models by sha256, and gene-free statistics."""
 
-    checkpoints: Mapping[str, Checkpoint]
+    checkpoints: Opened
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     tile: int = TILE
     kept: int = KEPT
@@ -52,28 +56,14 @@ class Workshop:
 
     @classmethod
     def of(cls, plan: Plan) -> Workshop:
-        """Open all checkpoints of a plan where its paths say; raises InputError if one changed."""
-        checkpoints = {}
-        for item in leaves(plan):
-            if not item.path:
-                raise errors.InputError(f"{item.name}: the plan does not say where it is ('path')")
-            checkpoint = Checkpoint.open(Path(item.path), item.name)
-            if checkpoint.sha256 != item.sha256:
-                raise errors.InputError(
-                    f"{item.path}: not the checkpoint that the plan was made from (sha256 "
-                    f"{checkpoint.sha256[:12]}, the plan has {item.sha256[:12]})"
-                )
-            checkpoints[item.sha256] = checkpoint
-        return cls(checkpoints, kept=0)  # for one plan there is no second time
+        """Open all models of a plan where its paths say; raises InputError if one changed."""
+        return cls(Opened.of(plan), kept=0)  # what one plan derives, it derives once
 
-    def source(self, item: Input) -> Source:
+    def source(self, item: Input, vocabulary: Vocabulary | None = None) -> Source:
+        """Where an input's tensors come from, in the layout of a plan's vocabulary."""
         if item.plan is not None:
             return Merged(item.plan, self)
-        if item.sha256 not in self.checkpoints:
-            raise errors.InputError(
-                f"{item.name}: no open checkpoint has sha256 {item.sha256[:12]} ({item.path})"
-            )
-        return self.checkpoints[item.sha256]
+        return self.checkpoints.source(item, vocabulary)
 
     def stats(self, merged: Merged, work: Work) -> Tensors:
         """Finished statistics of a tensor's operator, pooled over it or the whole model."""
@@ -83,7 +73,7 @@ class Workshop:
         key = (*merged.inputs_of(work), name, work.scope)
         if key not in self._stats:
             names = [name] if name else merged.mergeable
-            scopes = {n: str(module.scope(work.genes, merged.places[n])) for n in names}
+            scopes = {n: work.scope_of(merged.places[n]) for n in names}
             self._stats[key] = _prepare(module, merged, scopes)
         return self._stats[key]
 
@@ -104,49 +94,8 @@ class Workshop:
         return found
 
 
-@dataclass(frozen=True)
-class Work:
-    """How one tensor of a plan is merged: what is the same for all of its extents."""
-
-    operator: str
-    module: ModuleType
-    genes: dict[str, Any]
-    place: Place
-
-    @cached_property
-    def scope(self) -> str:
-        return str(self.module.scope(self.genes, self.place))
-
-    @cached_property
-    def prepares(self) -> bool:
-        """Whether merge needs anything that does not depend on genes."""
-        ask = getattr(self.module, "prepares", None)
-        return ask is None or bool(ask(self.genes, self.place))
-
-    @cached_property
-    def measures(self) -> bool:
-        return hasattr(self.module, "measure") and bool(self.module.measures(self.genes))
-
-    @cached_property
-    def pooled(self) -> bool:
-        """Whether statistics and sums are those of the whole model, not of the tensor."""
-        return bool(self.genes.get("threshold_scope") == "model")
-
-
-def leaves(plan: Plan) -> Iterator[Input]:
-    """The checkpoints under a plan, through the plans among its inputs."""
-    for item in plan.inputs():
-        if item.plan is not None:
-            yield from leaves(item.plan)
-        else:
-            yield item
-
-
 def _prepare(module: ModuleType, merged: Merged, scopes: Mapping[str, str]) -> Tensors:
-    """Run the passes of an operator's statistics over tensors; each sees what the last found.
-
-    Extents do not follow the workshop's tiles: sums of floats shall not depend on them.
-    """
+    """Run the passes of an operator's statistics over tensors; each sees what the last found."""
     stats: Tensors | None = None
     for _ in range(getattr(module, "PASSES", 1)):
         found: Tensors = {}
@@ -157,16 +106,6 @@ def _prepare(module: ModuleType, merged: Merged, scopes: Mapping[str, str]) -> T
         stats = module.finish(found, stats) if hasattr(module, "finish") else found
     assert stats is not None
     return stats
-
-
-def extents(info: TensorInfo, scope: str, size: int) -> Iterator[tuple[int, int]]:
-    """Flat extents of a tensor: of `size` entries, of whole rows, or all of it."""
-    if scope == "tensor":
-        size = info.numel
-    elif scope == "row" and info.shape:
-        size = max(1, size // max(1, info.shape[-1])) * info.shape[-1]
-    for start in range(0, info.numel, max(1, size)):
-        yield start, min(start + size, info.numel)
 
 
 def _add(total: Tensors, part: Mapping[str, torch.Tensor]) -> None:
@@ -180,10 +119,10 @@ class Merged:
     def __init__(self, plan: Plan, workshop: Workshop) -> None:
         self.plan = plan
         self.workshop = workshop
-        self.base = workshop.source(plan.base)
-        self.experts = [workshop.source(item) for item in plan.experts]
+        self.base = workshop.source(plan.base, plan.vocabulary)
+        self.experts = [workshop.source(item, plan.vocabulary) for item in plan.experts]
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
-        self.groups = plan.layers.groups(self.tensors)
+        self.groups = plan.places(self.tensors)
         _check_groups(plan, set(self.groups.values()))
         self._genes = {
             group: arguments(step, plan, workshop.device) for group, step in plan.groups.items()
@@ -191,6 +130,7 @@ class Merged:
         self._works: dict[str, Work | None] = {}
         self._stats: dict[str, Tensors] = {}
         self._sums: dict[tuple[str, str], Tensors] = {}
+        self._runs: dict[str, dict[int, torch.Tensor]] = {}
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -216,8 +156,7 @@ class Merged:
 
     def inputs_of(self, work: Work) -> tuple[str, ...]:
         """What an operator's gene-free findings depend on."""
-        inputs = [item.sha256 for item in self.plan.inputs()]
-        return (work.operator, str(work.module.VERSION), *inputs)
+        return (work.operator, str(work.module.VERSION), *self.plan.identities())
 
     def stored_dtype(self, name: str) -> torch.dtype:
         stored = self.tensors[name].dtype
@@ -225,13 +164,24 @@ class Merged:
 
     def tiles(self, name: str) -> Iterator[tuple[int, int]]:
         """Flat extents that may be merged one at a time, as the operator's scope says."""
-        work = self.work(name)
+        work, info = self.work(name), self.tensors[name]
         scope = "tile" if work is None else work.scope
-        return extents(self.tensors[name], scope, self.workshop.tile)
+        starts = {start for start, _ in extents(info, scope, self.workshop.tile)}
+        yield from pairwise([*sorted({*starts, *self._present(name)}), info.numel])
+
+    def _present(self, name: str) -> dict[int, torch.Tensor]:
+        """(K,) which experts have the rows from an element on; {}: all have, or the operator sees
+        a task vector of zero instead, as it has statistics, whole tensors or a fixed K."""
+        work = self.work(name)
+        if work is None or work.needs_all:
+            return {}
+        if name not in self._runs:
+            self._runs[name] = present(self.experts, self.tensors[name])
+        return self._runs[name]
 
     @cached_property
     def places(self) -> dict[str, Place]:
-        return places({name: info.shape for name, info in self.tensors.items()})
+        return self.plan.layers.places({n: info.shape for n, info in self.tensors.items()})
 
     def inputs(self, name: str, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Base (n,) and experts (K, n) of an extent, in float32."""
@@ -247,22 +197,29 @@ class Merged:
         return self.unrounded(name, start, stop).to(self.stored_dtype(name))
 
     def unrounded(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """The same in the dtype that it is computed in, float32 for whatever is merged."""
+        """The same as it is computed: in float32, or as the base has it."""
         work = self.work(name)
         if work is None:
             return self.base.read_flat(name, start, stop)
         base, experts = self.shaped(name, work.scope, start, stop)
-        stats = self._stats.get(name)
-        if stats is None:
-            stats = self._stats[name] = self.workshop.stats(self, work)
+        genes, names = work.genes, [item.name for item in self.plan.experts]
+        here = [there for begin, there in self._present(name).items() if begin <= start][-1:]
+        if here and not here[0].any():
+            return base.reshape(-1)
+        if here:
+            names = [each for each, there in zip(names, here[0], strict=True) if there]
+            experts, genes = experts[here[0]], work.genes_of(here[0])
+        if name not in self._stats:
+            self._stats[name] = self.workshop.stats(self, work)
+        derived = self.workshop.derived(self, work, (base, experts), start)
         merged: torch.Tensor = work.module.merge(
             base,
             experts,
-            stats={**stats, **self.workshop.derived(self, work, (base, experts), start)},
+            stats={**self._stats[name], **derived},
             sums=self.sums(work),
-            rng=Noise(self.plan.seed, name, [item.name for item in self.plan.experts], start),
+            rng=Noise(self.plan.seed, name, names, start),
             place=work.place,
-            **work.genes,
+            **genes,
         )
         return merged.reshape(-1)
 
@@ -315,8 +272,7 @@ class Merged:
 
     @cached_property
     def _group_keys(self) -> dict[str | None, str]:
-        inputs = [item.sha256 for item in self.plan.inputs()]
-        shared = [inputs, self.plan.dtype, self.plan.seed]
+        shared = [self.plan.identities(), self.plan.dtype, self.plan.seed]
         keys: dict[str | None, str] = {None: canonical([*shared, None])}
         for group, step in self.plan.groups.items():
             keys[group] = canonical([*shared, step.model_dump()])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer
 
 from evomerge import errors, plugins
 from evomerge.files import plain
@@ -27,12 +27,35 @@ class _Frozen(BaseModel):
 
 
 class Input(_Frozen):
-    """A checkpoint (sha256 of its content; `path` is where it was found) or another plan."""
+    """A checkpoint or an adapter (sha256 of its content), or another plan.
+
+    `on` is the checkpoint that an adapter changes. `path` is where it was found, `origin` the
+    hub's name and commit; neither is part of a plan's key.
+    """
 
     name: str
     sha256: str
     path: str = ""
+    origin: str = ""
     plan: Plan | None = None
+    on: Input | None = None
+
+    @model_serializer(mode="wrap")
+    def _brief(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return without_empty(serialize(self), ("origin", "on"))
+
+
+class Vocabulary(_Frozen):
+    """One layout of embedding and head for `models` (base first) that differ in it.
+
+    `tokenizer` is `base`, `expert:NAME` or `union`; `untied` gives every model a head of its own.
+    `sha256` is that of the token maps.
+    """
+
+    tokenizer: str
+    models: tuple[Input, ...]
+    untied: bool
+    sha256: str
 
 
 class Step(_Frozen):
@@ -54,7 +77,8 @@ class Step(_Frozen):
 class Plan(_Frozen):
     """One merged model. Tensors of groups without a step are the base's; `key` names the plan.
 
-    A plan without experts and groups is its base.
+    A group is one of the layers' or a tensor's own name, which comes first. A plan without experts
+    and groups is its base.
     """
 
     base: Input
@@ -63,6 +87,11 @@ class Plan(_Frozen):
     groups: dict[str, Step] = {}
     dtype: Dtype = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    vocabulary: Vocabulary | None = None
+
+    @model_serializer(mode="wrap")
+    def _brief(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return without_empty(serialize(self), ("vocabulary",))
 
     @cached_property
     def key(self) -> str:
@@ -71,6 +100,16 @@ class Plan(_Frozen):
 
     def inputs(self) -> Iterable[Input]:
         return (self.base, *self.experts)
+
+    def identities(self) -> list[str]:
+        """sha256 of all that the inputs' tensors depend on."""
+        found = [item.sha256 for item in self.inputs()]
+        return found if self.vocabulary is None else [*found, self.vocabulary.sha256]
+
+    def places(self, names: Iterable[str]) -> dict[str, str]:
+        """Tensor name -> group, of all tensors of the model."""
+        found = self.layers.groups(names)
+        return {name: name if name in self.groups else group for name, group in found.items()}
 
     @classmethod
     def parse(cls, data: object, where: str) -> Plan:
@@ -87,10 +126,16 @@ def canonical(data: Any) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def without_empty(data: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Without those of `keys` that say nothing: plans keep the names that they had before them."""
+    return {key: value for key, value in data.items() if value or key not in keys}
+
+
 def without_paths(data: Any) -> Any:
-    """The same JSON without the `path` of its inputs."""
+    """The same JSON without the `path` and `origin` of its inputs."""
     if isinstance(data, Mapping):
-        return {key: without_paths(value) for key, value in data.items() if key != "path"}
+        kept = {key: value for key, value in data.items() if key not in ("path", "origin")}
+        return {key: without_paths(value) for key, value in kept.items()}
     if isinstance(data, list | tuple):
         return [without_paths(value) for value in data]
     return data
@@ -129,6 +174,7 @@ class Template:
     operators: tuple[str, ...]
     dtype: Dtype = "float32"
     seed: int = 0
+    vocabulary: Vocabulary | None = None
 
     def genes(self) -> list[Gene]:
         """Every gene of the operators, placed; first the choice of operator, if there is one.
@@ -175,7 +221,7 @@ class Template:
         steps = {group: self._step(module, operator, group, values) for group in self.groups}
         return Plan(
             base=self.base, experts=self.experts, layers=self.layers, groups=steps,
-            dtype=self.dtype, seed=self.seed,
+            dtype=self.dtype, seed=self.seed, vocabulary=self.vocabulary,
         )  # fmt: skip
 
     def _step(

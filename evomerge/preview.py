@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from evomerge import checks, errors, plugins, shelf, zoo
+from evomerge import ancestry, checks, errors, plugins, shelf, zoo
 from evomerge.files import bank as banks
 from evomerge.files import plain
 from evomerge.files.writer import atomic_text
@@ -20,6 +20,7 @@ def describe(source: str) -> dict[str, Any]:
     """Check a recipe whole, inputs included, and say what it would do."""
     problem = resolve(source)
     recipe, batch = problem.recipe, problem.recipe.batch
+    allowed = recipe.allow_mismatch
     asked = recipe.fidelity.items if recipe.fidelity.name == "first" else None
     per_candidate = sum(
         n_blocks(bank, "search", batch, asked) * batch for bank in problem.banks.values()
@@ -44,7 +45,7 @@ def describe(source: str) -> dict[str, Any]:
         "budget": {k: v for k, v in recipe.budget.model_dump().items() if v is not None},
         "executor": recipe.executor.model_dump(),
         "device": checks.device(recipe),
-        "notes": list(problem.notes()),
+        "notes": [*problem.notes(), *ancestry.refuse(problem.inputs.ancestry, allowed)],
     }
 
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from evomerge import plugins
 from evomerge.loop import Search
@@ -103,3 +112,24 @@ def summary(search: Search) -> str:
     )
     volume = pareto.hypervolume(losses, reference)
     return f"best {best}; hypervolume {volume:.3f}; {search.answers.searched:,} items"
+
+
+@contextmanager
+def stream(console: Console, verb: str, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of the bytes done on a terminal, elsewhere one line when the first are done."""
+    columns = (TextColumn(verb), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    live = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not live) as bar:
+        task = bar.add_task(verb, total=None)
+        begun = False
+
+        def told(done: int, total: int) -> None:
+            nonlocal begun
+            if not begun and not live:
+                line = f"{verb} {what}: {total / 1e6:,.1f} MB"
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+            begun = True
+            bar.update(task, completed=done, total=total)
+
+        yield told

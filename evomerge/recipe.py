@@ -7,17 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from evomerge import checks, errors, plugins, shelf, zoo
+from evomerge import checks, errors, inputs, plugins, shelf, stacks
 from evomerge.files import bank as banks
 from evomerge.files import plain
-from evomerge.files.checkpoint import Checkpoint, compare
+from evomerge.files.checkpoint import Checkpoint
 from evomerge.files.items import SPLITS
 from evomerge.genome import Space, Value
-from evomerge.layers import Layers
 from evomerge.layout import lay_out
-from evomerge.plan import Input, Plan, Template
+from evomerge.plan import Dtype, Input, Plan, Template
 from evomerge.schema import Fidelity as Fidelity
 from evomerge.schema import Recipe as Recipe
 from evomerge.schema import Signal
@@ -65,12 +64,19 @@ class Problem:
 
     recipe: Recipe
     where: str
-    base: Checkpoint
-    experts: Mapping[str, Checkpoint]
+    inputs: inputs.Inputs
     banks: Mapping[str, banks.Bank]
     template: Template
     space: Space
     fixed: Mapping[str, Value]
+
+    @property
+    def base(self) -> Checkpoint:
+        return self.inputs.base
+
+    @property
+    def experts(self) -> Mapping[str, Checkpoint]:
+        return self.inputs.experts
 
     @property
     def objectives(self) -> list[str]:
@@ -93,6 +99,7 @@ class Problem:
         return Setup(
             base=self.base.sha256, folders=folders, banks=self.banks, dtype=self.recipe.dtype,
             device=checks.device(self.recipe), batch=self.recipe.batch,
+            vocabulary=self.template.vocabulary,
         )  # fmt: skip
 
     def notes(self) -> Iterator[str]:
@@ -111,23 +118,29 @@ class Problem:
     def portable(self) -> dict[str, Any]:
         """The recipe with absolute paths, so that it can be run from anywhere."""
         data = self.recipe.model_dump(mode="json")
-        if not data["base"].startswith("zoo:"):
-            data["base"] = str(self.base.folder.resolve())
-        for name, expert in self.experts.items():
-            if not data["experts"][name].startswith("zoo:"):
-                data["experts"][name] = str(expert.folder.resolve())
+        base, *experts = self.inputs.inputs
+        data["base"] = _portable(data["base"], base)
+        for item in experts:
+            data["experts"][item.name] = _portable(data["experts"][item.name], item)
         for name, objective in data["objectives"].items():
             path = self.banks[name].path
             if Path(objective["bank"] or "").suffix:
                 objective["bank"] = str(path.resolve())
         return data
 
+    def origins(self) -> dict[str, str]:
+        """What each name on a hub was resolved to, as `org/name@commit`."""
+        named = (self.recipe.base, *self.recipe.experts.values())
+        items = self.inputs.inputs
+        return {name: i.origin for name, i in zip(named, items, strict=True) if i.origin}
+
     def identity(self) -> dict[str, Any]:
         """What makes a run this run: a folder with another identity is refused."""
-        recipe = self.recipe
+        recipe, vocabulary = self.recipe, self.template.vocabulary
         return {
             "base": self.base.sha256,
             "experts": {name: c.sha256 for name, c in self.experts.items()},
+            **({"vocabulary": vocabulary.sha256} if vocabulary is not None else {}),
             "operators": {
                 name: plugins.load("operator", name).VERSION for name in recipe.operators
             },
@@ -153,12 +166,14 @@ def resolve(
     source: str | Path | Mapping[str, Any],
     *,
     functions: Mapping[str, Callable[..., Any]] | None = None,
+    pinned: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> Problem:
     """Open the inputs of a recipe and lay out its space; no tensor is read.
 
-    `changes` replace top-level keys of the recipe; `functions` are further objectives. All names
-    and values are checked before any input is opened.
+    `changes` replace top-level keys of the recipe; `functions` are further objectives; `pinned`
+    has references to use in place of others. All names and values are checked before any input is
+    opened.
     """
     recipe, where, folder = read(source)
     if changes:
@@ -166,50 +181,65 @@ def resolve(
         recipe = plain.check(Recipe, data, where, raises=errors.RecipeError)
     with errors.at(where):
         checks.before_inputs(recipe, folder, list(functions or {}))
-        return _opened(recipe, where, folder, functions or {})
+        return _opened(recipe, where, folder, functions or {}, pinned or {})
 
 
 def _opened(
-    recipe: Recipe, where: str, folder: Path, functions: Mapping[str, Callable[..., Any]]
+    recipe: Recipe,
+    where: str,
+    folder: Path,
+    functions: Mapping[str, Callable[..., Any]],
+    pinned: Mapping[str, str],
 ) -> Problem:
     banks = _banks(recipe, folder, functions)
-    base = Checkpoint.open(locate(recipe.base, folder), name="base")
-    experts = {
-        name: Checkpoint.open(locate(path, folder), name=f"experts.{name}")
-        for name, path in recipe.experts.items()
-    }
-    compare(base, list(experts.values()))
-    layers = Layers(blocks=recipe.space.blocks, roles=recipe.space.roles)
-    groups = tuple(dict.fromkeys(layers.groups(base.tensors).values()))
+    base, experts = pinned.get(recipe.base, recipe.base), recipe.experts
+    experts = {name: pinned.get(reference, reference) for name, reference in experts.items()}
+    found = inputs.load(base, experts, folder, tokenizer=recipe.tokenizer)
+    names = found.sources[0].tensors
+    wanted = {"blocks": recipe.space.blocks, "roles": recipe.space.roles}
+    layers = stacks.layers(found.base.folder, names, wanted)
     template = Template(
-        base=input_of("base", base), experts=tuple(input_of(n, c) for n, c in experts.items()),
-        layers=layers, groups=groups, operators=tuple(recipe.operators), dtype=recipe.dtype,
-        seed=recipe.seed,
+        base=found.inputs[0], experts=found.inputs[1:], layers=layers,
+        groups=tuple(dict.fromkeys(layers.groups(names).values())),
+        operators=tuple(recipe.operators), dtype=recipe.dtype, seed=recipe.seed,
+        vocabulary=found.vocabulary,
     )  # fmt: skip
     space, fixed = lay_out(template, recipe.space.genes, "space.genes")
     checks.strategy(recipe, space, list(banks))
-    return Problem(recipe, where, base, experts, banks, template, space, fixed)
+    return Problem(recipe, where, found, banks, template, space, fixed)
 
 
-def locate(reference: str, folder: Path) -> Path:
-    """A model folder: `zoo:family/member`, or a path from here or from the recipe's folder."""
-    if reference.startswith("zoo:"):
-        zoo.check(reference, "model")
-        return zoo.path(reference)
-    near = Path(reference).expanduser()
-    if near.exists() or near.is_absolute():
-        return near
-    if not (folder / near).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", reference):
-        raise errors.InputError(
-            f"{reference}: no such folder; models are not downloaded by evomerge, do it with "
-            f"'hf download {reference} --local-dir FOLDER'"
-        )
-    return folder / near
+def _portable(reference: str, item: Input) -> str:
+    return (
+        reference
+        if reference.startswith("zoo:")
+        else item.origin or str(Path(item.path).resolve())
+    )
 
 
-def input_of(name: str, checkpoint: Checkpoint) -> Input:
-    """A checkpoint as an input of plans."""
-    return Input(name=name, sha256=checkpoint.sha256, path=str(checkpoint.folder))
+def named(references: Iterable[str | Path]) -> dict[str, str]:
+    """Experts by the last parts of their paths, made names; a second `final` is `final-2`."""
+    found: dict[str, str] = {}
+    for reference in map(str, references):
+        stem = re.sub(r"[^\w.-]+", "-", Path(reference).name).lstrip("-.") or "expert"
+        names = (stem, *(f"{stem}-{i}" for i in range(2, len(found) + 3)))
+        free = (name for name in names if name not in found and name != "base")
+        found[next(free)] = reference
+    return found
+
+
+def dtype_of(base: Checkpoint, wanted: str) -> Dtype:
+    """The wanted dtype, or the one that most of the base's numbers have."""
+    counts: dict[str, int] = {}
+    for info in base.tensors.values():
+        name = str(info.dtype).removeprefix("torch.")
+        counts[name] = counts.get(name, 0) + info.numel
+    known: tuple[Dtype, ...] = get_args(Dtype)
+    found = wanted or max(counts, key=lambda name: counts[name])
+    for dtype in known:
+        if dtype == found:
+            return dtype
+    raise errors.RecipeError(errors.unknown("dtype", "dtype", found, known))
 
 
 def _banks(

@@ -13,7 +13,7 @@ import numpy as np
 
 from evomerge import errors
 from evomerge.answers import Scores
-from evomerge.files.ledger import Ledger
+from evomerge.files.ledger import NAME, Ledger
 from evomerge.front import Front, Point
 from evomerge.maths import intervals, pareto
 from evomerge.objectives import Anchor, Losses, anchor
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from evomerge.plan import Plan
 
 __all__ = ["Front", "Point", "Run"]
+
+
+def pinned(folder: Path) -> dict[str, str]:
+    """The commits of a run that has begun, by the names that its recipe has for them."""
+    if not (folder / NAME).is_file():
+        return {}
+    return dict(Ledger(folder).meta("origins") or {})
 
 
 class Run:
@@ -228,26 +235,30 @@ class Run:
 
         return Plan.parse(self._ledger.plan(self.point(which).key), str(self.folder))
 
-    def save(self, which: str, folder: str | Path) -> Path:
-        """Write a point as a Hugging Face folder with a model card and its plan."""
-        from evomerge.files import writer
-        from evomerge.live import save
-        from evomerge.materialize import Workshop
+    def save(
+        self, which: str, folder: str | Path, *, adapter: int | None = None, **details: Any
+    ) -> Path:
+        """Write a point as a Hugging Face folder with a model card and its plan.
 
-        point, plan = self.point(which), self.plan(which)
+        With `adapter`, as a LoRA adapter of that rank; `fit.json` says what it leaves out.
+
+        `details` (shard_size, told) are those of saving.write.
+        """
+        from evomerge import saving
+
+        point = self.point(which)
         scores = [
             (name, point.means("test")[i], *point.interval(i))
             for i, name in enumerate(self.objectives)
             if len(point.scores["test"][i])
         ]
-        command = f"evomerge export {self.folder} {which} -o {folder}"
-        card = writer.card(
-            f"{self.recipe['name']} {point.label}", base=self.recipe["base"],
-            experts=list(self.recipe["experts"].values()), plan=plan.key,
-            scores=scores, command=command,
+        option = "" if adapter is None else f" --adapter {adapter}"
+        return saving.write(
+            self.plan(which), folder, title=f"{self.recipe['name']} {point.label}",
+            base=self.recipe["base"], experts=list(self.recipe["experts"].values()),
+            command=f"evomerge export {self.folder} {which} -o {folder}{option}", scores=scores,
+            adapter=adapter, **details,
         )  # fmt: skip
-        details = {"card": card, "extra_json": {"plan.json": plan.model_dump(mode="json")}}
-        return save(plan, Workshop.of(plan), Path(folder), **details)
 
     def plot(self) -> go.Figure:
         """The front with intervals, baselines and experts."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from evomerge.layers import Layers
+from evomerge.layers import Resolution
 from evomerge.plan import Dtype
 
 Text = Annotated[str, Field(min_length=1)]
@@ -22,7 +22,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SpaceOptions(Layers):
+class SpaceOptions(Resolution):
     """The resolution of the genome; `genes` narrows ranges, fixes values or adds genes.
 
     Keys of `genes` are `weight`, `ties.weight`, `weight[code]`, `weight@2` or a mix; values a
@@ -81,14 +81,19 @@ class Named(BaseModel):
 
 
 class Recipe(_Part):
-    """A whole search. `batch`: items scored at a time. `ask`: candidates asked for at a time when
-    `deterministic` (always so inline). `shortlist`: candidates that are confirmed."""
+    """A whole search. `tokenizer`: whose tokens merged models have, where those of the inputs
+    differ: `base`, `union` or `expert:NAME`. `allow_mismatch`: merge experts that do not seem
+    to descend from the base. `batch`: items scored at a time. `ask`: candidates
+    asked for at a time when `deterministic` (always so inline). `shortlist`: candidates that are
+    confirmed."""
 
     name: str = Field(pattern=NAME)
     description: str = ""
     base: Text
     experts: dict[str, Text] = Field(min_length=1)
     operator: Text | list[Text]
+    tokenizer: str = "base"
+    allow_mismatch: bool = False
     space: SpaceOptions = SpaceOptions()
     objectives: dict[str, Objective] = Field(min_length=1)
     strategy: Named

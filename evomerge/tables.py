@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
+from evomerge.files import plain
+from evomerge.files.adapter import FIT
 from evomerge.front import Front
 from evomerge.run import Run
 
@@ -35,6 +39,14 @@ def show(out: Console, run: Run) -> None:
     out.print(
         f"save:   evomerge export {run.folder} best -o merged", highlight=False, soft_wrap=True
     )
+
+
+def saved(out: Console, folder: Path) -> None:
+    """Where a point lies now; of an adapter, how much of the task vectors it leaves out."""
+    out.print(str(folder), highlight=False, soft_wrap=True)
+    if (folder / FIT).exists():
+        for what, value in plain.read_json(folder / FIT).items():
+            out.print(f"{what}: {value if isinstance(value, str) else f'{value:.3g}'}")
 
 
 def table_of(title: str, front: Front) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,19 +13,22 @@ from typing import Any
 
 import torch
 
-from evomerge import errors, plugins
+from evomerge import errors, inputs, modules, plugins
 from evomerge.files.bank import Bank
-from evomerge.files.checkpoint import Checkpoint
+from evomerge.files.companions import Form, tokenizer_files
 from evomerge.files.items import Item
 from evomerge.files.ledger import Answer
 from evomerge.live import Live
 from evomerge.materialize import Workshop
-from evomerge.plan import Plan
+from evomerge.plan import Plan, Vocabulary
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker needs once: checkpoint folders by sha256, banks by objective, how to score."""
+    """What a worker needs once: model folders by sha256, banks by objective, how to score.
+
+    `base` is the sha256 of the checkpoint whose class and config the live model has.
+    """
 
     base: str
     folders: Mapping[str, str]
@@ -32,6 +36,7 @@ class Setup:
     dtype: str = "float32"
     device: str = "cpu"
     batch: int = 25
+    vocabulary: Vocabulary | None = None
 
 
 @dataclass(frozen=True)
@@ -73,18 +78,20 @@ class Worker:
         self.setup = setup
         self.slot = slot
         self.device = torch.device(setup.device)
-        checkpoints = {sha256: Checkpoint.open(folder) for sha256, folder in setup.folders.items()}
-        base = checkpoints[setup.base]
+        opened = inputs.Opened({sha: inputs.opened(f) for sha, f in setup.folders.items()})
+        base = opened[setup.base]
+        frame = opened.frame(setup.vocabulary) if setup.vocabulary is not None else None
         with one_thread():
-            self.model, self.tokenizer = load(base.folder, setup.dtype, self.device)
-        parameters = dict(self.model.state_dict(keep_vars=False))
-        missing = sorted(set(base.tensors) - set(parameters))
-        if missing:
-            raise errors.InputError(
-                f"{base.folder}: transformers does not load {len(missing)} tensors under their "
-                f"names, such as '{missing[0]}'"
-            )
-        self.live = Live(parameters, Workshop(checkpoints, self.device))
+            form = inputs.form(base.folder, frame)
+            self.model, self.tokenizer = load(form, setup.dtype, self.device)
+        for bank in setup.banks.values():
+            scorer = plugins.load("scorer", bank.scorer)
+            if self.tokenizer is None and getattr(scorer, "NEEDS_TOKENIZER", True):
+                raise errors.InputError(
+                    f"{base.folder}: has no tokenizer, which the scorer '{bank.scorer}' of the "
+                    f"bank '{bank.name}' needs"
+                )
+        self.live = Live(modules.writable(self.model), Workshop(opened, self.device))
         self._batches: dict[tuple[str, str, int], Any] = {}
 
     def run(self, job: Job) -> Result:
@@ -120,24 +127,49 @@ class Worker:
             yield Answer(objective, item.id, split, found["score"][i], extra)
 
 
-def load(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
-    """The model (evaluation mode) and tokenizer of a folder, without code from the folder."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def load(form: Form, dtype: str, device: torch.device) -> tuple[Any, Any]:
+    """The model (evaluation mode) and tokenizer of a form, without code from its folders.
+
+    The model is of the class that its config names. Without any file of a tokenizer, that is
+    None.
+    """
+    from transformers import AutoConfig
     from transformers.utils import logging
 
     quiet: Any = logging
     bar = quiet.is_progress_bar_enabled()
     quiet.disable_progress_bar()
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(form.base)
+        if form.untied:
+            config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
+        kind: Any = modules.architecture(config, str(form.base))
+        model: Any = kind.from_pretrained(form.base, config=config, dtype=getattr(torch, dtype))
+        if form.rows is not None:
+            model.resize_token_embeddings(form.rows, mean_resizing=False)
+        tokenizer = _tokenizer(form)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise errors.InputError(f"{folder}: transformers can not load it: {reason}") from error
+        raise errors.InputError(f"{form.base}: transformers can not load it: {reason}") from error
     finally:
         if bar:
             quiet.enable_progress_bar()
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def _tokenizer(form: Form) -> Any:
+    from transformers import AutoTokenizer
+
+    files = tokenizer_files(form)
+    if not files:
+        return None
+    if not form.tokenizer_files:
+        return AutoTokenizer.from_pretrained(form.tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            Path(folder, name).parent.mkdir(exist_ok=True)
+            Path(folder, name).write_bytes(data)
+        return AutoTokenizer.from_pretrained(folder)
 
 
 @contextmanager

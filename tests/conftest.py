@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs a network; read when the hub is imported
 
 # A deadline an example would measure how busy the machine is.
 settings.register_profile("evomerge", deadline=None)

@@ -148,11 +148,6 @@ def test_exponents_are_numbers(run, family, tmp_path):
     assert run("plan", path)[0] == 0
 
 
-def test_models_are_not_downloaded(refused, family, tmp_path):
-    path = command.write(tmp_path, families.recipe(family, base="lab/model-7B"))
-    refused("plan", path, code=errors.INPUT, says="hf download lab/model-7B --local-dir FOLDER")
-
-
 def test_more_items_than_a_bank_has_are_all_asked(run, family, tmp_path):
     fidelity = {"name": "first", "items": 5000}
     path = command.write(tmp_path, families.recipe(family, fidelity=fidelity))

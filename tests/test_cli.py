@@ -146,7 +146,10 @@ def test_listings(run):
         assert code == 0 and json.loads(out) == [row for row in everything if row["kind"] == kind]
         assert run("list", kind)[0] == 0
     assert {row["name"] for row in everything} >= {"ties", "nsga2", "choice", "ray", "quickstart"}
-    assert [row["family"] for row in json.loads(run("zoo", "list", "--json")[1])] == ["tiny"]
+    assert [row["family"] for row in json.loads(run("zoo", "list", "--json")[1])] == [
+        "smollm2",
+        "tiny",
+    ]
     code, _, err = run("list", "operator")
     assert code == errors.USAGE and "Did you mean 'operators'?" in err
 
@@ -163,7 +166,8 @@ def test_plan_says_what_a_search_would_do(family, tmp_path, run):
 
 @pytest.mark.parametrize(
     "words",
-    ["search", "front", "report", "export", "merge", "evaluate", "plan", "list", "bank check",
+    ["search", "front", "report", "export", "merge", "import", "compare", "evaluate", "plan",
+     "list", "bank check",
      "zoo build", "zoo list"],
 )  # fmt: skip
 def test_each_command_has_help(run, words):

@@ -15,13 +15,16 @@ LAYERS = """
     errors
     maths
     files genome layers
-    zoo
+    zoo modules ancestry
+    stacks
     plugins
     operators strategies scorers
     plan
-    arguments
+    inputs arguments work
     materialize layout
     live
+    lowrank
+    saving
     schema shelf
     worker
     executors answers
@@ -29,11 +32,12 @@ LAYERS = """
     recipe
     confirm fidelity front session
     report
-    loop run interop
+    signals
+    loop run interop similarity
     tables
     api
     preview progress
-    shelves
+    shelves merging comparing
     cli
 """
 ORDER = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}

@@ -1,6 +1,7 @@
 """Whole runs on small real checkpoints: what they claim, resume, extension, export."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -155,6 +156,31 @@ def test_failed_candidates_do_not_stop_a_run(family, tmp_path, strategy):
     run = evomerge.search(recipe, tmp_path / "run", objectives={"fussy": fussy})
     assert run.failures() and all("displeases" in r for r in run.failures().values())
     assert not {p.key for p in run.front} & set(run.failures())
+
+
+def test_ctrl_c_in_the_middle_of_the_search_loses_nothing(family, tmp_path):
+    """Between two candidates the search ends; started again, it ends as one left alone."""
+    calls = []
+
+    def pressed(model, tokenizer):
+        calls.append(1)
+        if len(calls) == 9:  # three are the endpoints'
+            signal.raise_signal(signal.SIGINT)
+        return 0.5
+
+    def search(folder):
+        return evomerge.search(families.recipe(family), folder, objectives={"pressed": pressed})
+
+    with pytest.raises(errors.Interrupted, match="run the same command again"):
+        search(tmp_path / "stopped")
+    assert 9 <= len(calls) <= 10
+    done = ledgers.content(tmp_path / "stopped")["answers"]
+    assert {plan for plan, objective, *_ in done if objective == "pressed"}
+    search(tmp_path / "stopped")
+    once = len(calls)
+    search(tmp_path / "whole")
+    assert len(calls) - once == once
+    assert ledgers.content(tmp_path / "stopped") == ledgers.content(tmp_path / "whole")
 
 
 def test_too_many_failures_end_a_run(family, tmp_path):

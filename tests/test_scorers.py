@@ -8,6 +8,7 @@ import torch
 
 from evomerge import errors, plugins, worker
 from evomerge.files import bank as banks
+from evomerge.files.companions import Form
 from evomerge.files.items import Item
 from evomerge.scorers import choice, exact_match, function
 
@@ -17,7 +18,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def model(family):
     with worker.one_thread():
-        return worker.load(family / "base", "float32", CPU)
+        return worker.load(Form(family / "base", family / "base"), "float32", CPU)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_choices_of_different_number_and_length(model):
 
 
 def test_a_model_of_nans_gets_no_score(family, items):
-    model, tokenizer = worker.load(family / "base", "float32", CPU)
+    model, tokenizer = worker.load(Form(family / "base", family / "base"), "float32", CPU)
     model.model.norm.weight.fill_(math.nan)
     with pytest.raises(errors.EvaluationError, match=items[0].id):
         choice.score(model, choice.prepare(tokenizer, items[:5]))

@@ -6,13 +6,14 @@ import hashlib
 import mmap
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from typing_extensions import Self
 
 from evomerge import errors
 from evomerge.files import plain
@@ -29,12 +30,35 @@ EMBEDDINGS = (
 """Modules that transformers 5 ties to each other (`_tied_weights_keys` of its causal models)."""
 
 
+class Model(Protocol):
+    """A checkpoint, or what is shown as one; `folder` is where its tokenizer lies."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    @property
+    def tied(self) -> bool: ...
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+    def read_flat(self, name: str, start: int, stop: int) -> torch.Tensor: ...
+
+
 class Checkpoint:
     """The tensors of one model, memory-mapped; use `open`.
 
     `tensors` is in canonical order (layer 2 before layer 10), without a head that only repeats
     the embedding. `tied` says that the head is the embedding.
     """
+
+    CONFIG = "config.json"
 
     def __init__(
         self, folder: Path, name: str, config: dict[str, Any], shards: dict[str, Headers]
@@ -56,7 +80,7 @@ class Checkpoint:
         self.tied = self._settle_ties()
 
     @classmethod
-    def open(cls, folder: Path | str, name: str = "") -> Checkpoint:
+    def open(cls, folder: Path | str, name: str = "") -> Self:
         """Check config, index and every header of a folder; no tensor is read.
 
         `name` is what messages call the model; by default the folder's own name.
@@ -64,17 +88,20 @@ class Checkpoint:
         folder = Path(os.path.expanduser(folder))
         where = f"{name}: {folder}" if name else str(folder)
         try:
+            if not folder.is_dir():
+                what = "is a file, expected a folder" if folder.exists() else "no such folder"
+                raise errors.InputError(f"{where}: {what}")
             return cls._open(folder, name, where)
         except OSError as error:
             raise errors.InputError(f"{where}: can not be read: {error.strerror}") from None
 
     @classmethod
-    def _open(cls, folder: Path, name: str, where: str) -> Checkpoint:
-        if not folder.is_dir():
-            what = "is a file, expected a folder" if folder.exists() else "no such folder"
-            raise errors.InputError(f"{where}: {what}")
+    def _open(cls, folder: Path, name: str, where: str) -> Self:
         if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-            raise errors.InputError(f"{where}: holds a LoRA adapter, expected a whole model")
+            raise errors.InputError(
+                f"{where}: holds a LoRA adapter without its base, expected a whole model; an "
+                "adapter is an expert of the base it was trained on"
+            )
         config = plain.read_json(inside(folder, "config.json", where), f"{where}/config.json")
         return cls(folder, name or folder.resolve().name, config, weights(folder, where))
 
@@ -89,9 +116,9 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str:
-        """Over the sorted names and sha256 of config.json and of the weight files."""
+        """Over the sorted names and sha256 of the config and of the weight files."""
         whole = hashlib.sha256()
-        for name in sorted([*self._files, "config.json"]):
+        for name in sorted([*self._files, self.CONFIG]):
             path = inside(self.folder, name, self._where)
             whole.update(f"{name}\0{_digest(path, self._where)}\n".encode())
         return whole.hexdigest()
@@ -170,8 +197,8 @@ class Checkpoint:
         text = self.config.get("text_config")
         nested = text.get("tie_word_embeddings") if isinstance(text, dict) else None
         told = self.config.get("tie_word_embeddings", nested)
-        heads = [name for name in self.tensors if _module(name) in HEADS]
-        embeddings = [name for name in self.tensors if _module(name) in EMBEDDINGS]
+        heads = [name for name in self.tensors if module(name) in HEADS]
+        embeddings = [name for name in self.tensors if module(name) in EMBEDDINGS]
         if told is None:
             return bool(embeddings) and not heads
         for head in heads if told and embeddings else []:
@@ -195,11 +222,11 @@ class Checkpoint:
         )
 
 
-def compare(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
+def compare(base: Model, experts: Sequence[Model]) -> None:
     """Raise InputError unless every expert has the base's tensors, judged by headers alone."""
     faults: list[str] = []
     for expert in experts:
-        where = f"experts.{expert.name}"
+        where = f"experts.{expert.name.removeprefix('experts.')}"
         for key in ("model_type", "architectures"):
             got, want = expert.config.get(key), base.config.get(key)
             if got and want and got != want:
@@ -222,7 +249,7 @@ def compare(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
         raise errors.InputError("\n".join([*faults, advice]))
 
 
-def _differences(base: Checkpoint, expert: Checkpoint) -> list[str]:
+def _differences(base: Model, expert: Model) -> list[str]:
     found = []
     for name, info in base.tensors.items():
         other = expert.tensors.get(name)
@@ -239,7 +266,7 @@ def _dtype(info: TensorInfo) -> str:
     return str(info.dtype).removeprefix("torch.")
 
 
-def _module(name: str) -> str:
+def module(name: str) -> str:
     """`lm_head` of `model.lm_head.weight`; nothing for a bias."""
     path, _, leaf = name.rpartition(".")
     return path.rpartition(".")[2] if leaf == "weight" else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import glob
-import json
 import math
 import os
 import shutil
@@ -18,14 +17,10 @@ import torch
 
 from evomerge import errors
 from evomerge.files import folder as model_folder
-from evomerge.files import header, plain
+from evomerge.files import header
 from evomerge.files.card import card as card
+from evomerge.files.companions import Form, companions, json_bytes
 
-COPIED = (
-    *("generation_config.json", "tokenizer*.json", "tokenizer.model*", "*.model", "vocab*"),
-    *("merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.*"),
-    *("additional_chat_templates/*.jinja", "*processor_config.json"),
-)
 SLACK = 1_000_000
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -49,7 +44,7 @@ def write(
     folder: Path | str,
     tensors: Iterable[tuple[str, torch.Tensor]],
     *,
-    source: Path,
+    source: Path | Form,
     dtype: torch.dtype,
     sizes: Mapping[str, Shape],
     dtypes: Mapping[str, torch.dtype] | None = None,
@@ -60,7 +55,8 @@ def write(
     """Stream `tensors` into a new model folder and return its path.
 
     `tensors` come in the order of `sizes`, of `dtype` except where `dtypes` names another.
-    Config and tokenizer are those of the folder `source`; each of `extra_json` becomes a file.
+    Config and tokenizer are those of the folder or form `source`; each of `extra_json` becomes
+    a file.
     Raises RecipeError if `folder` is in use, MachineError if the disk does not allow it,
     ValueError if a tensor is not the declared one; then nothing is left behind.
     """
@@ -68,19 +64,21 @@ def write(
     kept = dtypes or {}
     declared = {name: (kept.get(name, dtype), shape) for name, shape in sizes.items()}
     shards = _shards(declared, shard_bytes)
-    small = _small_files(Path(source), dtype, shards, card, extra_json or {})
-    with _machine_errors(target):
-        _refuse_used(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = _new_partial(target)
-        try:
-            _check_space(target, shards, small)
-            _write_shards(partial, shards, tensors)
-            _write_companions(partial, small)
-            _publish(partial, target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    form = source if isinstance(source, Form) else Form(Path(source), Path(source))
+    small = _small_files(form, dtype, shards, card, extra_json or {})
+    with _machine_errors(target), _new_folder(target) as partial:
+        _check_space(target, shards, small)
+        _write_shards(partial, shards, tensors)
+        _write_companions(partial, small)
+    return target
+
+
+def write_files(folder: Path | str, files: Mapping[str, bytes]) -> Path:
+    """A new folder of small files, whole or absent; raises as `write` does."""
+    target = Path(os.path.realpath(os.path.expanduser(folder)))
+    with _machine_errors(target), _new_folder(target) as partial:
+        _check_space(target, [], files)
+        _write_companions(partial, files)
     return target
 
 
@@ -96,6 +94,20 @@ def atomic_text(path: Path | str, text: str) -> None:
             partial.unlink(missing_ok=True)
             raise
         _sync_folder(target.parent)
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder that takes the target's name when all is written, and is gone otherwise."""
+    _refuse_used(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = _new_partial(target)
+    try:
+        yield partial
+        _publish(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 @contextmanager
@@ -136,54 +148,23 @@ def _shards(declared: Mapping[str, tuple[torch.dtype, Shape]], limit: int) -> li
 
 
 def _small_files(
-    source: Path,
+    form: Form,
     dtype: torch.dtype,
     shards: list[Shard],
     card: str | None,
     extra_json: Mapping[str, object],
 ) -> dict[str, bytes]:
     """Everything but the weights, by file name; read before anything is written."""
-    config = plain.read_json(model_folder.inside(source, "config.json", str(source)))
-    files = {"config.json": _json(_with_dtype(config, dtype))}
-    for path in sorted({path for pattern in COPIED for path in source.glob(pattern)}):
-        if path.is_file():
-            name = path.relative_to(source).as_posix()
-            real = model_folder.inside(source, name, str(source))
-            limit = plain.MAX_JSON_BYTES
-            files[name] = plain.read_bytes(real, limit, str(path), errors.InputError)
+    files = companions(form, dtype)
     if len(shards) > 1:
-        files[model_folder.INDEX] = _json(_index(shards))
+        files[model_folder.INDEX] = json_bytes(_index(shards))
     if card is not None:
         files["README.md"] = card.encode()
     for name, value in extra_json.items():
         if name in files or Path(name).name != name or not name.endswith(".json"):
             raise ValueError(f"extra_json: '{name}' is not a free name for a JSON file")
-        files[name] = _json(value)
+        files[name] = json_bytes(value)
     return files
-
-
-def _json(value: object) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
-
-
-def _with_dtype(config: Mapping[str, object], dtype: torch.dtype) -> dict[str, object]:
-    """The config as transformers 5 writes it: `dtype`, not `torch_dtype`, also in parts."""
-    result = _renamed(config, str(dtype).removeprefix("torch."))
-    result["dtype"] = str(dtype).removeprefix("torch.")
-    result.pop("_name_or_path", None)  # a path of the machine where the source was made
-    return result
-
-
-def _renamed(config: Mapping[str, object], dtype: str) -> dict[str, object]:
-    result: dict[str, object] = {}
-    for key, value in config.items():
-        if key in ("dtype", "torch_dtype") and isinstance(value, str | dict):
-            result["dtype"] = dtype
-        elif key.endswith("_config") and key != "quantization_config" and isinstance(value, dict):
-            result[key] = _renamed(value, dtype)
-        elif key != "torch_dtype":
-            result[key] = value
-    return result
 
 
 def _index(shards: list[Shard]) -> dict[str, object]:

@@ -41,7 +41,7 @@ def elected(task_vectors: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def disjoint(
     task_vectors: torch.Tensor, weight: torch.Tensor, sign: torch.Tensor, reducer: str
 ) -> torch.Tensor:
-    """Reduce the weighted entries w_k x_k of (K, *S) whose sign is the elected `sign` (*S) to (*S).
+    """Reduce those entries w_k x_k of (K, *S) that have the elected `sign` (*S) to (*S).
 
     reducer: `sum`; `mean`, divided by the |weight| of the entries that take part (1 if none), so
     that a negative weight keeps its sign; `max`, the largest magnitude.

@@ -106,9 +106,7 @@ def columns(magnitudes: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return len(table) - kept_by
 
 
-def trim(
-    task_vectors: torch.Tensor, table: torch.Tensor, density: float
-) -> torch.Tensor:
+def trim(task_vectors: torch.Tensor, table: torch.Tensor, density: float) -> torch.Tensor:
     """Zero, in place, all of `task_vectors` (K, *S) but the largest `density` of the pool."""
     kept_from = table[:, round(density * GRID)]
     dropped = torch.nextafter(kept_from, torch.zeros_like(kept_from))

@@ -50,7 +50,7 @@ def polar(matrix: torch.Tensor) -> torch.Tensor:
 def isotropic(matrix: torch.Tensor, share: float) -> torch.Tensor:
     """A matrix (m, n), its singular values `flattened` by `share`; float64.
 
-    The matrix times a function of its smaller Gram matrix: the other side's vectors are not needed.
+    The matrix times a function of its smaller Gram matrix: vectors of one side are enough.
     """
     wide = matrix.shape[0] < matrix.shape[1]
     tall = (matrix.mT if wide else matrix).double()

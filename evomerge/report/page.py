@@ -9,40 +9,15 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from evomerge.files.writer import atomic_text
-from evomerge.report import plots, remarks
+from evomerge.report import plots, remarks, style
 
 if TYPE_CHECKING:
     from evomerge.run import Point, Run
 
 NAME = "report.html"
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif;
-  color: #222; background: white; max-width: 1100px; margin: 2rem auto; padding: 0 1.5rem; }
-h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
-p { max-width: 50rem; margin: .4rem 0; } .small { color: #555; font-size: .88rem; }
-.claim { font-size: 1.1rem; border-left: 4px solid #d55e00; padding: .2rem 0 .2rem 1rem;
-  margin: 1.2rem 0; max-width: 56rem; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums;
-  margin: .6rem 0; }
-th, td { text-align: right; padding: .22rem .8rem; border-bottom: 1px solid #e6e6e6; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-thead th { border-bottom: 2px solid #767676; vertical-align: bottom; }
-tr.kind th { text-align: left; font-size: .8rem; color: #555; padding-top: .9rem; }
-tr.chosen td { background: #fdf0e8; font-weight: 600; }
-td small { color: #555; font-weight: 400; white-space: nowrap; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem;
-  font-size: .92rem; }
-dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
-pre { background: #f5f5f5; padding: .7rem 1rem; overflow-x: auto; font-size: .88rem; }
-.wide { overflow-x: auto; } .plot { break-inside: avoid; }
-@media print { body { max-width: none; margin: 0; font-size: 11pt; } h2 { break-after: avoid; }
-  .modebar, .updatemenu-container { display: none; } }
-"""
 
 _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -104,14 +79,14 @@ def write(run: Run) -> Path:
 
     name = run.recipe["name"]
     page = _PAGE.substitute(
-        title=_safe(f"{name}: front of merged models"), style=_STYLE, plotly=get_plotlyjs(),
+        title=_safe(f"{name}: front of merged models"), style=style.CSS, plotly=get_plotlyjs(),
         description=_safe(run.recipe["description"]), claim=_claim(run), notes=_notes(run),
         reading=_READING, front_table=_front_table(run), against=_against(run),
         chosen=_safe(run.chosen.label), summary=_summary(run), commands=_commands(run),
-        front_plot=_figure(plots.front(run), "front"),
-        genome_plot=_figure(plots.genome(run), "genome"),
-        optimism_plot=_figure(plots.optimism(run), "optimism"),
-        progress_plot=_figure(plots.progress(run), "progress"), version=__version__,
+        front_plot=style.embedded(plots.front(run), "front"),
+        genome_plot=style.embedded(plots.genome(run), "genome"),
+        optimism_plot=style.embedded(plots.optimism(run), "optimism"),
+        progress_plot=style.embedded(plots.progress(run), "progress"), version=__version__,
     )  # fmt: skip
     path = run.folder / NAME
     atomic_text(path, page)
@@ -120,15 +95,6 @@ def write(run: Run) -> Path:
 
 def _safe(text: object) -> str:
     return html.escape(str(text))
-
-
-def _figure(figure: go.Figure, name: str) -> str:
-    # to_html writes its JSON with <, > and / escaped: labels can not end the script
-    body = figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=f"plot-{name}",
-        config={"displayModeBar": False, "displaylogo": False, "responsive": True},
-    )  # fmt: skip
-    return f'<div class="plot">{body}</div>'
 
 
 def _claim(run: Run) -> str:

@@ -17,6 +17,31 @@ INK, GREY, GRID = "#222222", "#767676", "#e6e6e6"
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#aa4499"
 
 
+CSS = """
+body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif;
+  color: #222; background: white; max-width: 1100px; margin: 2rem auto; padding: 0 1.5rem; }
+h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
+p { max-width: 50rem; margin: .4rem 0; } .small { color: #555; font-size: .88rem; }
+.claim { font-size: 1.1rem; border-left: 4px solid #d55e00; padding: .2rem 0 .2rem 1rem;
+  margin: 1.2rem 0; max-width: 56rem; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums;
+  margin: .6rem 0; }
+th, td { text-align: right; padding: .22rem .8rem; border-bottom: 1px solid #e6e6e6; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+thead th { border-bottom: 2px solid #767676; vertical-align: bottom; }
+tr.kind th { text-align: left; font-size: .8rem; color: #555; padding-top: .9rem; }
+tr.chosen td { background: #fdf0e8; font-weight: 600; }
+td small { color: #555; font-weight: 400; white-space: nowrap; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem;
+  font-size: .92rem; }
+dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
+pre { background: #f5f5f5; padding: .7rem 1rem; overflow-x: auto; font-size: .88rem; }
+.wide { overflow-x: auto; } .plot { break-inside: avoid; }
+@media print { body { max-width: none; margin: 0; font-size: 11pt; } h2 { break-after: avoid; }
+  .modebar, .updatemenu-container { display: none; } }
+"""
+
+
 @dataclass(frozen=True)
 class Look:
     """Legend entry, colour, marker and its size of one kind of point."""
@@ -88,3 +113,13 @@ def span(values: Sequence[float], share: float = 0.06) -> list[float]:
     low, high = min(finite, default=0.0), max(finite, default=1.0)
     air = share * (high - low) or 0.05
     return [low - air, high + air]
+
+
+def embedded(figure: go.Figure, name: str) -> str:
+    """The figure as HTML for a page that holds plotly's script."""
+    # to_html writes its JSON with <, > and / escaped: labels can not end the script
+    body = figure.to_html(
+        full_html=False, include_plotlyjs=False, div_id=f"plot-{name}",
+        config={"displayModeBar": False, "displaylogo": False, "responsive": True},
+    )  # fmt: skip
+    return f'<div class="plot">{body}</div>'

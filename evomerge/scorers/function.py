@@ -16,6 +16,9 @@ from evomerge import errors, plugins
 from evomerge.files.bank import Bank
 from evomerge.files.items import SPLITS, Item
 
+NEEDS_TOKENIZER = False
+"""A model without words, such as one of images, can be scored."""
+
 
 @dataclass(frozen=True)
 class Batch:

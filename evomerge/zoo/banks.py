@@ -30,8 +30,12 @@ class Passage(NamedTuple):
 
     @property
     def split(self) -> str:
-        digest = hashlib.sha256((self.prompt + self.continuation).encode()).hexdigest()
-        return _SPLITS[int(digest[:8], 16) % 4]
+        return split_of(self.prompt + self.continuation)
+
+
+def split_of(text: str) -> str:
+    """A quarter to search, a quarter to validation, half to test, by the text's sha256."""
+    return _SPLITS[int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) % 4]
 
 
 def _legible(text: str, least: int) -> bool:
@@ -89,7 +93,8 @@ def _shuffled(passages: Iterable[Passage], domain: str) -> list[Passage]:
     return held
 
 
-def _item(content: dict[str, object], split: str) -> dict[str, object]:
+def item(content: dict[str, object], split: str) -> dict[str, object]:
+    """An item of a bank, its id from the content."""
     text = json.dumps(content, sort_keys=True)
     return {"id": hashlib.sha256(text.encode()).hexdigest()[:16], **content, "split": split}
 
@@ -101,7 +106,7 @@ def _choice_item(passage: Passage, chosen: list[Passage], split: str) -> dict[st
     choices = rng.sample(list(rivals), CHOICES - 1)
     answer = rng.randrange(CHOICES)
     choices.insert(answer, passage.continuation)
-    return _item({"prompt": passage.prompt, "choices": choices, "answer": answer}, split)
+    return item({"prompt": passage.prompt, "choices": choices, "answer": answer}, split)
 
 
 def choice_items(domain: str, sides: texts.Sides) -> Iterator[dict[str, object]]:
@@ -130,7 +135,7 @@ def exact_items() -> Iterator[dict[str, object]]:
         split = passage.split
         if quotas[split] < QUOTAS[split]:
             quotas[split] += 1
-            yield _item({"prompt": passage.prompt, "answer": passage.continuation}, split)
+            yield item({"prompt": passage.prompt, "answer": passage.continuation}, split)
 
 
 def write(folder: Path, sides: dict[str, texts.Sides]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,11 +24,15 @@ def shown(family: str, report: Report | None) -> Iterator[Report]:
 
 def _lines(family: str) -> Report:
     told: set[str] = set()
+    begun = time.monotonic()
 
-    def report(text: str, _: float) -> None:
-        if text not in told:
-            told.add(text)
-            print(f"zoo:{family}: {text}", file=sys.stderr, flush=True)
+    def report(text: str, fraction: float) -> None:
+        if text in told:
+            return
+        told.add(text)
+        minutes = (time.monotonic() - begun) * (1 / fraction - 1) / 60 if fraction else 0.0
+        left = f" (about {minutes:.0f} min left)" if minutes >= 1 else ""
+        print(f"zoo:{family}: {text}{left}", file=sys.stderr, flush=True)
 
     return report
 

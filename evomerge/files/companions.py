@@ -1,0 +1,104 @@
+"""The files of a model folder beside its weights: config, tokenizer, templates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomerge import errors
+from evomerge.files import plain
+from evomerge.files.folder import inside
+
+TOKENIZER = (
+    *("tokenizer*.json", "tokenizer.model*", "*.model", "vocab*", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.*"),
+    *("additional_chat_templates/*.jinja",),
+)
+OTHERS = ("*processor_config.json",)
+GENERATION = "generation_config.json"
+
+
+@dataclass(frozen=True)
+class Form:
+    """Where a model folder's small files come from, and how it differs from `base`.
+
+    `tokenizer` is the folder of the tokenizer, `tokenizer_files` those of its files that are new.
+    `rows` of embedding and head (None: as in the base); `untied`: the head is no longer tied.
+    """
+
+    base: Path
+    tokenizer: Path
+    tokenizer_files: Mapping[str, bytes] = field(default_factory=dict)
+    rows: int | None = None
+    untied: bool = False
+
+
+def companions(form: Form, dtype: torch.dtype) -> dict[str, bytes]:
+    """Name -> content; the config says what the form and the dtype are."""
+    config = plain.read_json(inside(form.base, "config.json", str(form.base)))
+    files = {"config.json": json_bytes(_adjusted(_with_dtype(config, dtype), form))}
+    files |= _copied(form.base, OTHERS)
+    told = [folder for folder in (form.tokenizer, form.base) if (folder / GENERATION).exists()]
+    files |= _copied(told[0], (GENERATION,)) if told else {}
+    return files | tokenizer_files(form)
+
+
+def tokenizer_files(form: Form) -> dict[str, bytes]:
+    """Name -> content of the tokenizer's files."""
+    return {**_copied(form.tokenizer, TOKENIZER), **form.tokenizer_files}
+
+
+def json_bytes(value: object) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _copied(source: Path, patterns: tuple[str, ...]) -> dict[str, bytes]:
+    files = {}
+    for path in sorted({path for pattern in patterns for path in source.glob(pattern)}):
+        if path.is_file():
+            name = path.relative_to(source).as_posix()
+            real = inside(source, name, str(source))
+            limit = plain.MAX_JSON_BYTES
+            files[name] = plain.read_bytes(real, limit, str(path), errors.InputError)
+    return files
+
+
+def _adjusted(config: dict[str, Any], form: Form) -> dict[str, Any]:
+    """The config with the form's vocabulary, head and numbers of special tokens."""
+    parts = [part for part in (config, config.get("text_config")) if isinstance(part, dict)]
+    if form.untied:
+        for part in parts:
+            part["tie_word_embeddings"] = False
+    if form.rows is not None:
+        for part in [part for part in parts if "vocab_size" in part] or parts[:1]:
+            part["vocab_size"] = form.rows
+    if form.tokenizer != form.base and (form.tokenizer / "config.json").exists():
+        theirs = plain.read_json(inside(form.tokenizer, "config.json", str(form.tokenizer)))
+        for key in [key for key in (*config, *theirs) if key.endswith("_token_id")]:
+            config[key] = theirs.get(key, config.get(key))
+    return config
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The config as transformers 5 writes it: `dtype`, not `torch_dtype`, also in parts."""
+    result = _renamed(config, str(dtype).removeprefix("torch."))
+    result["dtype"] = str(dtype).removeprefix("torch.")
+    result.pop("_name_or_path", None)  # a path of the machine where the source was made
+    return result
+
+
+def _renamed(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in ("dtype", "torch_dtype") and isinstance(value, str | dict):
+            result["dtype"] = dtype
+        elif key.endswith("_config") and key != "quantization_config" and isinstance(value, dict):
+            result[key] = _renamed(value, dtype)
+        elif key != "torch_dtype":
+            result[key] = value
+    return result

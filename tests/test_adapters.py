@@ -1,0 +1,229 @@
+"""LoRA adapters: what PEFT merges, in any extent; what is refused; and merges as adapters."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import evomerge
+from evomerge import api, errors
+from evomerge.files import adapter as adapters
+from evomerge.files.adapter import Adapted, Adapter
+from evomerge.files.checkpoint import Checkpoint
+from evomerge.inputs import Opened
+from evomerge.lowrank import save_adapter
+from evomerge.materialize import Merged, Workshop
+from tests import families
+
+GOLDEN = Path(__file__).with_name("peft.safetensors")
+CASES = ("plain", "rslora", "patterns", "words", "conv1d", "bias", "lora_bias")
+LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
+
+
+def recorded(case: str, part: str) -> dict[str, torch.Tensor]:
+    """What PEFT had (`base`, `adapter`) and made of it (`merged`); see record_peft.py."""
+    start = f"{case}/{part}/"
+    with safe_open(GOLDEN, "pt") as file:
+        names = [name for name in file.keys() if name.startswith(start)]  # noqa: SIM118
+        return {name.removeprefix(start): file.get_tensor(name) for name in names}
+
+
+def save(place: Path, tensors, config) -> Path:
+    place.mkdir(parents=True, exist_ok=True)
+    (place / adapters.CONFIG).write_text(json.dumps(config))
+    save_file(tensors, place / adapters.WEIGHTS)
+    return place
+
+
+def model(place: Path, tensors, **config) -> Path:
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "config.json").write_text(json.dumps({"tie_word_embeddings": False, **config}))
+    save_file(tensors, place / "model.safetensors")
+    return place
+
+
+@pytest.fixture
+def case(request, tmp_path):
+    """A recorded base and adapter as they are read here, and what PEFT merged."""
+    with safe_open(GOLDEN, "pt") as file:
+        config = json.loads(file.metadata()[request.param])
+    tied = ["conv1d", "bias", "lora_bias"]
+    base = recorded(request.param, "base")
+    base = model(tmp_path / "base", base, tie_word_embeddings=request.param in tied)
+    place = save(tmp_path / "adapter", recorded(request.param, "adapter"), config)
+    return Adapted(Checkpoint.open(base), Adapter.open(place)), recorded(request.param, "merged")
+
+
+@pytest.mark.parametrize("case", CASES, indirect=True)
+def test_it_is_what_peft_merges(case):
+    adapted, merged = case
+    assert set(adapted.tensors) == set(merged)
+    changed = [n for n in merged if not torch.equal(adapted.base.read(n), merged[n])]
+    assert {*adapted.updates()} <= {*changed}
+    for name, tensor in merged.items():
+        assert adapted.tensors[name].shape == tensor.shape
+        torch.testing.assert_close(adapted.read(name), tensor, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("case", ["patterns", "words", "conv1d"], indirect=True)
+@pytest.mark.parametrize("size", [1, 7, 31, 10**6])
+def test_any_extent_has_the_same_bits(case, size, monkeypatch):
+    monkeypatch.setattr(adapters, "BLOCK", 40)  # several blocks in these small matrices
+    adapted, _ = case
+    for name, info in adapted.tensors.items():
+        whole = adapted.read(name).view(-1)
+        starts = range(0, info.numel, size)
+        parts = [adapted.read_flat(name, i, min(i + size, info.numel)) for i in starts]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def pair(**factors):
+    start = "base_model.model.m.w.lora_"
+    return {f"{start}{part}.weight": tensor for part, tensor in factors.items()}
+
+
+GOOD = pair(A=torch.ones(2, 5), B=torch.ones(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "says"),
+    [
+        (GOOD, {"peft_type": "IA3"}, "peft_type is 'IA3', expected 'LORA'"),
+        (GOOD, {"use_dora": True}, "use_dora is True"),
+        (GOOD, {"init_lora_weights": "pissa_niter_4"}, "which changed the base"),
+        (GOOD, {"r": 0}, "r: expected a number above 0"),
+        (GOOD, {"lora_alpha": None}, "lora_alpha: expected a number above 0, got None"),
+        (GOOD, {"r": 3}, "rank mismatch: A is (2, 5), B is (3, 2), adapter_config.json says r"),
+        (pair(A=torch.ones(2, 5), B=torch.ones(3, 1)), {}, "rank mismatch"),
+        (pair(A=torch.ones(2, 4), B=torch.ones(3, 2)), {}, "adapter's is (3, 4), the base's (3,"),
+        (pair(A=torch.ones(2, 5)), {}, "has A of A and B"),
+        ({"m.w.lora_A.weight": torch.ones(2, 5)}, {}, "not PEFT's layout"),
+        ({"base_model.model.m.v.weight": torch.ones(2)}, {}, "Did you mean 'm.w.weight'?"),
+        (
+            {"base_model.model.m.w.lora_magnitude_vector": torch.ones(3)},
+            {},
+            "neither factor of LoRA",
+        ),
+    ],
+)
+def test_what_can_not_be_added_is_refused(tmp_path, tensors, config, says):
+    base = Checkpoint.open(model(tmp_path / "base", {"m.w.weight": torch.zeros(3, 5)}))
+    place = save(tmp_path / "adapter", tensors, {**LORA, **config})
+    with pytest.raises(errors.InputError) as caught:
+        Adapted(base, Adapter.open(place))
+    assert says in str(caught.value)
+
+
+def lora(folder: Path, seed: int, rank: int = 3) -> dict[str, torch.Tensor]:
+    """Random factors for the attention and MLP of the family's models."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, info in Checkpoint.open(folder).tensors.items():
+        if "proj" in name:
+            path = f"base_model.model.{name.removesuffix('.weight')}"
+            for part, shape in (("A", (rank, info.shape[1])), ("B", (info.shape[0], rank))):
+                draw = torch.randn(shape, generator=generator) * 0.2
+                found[f"{path}.lora_{part}.weight"] = draw
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(family, tmp_path_factory):
+    """The family's base with two adapters in place of its experts."""
+    folder = tmp_path_factory.mktemp("adapters")
+    config = {**LORA, "r": 3, "base_model_name_or_path": str(family / "base")}
+    for seed, name in enumerate(("left", "right")):
+        save(folder / name, lora(family / "base", seed), config)
+    return folder
+
+
+def whole(base: Path, adapter: Path, place: Path) -> Path:
+    """The merged copy that is not needed, to compare with."""
+    adapted = Adapted(Checkpoint.open(base), Adapter.open(adapter))
+    place.mkdir()
+    (place / "config.json").write_text((base / "config.json").read_text())
+    save_file(
+        {n: adapted.read(n).contiguous() for n in adapted.tensors}, place / "model.safetensors"
+    )
+    return place
+
+
+@pytest.mark.parametrize("operator", ["linear", "ties", "dare"])
+def test_operators_see_a_merged_copy(family, trained, tmp_path, operator):
+    names = ("left", "right")
+    copies = {n: whole(family / "base", trained / n, tmp_path / n) for n in names}
+    plans = [
+        api.plan_of(family / "base", experts, operator)
+        for experts in ({n: trained / n for n in names}, copies)
+    ]
+    lazy, copied = (Merged(plan, Workshop.of(plan)) for plan in plans)
+    for name in lazy.tensors:
+        assert torch.equal(lazy.read(name), copied.read(name))
+
+
+@pytest.fixture(scope="module")
+def searched(family, trained, tmp_path_factory):
+    experts = {name: str(trained / name) for name in ("left", "right")}
+    recipe = families.recipe(family, experts=experts, budget={"candidates": 6})
+    return evomerge.search(recipe, tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_a_search_over_adapters_is_exported_as_one(searched, family, tmp_path):
+    plan = searched.plan("expert left")
+    assert plan.base.on is not None and plan.base.on.path == str(family / "base")
+    folder = searched.save("expert left", tmp_path / "out", adapter=3)
+    fit = json.loads((folder / adapters.FIT).read_text())
+    assert fit["relative error"] < 1e-6  # it had rank 3
+    mine = Merged(plan, Workshop.of(plan))
+    back = Adapted(Checkpoint.open(family / "base"), Adapter.open(folder))
+    for name in back.tensors:
+        torch.testing.assert_close(back.read(name), mine.read(name), rtol=0, atol=1e-5)
+
+
+def test_the_best_point_loses_what_the_singular_values_say(searched, tmp_path):
+    plan = searched.plan("best")
+    folder = searched.save("best", tmp_path / "out", adapter=1)
+    base = Opened.of(plan)[plan.base.sha256]
+    merged = Merged(plan, Workshop.of(plan))
+    back = Adapted(base, Adapter.open(folder))
+    lost = total = 0.0
+    for name in merged.tensors:
+        change = merged.read(name) - base.read(name)
+        values = torch.linalg.svdvals(change) if change.dim() == 2 else change.new_zeros(1)
+        left = float((merged.read(name) - back.read(name)).norm())
+        assert left == pytest.approx(float(values[1:].norm()), abs=1e-4)
+        lost, total = lost + left**2, total + float(change.norm()) ** 2
+    fit = json.loads((folder / adapters.FIT).read_text())
+    assert fit["relative error"] == pytest.approx((lost / total) ** 0.5, abs=1e-4)
+    assert fit["relative error there"] >= fit["relative error"]
+
+
+def test_norms_biases_and_tied_words_are_saved_whole(family, tmp_path):
+    experts = {name: family / name for name in ("left", "right")}
+    plan = api.plan_of(family / "base", experts, "linear")
+    workshop = Workshop.of(plan)
+    folder = save_adapter(plan, workshop, tmp_path / "out", 64, card="", extra_json={})
+    kept = load_file(folder / adapters.WEIGHTS)
+    assert "base_model.model.model.norm.weight" in kept
+    back = Adapted(workshop.checkpoints[plan.base.sha256], Adapter.open(folder))
+    merged = Merged(plan, workshop)
+    assert back.tied and set(back.tensors) == set(merged.tensors)
+    for name in merged.tensors:
+        torch.testing.assert_close(back.read(name), merged.read(name), rtol=0, atol=1e-5)
+
+
+def test_an_adapter_of_another_base_is_refused(refused, family, trained, tmp_path):
+    refused("evaluate", trained / "left", "-b", family / "one.jsonl", code=3, says="without its")
+    recipe = families.recipe(
+        family, base=str(family / "left"), experts={"a": str(trained / "left")}
+    )
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe))
+    refused("plan", tmp_path / "r.yaml", code=3, says=["says that its base is", "sha256"])
+
+
+def test_the_command_prints_what_an_adapter_loses(run, searched, tmp_path):
+    code, out, _ = run("export", searched.folder, "-o", tmp_path / "a", "--adapter", "2")
+    assert code == 0 and "relative error" in out and "worst module: model.layers." in out

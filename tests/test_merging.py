@@ -1,0 +1,117 @@
+"""Merges without a search: dtype, files of bounded size, cards, and what is said meanwhile."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+import evomerge
+from evomerge import api, errors, progress, saving
+from evomerge.files.checkpoint import Checkpoint
+from evomerge.recipe import named
+from tests import families
+
+
+def tensors(folder):
+    opened = Checkpoint.open(folder)
+    return {name: opened.read(name) for name in opened.tensors}
+
+
+@pytest.mark.parametrize(
+    "text, count",
+    [("5GB", 5 * 10**9), ("500MB", 5 * 10**8), ("1.5 kb", 1500), ("2GiB", 2**31), ("7", 7),
+     ("3M", 3 * 10**6), ("1KiB", 1024), ("8b", 8)],
+)  # fmt: skip
+def test_sizes_are_read(text, count):
+    assert saving.size(text, "here") == count
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "0.1", "5 parsecs", "1e3", "5GBB"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(errors.RecipeError, match="here: expected a size such as 5GB"):
+        saving.size(text, "here")
+
+
+def test_experts_are_named_by_their_folders():
+    paths = ["a/final", "b/final", Path("c/final"), "x/base", "d/.hidden model", "a/final-2"]
+    assert named(paths) == {
+        "final": "a/final", "final-2": "b/final", "final-3": "c/final", "base-2": "x/base",
+        "hidden-model": "d/.hidden model", "final-2-2": "a/final-2",
+    }  # fmt: skip
+
+
+def test_dtype_and_shards_change_the_files_and_not_the_merge(family, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = families.recipe(family)
+    Path("recipe.json").write_text(json.dumps(recipe))
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    assert run("merge", "recipe.yaml", "--set", "weight=0.5", "-o", "whole")[0] == 0
+    options = ["--set", "weight=0.5", "--dtype", "bfloat16", "--shard-size", "4KB"]
+    code, out, err = run("merge", "recipe.yaml", *options, "-o", "parts")
+    assert (code, out.strip()) == (0, str(tmp_path / "parts"))
+    assert err.count("\n") == 1 and err.startswith("writing parts: 0.0 MB")
+    files = list(Path("parts").glob("model-*.safetensors"))
+    largest = max(tensor.nbytes for tensor in tensors("parts").values())
+    assert len(files) > 2
+    for file in files:
+        header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
+        assert file.stat().st_size - header <= max(4000, largest)
+    whole, parts = tensors("whole"), tensors("parts")
+    assert all(torch.equal(parts[name], whole[name].bfloat16()) for name in whole)
+    card = Path("parts/README.md").read_text()
+    plan = json.loads(Path("parts/plan.json").read_text())
+    assert plan["dtype"] == "bfloat16" and evomerge.Plan.parse(plan, "p").key in card
+    assert "--dtype bfloat16 --shard-size 4KB" in card and "- left\n- right" in card
+
+
+def test_a_plan_merges_like_the_call_that_made_it(family, run, tmp_path):
+    experts = [family / "left", family / "right"]
+    call = {"density": 0.4, "weight": [1, 0.5], "dtype": "float16"}
+    by_call = evomerge.merge(
+        family / "base", experts, "ties", out=tmp_path / "a", shard_size="5KB", **call
+    )
+    assert len(list(by_call.glob("*.safetensors"))) > 1
+    assert run("merge", by_call / "plan.json", "-o", tmp_path / "b")[0] == 0
+    model = evomerge.merge(family / "base", experts, "ties", **call).state_dict()
+    for name, tensor in tensors(tmp_path / "b").items():
+        assert tensor.dtype == torch.float16
+        assert torch.equal(tensor, tensors(by_call)[name]) and torch.equal(tensor, model[name])
+
+
+def test_another_dtype_is_another_plan(family):
+    plan = api.plan_of(family / "base", [family / "left"], "linear")
+    assert plan.dtype == "float32"
+    assert saving.in_dtype(plan, "float32").key == plan.key != saving.in_dtype(plan, "float16").key
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["--dtype", "float8"], "unknown dtype 'float8'. Did you mean 'float"),
+        (["--shard-size", "much"], "--shard-size: expected a size such as 5GB"),
+        (["--set", "weight"], "--set: expected gene=value, got 'weight'"),
+        (["--set", "weigth=1"], "Did you mean 'weight'"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_written(
+    family, refused, tmp_path, options, says
+):
+    (tmp_path / "recipe.yaml").write_text(json.dumps(families.recipe(family)))
+    refused("merge", tmp_path / "recipe.yaml", *options, "-o", tmp_path / "out", code=2, says=says)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_terminal_gets_a_bar_and_a_file_one_line():
+    for terminal in (True, False):
+        screen = io.StringIO()
+        console = Console(file=screen, force_terminal=terminal, width=100)
+        with progress.stream(console, "writing", "there") as told:
+            for done in (10_000_000, 20_000_000, 30_000_000):
+                told(done, 30_000_000)
+        if terminal:
+            assert "30.0/30.0 MB" in screen.getvalue()
+        else:
+            assert screen.getvalue() == "writing there: 30.0 MB\n"
