@@ -155,13 +155,19 @@ def confirm(
 def _ranked(
     answers: Answers, losses: Losses, shortlist: Mapping[str, Plan]
 ) -> tuple[list[str], str]:
-    """Labels that are nondominated on `validation`, and the label with the best mean there."""
-    means = {label: _means(answers, plan, "validation") for label, plan in shortlist.items()}
-    ranked = {label: scores for label, scores in means.items() if scores is not None}
+    """Labels that are nondominated on `validation`, and the label with the best mean there.
+
+    Both by what the search saw of each objective: a probability ranks with less noise than 0 or 1.
+    """
+    places = answers.places("validation")
+    ranked = {
+        label: losses.seen(answers, plan.key, places)
+        for label, plan in shortlist.items()
+        if answers.split(plan.key, "validation") is not None
+    }
     if not ranked:
         raise errors.Unconfirmed("no candidate of the shortlist could be scored on validation")
-    rows = np.array([losses.of_scores(scores) for scores in ranked.values()])
-    kept = pareto.nondominated(rows)
+    kept = pareto.nondominated(np.array([losses.of_scores(seen) for seen in ranked.values()]))
     front = [label for label, is_kept in zip(ranked, kept, strict=True) if is_kept]
     return front, max(ranked, key=lambda label: float(np.mean(ranked[label])))
 

@@ -60,6 +60,13 @@ class Losses:
             items += len(scores)
         return tuple(losses), tuple(spread), items
 
+    def seen(self, answers: Answers, key: str, places: Sequence[Place]) -> list[float]:
+        """Means (M,) of the signals that the search sees."""
+        return [
+            float(answers.column(key, objective, places, signal).mean())
+            for objective, signal in self.signals.items()
+        ]
+
     def of_scores(self, scores: Sequence[float]) -> tuple[float, ...]:
         """Losses of mean scores (M,) on the scale of the anchors."""
         return tuple(
