@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -52,7 +52,7 @@ class Workshop:
     tile: int = TILE
     kept: int = KEPT
     _stats: dict[tuple[str, ...], Tensors] = field(default_factory=dict)
-    _derived: dict[tuple[str | int, ...], Tensors] = field(default_factory=dict)
+    _derived: dict[tuple[object, ...], Tensors] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plan: Plan) -> Workshop:
@@ -151,8 +151,8 @@ class Merged:
         step = self.plan.groups.get(self.groups[name])
         if step is None or not self.experts or not self.tensors[name].dtype.is_floating_point:
             return None
-        module, genes = plugins.load("operator", step.operator), self._genes[self.groups[name]]
-        return Work(step.operator, module, genes, self.places[name])
+        module = plugins.load("operator", step.operator)
+        return Work(step.operator, module, self.genes(name), self.places[name])
 
     def inputs_of(self, work: Work) -> tuple[str, ...]:
         """What an operator's gene-free findings depend on."""
@@ -209,13 +209,11 @@ class Merged:
         if here:
             names = [each for each, there in zip(names, here[0], strict=True) if there]
             experts, genes = experts[here[0]], work.genes_of(here[0])
-        if name not in self._stats:
-            self._stats[name] = self.workshop.stats(self, work)
         derived = self.workshop.derived(self, work, (base, experts), start)
         merged: torch.Tensor = work.module.merge(
             base,
             experts,
-            stats={**self._stats[name], **derived},
+            stats={**self.stats(name), **derived},
             sums=self.sums(work),
             rng=Noise(self.plan.seed, name, names, start),
             place=work.place,
@@ -234,6 +232,17 @@ class Merged:
         part = (-1, shape[-1]) if scope == "row" else shape
         return base.view(part), experts.view(len(experts), *part)
 
+    def genes(self, name: str) -> dict[str, Any]:
+        """Gene values of tensor `name` as its operator receives them."""
+        return self._genes[self.groups[name]]
+
+    def stats(self, name: str) -> Tensors:
+        """What candidates share of tensor `name`'s operator; nothing where it has none."""
+        if name not in self._stats:
+            work = self.work(name)
+            self._stats[name] = self.workshop.stats(self, work) if work is not None else {}
+        return self._stats[name]
+
     def sums(self, work: Work) -> Tensors:
         """What the operator's `measure` finds for this plan, pooled like its statistics."""
         if not work.measures:
@@ -249,10 +258,12 @@ class Merged:
     def _measure(self, works: list[Work]) -> Tensors:
         found: Tensors = {}
         for work in works:
-            name, stats = work.place.name, self.workshop.stats(self, work)
+            name = work.place.name
             for start, stop in self.tiles(name):
                 inputs = self.shaped(name, work.scope, start, stop)
-                part = work.module.measure(*inputs, stats=stats, place=work.place, **work.genes)
+                part = work.module.measure(
+                    *inputs, stats=self.stats(name), place=work.place, **work.genes
+                )
                 _add(found, part)
         return found
 

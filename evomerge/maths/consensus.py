@@ -27,7 +27,7 @@ def variance(task_vectors: torch.Tensor) -> torch.Tensor:
 def total(task_vectors: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """sum_k w_k x_k (*S) of (K, *S) and (K,), added in the experts' order."""
     first, *others = weight.tolist()
-    summed = task_vectors[0] * first
+    summed: torch.Tensor = task_vectors[0] * first
     for row, one in zip(task_vectors[1:], others, strict=True):
         summed.add_(row, alpha=one)
     return summed

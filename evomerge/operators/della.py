@@ -83,4 +83,5 @@ def _chance(
     if "ranks" not in stats:
         return torch.full_like(task_vectors, density)
     half, n = _half(density, epsilon), task_vectors.shape[-1]
-    return stats["ranks"].float().mul_(2 * half / (n - 1)).add_(density - half)
+    ranks: torch.Tensor = stats["ranks"]
+    return ranks.float().mul_(2 * half / (n - 1)).add_(density - half)
