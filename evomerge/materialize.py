@@ -123,7 +123,9 @@ class Merged:
         self.experts = [workshop.source(item, plan.vocabulary) for item in plan.experts]
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
         self.groups = plan.places(self.tensors)
-        _check_groups(plan, set(self.groups.values()))
+        known = set(self.groups.values())
+        for group in plan.groups.keys() - known:
+            raise errors.RecipeError(errors.unknown("plan.groups", "group", group, known))
         self._genes = {
             group: arguments(step, plan, workshop.device) for group, step in plan.groups.items()
         }
@@ -296,9 +298,3 @@ class Merged:
             return self._group_keys[None]
         sums = {key: value.tolist() for key, value in self.sums(work).items()}
         return f"{self._group_keys[self.groups[name]]}{canonical(sums) if sums else ''}"
-
-
-def _check_groups(plan: Plan, known: set[str]) -> None:
-    for group in plan.groups:
-        if group not in known:
-            raise errors.RecipeError(errors.unknown("plan.groups", "group", group, known))

@@ -8,7 +8,6 @@ no pool of entries, however large, is ever held or sorted.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,9 +22,8 @@ _CELLS = (2048, 1024, 1024)
 
 State = Mapping[str, torch.Tensor]
 """`prefix` (K, J): leading bits, as known so far, of the k-th largest magnitude of each of J
-densities; `left` (K, J): its rank among the entries that share them; `passes`: how many; between
-passes `slots` (K, 2^bits), int32: where the next one counts the entries of each prefix, `width`
-(0-d) for those that none of the densities needs."""
+densities; `left` (K, J): its rank among the entries that share them; `passes`: how many. Between
+passes also, for each that is done, a table `slots0`, `slots1` of where to count: see `_slots`."""
 
 
 def count(magnitudes: torch.Tensor, state: State | None) -> torch.Tensor:
@@ -33,15 +31,15 @@ def count(magnitudes: torch.Tensor, state: State | None) -> torch.Tensor:
     done = 0 if state is None else int(state["passes"])
     width = 1 if state is None else int(state["width"])
     cells = _CELLS[done]
-    found = torch.empty(
-        (len(magnitudes), width, cells), dtype=torch.int64, device=magnitudes.device
-    )
+    shape = (len(magnitudes), width, cells)
+    found = torch.empty(shape, dtype=torch.int64, device=magnitudes.device)
     for i, bits in enumerate(magnitudes.contiguous().view(torch.int32)):
-        cell = (bits >> _LAST_BIT[done]).bitwise_and_(cells - 1)
-        if state is not None:
-            slot = state["slots"][i].index_select(0, bits >> _LAST_BIT[done - 1])
-            cell.add_(slot, alpha=cells)
-        counts = torch.bincount(cell, minlength=width * cells)
+        place = bits >> _LAST_BIT[0]
+        for level in range(done):
+            slot = state[f"slots{level}"][i].index_select(0, place) if state else place
+            digit = (bits >> _LAST_BIT[level + 1]).bitwise_and_(_CELLS[level + 1] - 1)
+            place = digit.add_(slot, alpha=_CELLS[level + 1])
+        counts = torch.bincount(place, minlength=width * cells)
         found[i].copy_(counts[: width * cells].view(width, cells))
     return found
 
@@ -66,20 +64,33 @@ def descend(
         cell, rest = _descend(row[slot], rank)
         prefixes.append(prefix * cells + cell)
         left.append(rest)
-    found = {"prefix": torch.stack(prefixes), "left": torch.stack(left)}
-    found["passes"] = state["passes"] + 1
-    return found | (_slots(found) if int(found["passes"]) < PASSES else {})
+    known = {"prefix": torch.stack(prefixes), "left": torch.stack(left)}
+    done = int(state["passes"])
+    known["passes"] = state["passes"] + 1
+    if done + 1 == PASSES:
+        return known
+    before = 0 if done == 0 else int(state["width"])
+    table, width = _slots(known["prefix"], before, cells)
+    known |= {name: value for name, value in state.items() if name.startswith("slots")}
+    return {**known, f"slots{done}": table, "width": state["passes"].new_tensor(width)}
 
 
-def _slots(state: State) -> dict[str, torch.Tensor]:
-    """Tables instead of searches: an entry costs the same, however many prefixes are wanted."""
-    wanted = [torch.unique(prefix) for prefix in state["prefix"]]
-    width = max(len(prefix) for prefix in wanted)
-    size = math.prod(_CELLS[: int(state["passes"])])
-    slots = state["prefix"].new_full((len(wanted), size), width, dtype=torch.int32)
-    for row, prefix in zip(slots, wanted, strict=True):
-        row[prefix] = torch.arange(len(prefix), dtype=torch.int32, device=row.device)
-    return {"slots": slots, "width": state["passes"].new_tensor(width)}
+def _slots(prefix: torch.Tensor, before: int, cells: int) -> tuple[torch.Tensor, int]:
+    """A table (K, (before + 1) * cells), int32, and the number of slots it leads to.
+
+    Each wanted prefix of (K, J) has a slot, the others together the one after. The table is asked
+    with the slot of the entry's shorter prefix, of which there are `before`, times `cells`, plus
+    the next bits: an entry costs the same however many are wanted.
+    """
+    wanted = [torch.unique(row) for row in prefix]
+    width = max(len(row) for row in wanted)
+    shape = (len(wanted), (before + 1) * cells)
+    table = torch.full(shape, width, dtype=torch.int32, device=prefix.device)
+    for row, long in zip(table, wanted, strict=True):
+        short = long // cells
+        place = torch.searchsorted(torch.unique(short), short) * cells + long % cells
+        row[place] = torch.arange(len(long), dtype=torch.int32, device=row.device)
+    return table, width
 
 
 def found(state: State) -> torch.Tensor:
