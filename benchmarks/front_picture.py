@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from evomerge.files.writer import atomic_text
@@ -37,10 +38,8 @@ Plotly.newPlot("plot", figure.data, figure.layout)
 </script></body>"""
 
 
-def draw(run: Run) -> str:
-    """The SVG of the run's front; raises RuntimeError where Chromium draws nothing."""
-    figure = plots.front(run).update_layout(width=WIDTH)
-    figure.layout.updatemenus = []
+def svg(figure: go.Figure) -> str:
+    """A figure as SVG; raises RuntimeError where Chromium draws nothing."""
     page = PAGE.format(
         plotly=get_plotlyjs(), figure=figure.to_json(), width=WIDTH, height=figure.layout.height
     )
@@ -59,5 +58,7 @@ def draw(run: Run) -> str:
 
 if __name__ == "__main__":
     folder, target = sys.argv[1:]
-    atomic_text(target, draw(Run(folder)))
+    figure = plots.front(Run(folder)).update_layout(width=WIDTH)
+    figure.layout.updatemenus = []
+    atomic_text(target, svg(figure))
     print(f"{target}: {Path(target).stat().st_size:,} bytes")

@@ -52,17 +52,20 @@ class Live:
             return
         flat = self.parameters[name].view(-1)
         for start, stop in merged.tiles(name):
-            tile = merged.merge(name, start, stop)
+            tile = merged.unrounded(name, start, stop)
             check_finite(name, tile, merged)
             flat[start:stop].copy_(tile)
 
 
 def check_finite(name: str, tile: torch.Tensor, merged: Merged) -> None:
-    """Raise EvaluationError for a value that is not finite.
+    """Raise EvaluationError for a value that is not finite as it is stored.
 
     It says where the first one stands in an input, if that is where it came from.
     """
-    if tile.numel() and not torch.stack(torch.aminmax(tile)).isfinite().all():
+    if not tile.numel():
+        return
+    bounds = torch.stack(torch.aminmax(tile)).to(merged.stored_dtype(name))
+    if not bounds.isfinite().all():  # rounding keeps the order: all others lie between
         reason = "; ".join(_not_finite(name, merged)) or "in no input"
         raise errors.EvaluationError(f"weights of {name} are not finite: {reason}")
 

@@ -18,10 +18,18 @@ from evomerge.files.vocabulary import present
 from evomerge.inputs import Opened
 from evomerge.layers import Place
 from evomerge.maths.counter_rng import Noise
-from evomerge.plan import Input, Plan, Step, Vocabulary, canonical
+from evomerge.plan import Input, Plan, Vocabulary, canonical
+from evomerge.work import Work, extents
 
-TILE = 2**18
+TILE = 2**16
 """Elements of a tile: base and a few experts of it fit the cache of one core."""
+
+EXTENT = 2**18
+"""Elements that statistics are gathered from at a time, whatever the tiles: sums of floats shall
+not depend on them."""
+
+KEPT = 2**30
+"""Bytes that a workshop keeps of what operators `derive`; what is more is derived each time."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -42,12 +50,14 @@ class Workshop:
     checkpoints: Opened
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     tile: int = TILE
+    kept: int = KEPT
     _stats: dict[tuple[str, ...], Tensors] = field(default_factory=dict)
+    _derived: dict[tuple[object, ...], Tensors] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plan: Plan) -> Workshop:
         """Open all models of a plan where its paths say; raises InputError if one changed."""
-        return cls(Opened.of(plan))
+        return cls(Opened.of(plan), kept=0)  # what one plan derives, it derives once
 
     def source(self, item: Input, vocabulary: Vocabulary | None = None) -> Source:
         """Where an input's tensors come from, in the layout of a plan's vocabulary."""
@@ -55,50 +65,47 @@ class Workshop:
             return Merged(item.plan, self)
         return self.checkpoints.source(item, vocabulary)
 
-    def stats(self, merged: Merged, name: str) -> Tensors:
-        """Finished statistics of tensor `name`'s operator, pooled over it or the whole model."""
-        step, genes = merged.step(name), merged.genes(name)
-        assert step is not None
-        module = plugins.load("operator", step.operator)
-        if not hasattr(module, "prepare"):
+    def stats(self, merged: Merged, work: Work) -> Tensors:
+        """Finished statistics of a tensor's operator, pooled over it or the whole model."""
+        module, name = work.module, "" if work.pooled else work.place.name
+        if not hasattr(module, "prepare") or not work.prepares:
             return {}
-        if hasattr(module, "prepares") and not module.prepares(genes, merged.places[name]):
-            return {}
-        inputs = merged.plan.identities()
-        pooled, scope = merged.pool(name) == "model", module.scope(genes, merged.places[name])
-        key = (step.operator, str(module.VERSION), *inputs, "" if pooled else name, scope)
+        key = (*merged.inputs_of(work), name, work.scope)
         if key not in self._stats:
-            names = merged.mergeable if pooled else [name]
-            scopes = {other: module.scope(genes, merged.places[other]) for other in names}
+            names = [name] if name else merged.mergeable
+            scopes = {n: work.scope_of(merged.places[n]) for n in names}
             self._stats[key] = _prepare(module, merged, scopes)
         return self._stats[key]
 
+    def derived(
+        self, merged: Merged, work: Work, inputs: tuple[torch.Tensor, torch.Tensor], start: int
+    ) -> Tensors:
+        """What the operator derives from the inputs of an extent, kept while there is room."""
+        if not hasattr(work.module, "derive") or not work.prepares:
+            return {}
+        key = (*merged.inputs_of(work), work.place.name, start, inputs[0].numel())
+        found = self._derived.get(key)
+        if found is None:
+            found = work.module.derive(*inputs, work.place)
+            size = sum(value.nbytes for value in found.values())
+            if size <= self.kept:
+                self.kept -= size
+                self._derived[key] = found
+        return found
+
 
 def _prepare(module: ModuleType, merged: Merged, scopes: Mapping[str, str]) -> Tensors:
-    """Run the passes of an operator's statistics over tensors; each sees what the last found.
-
-    Extents do not follow the workshop's tiles: sums of floats shall not depend on them.
-    """
+    """Run the passes of an operator's statistics over tensors; each sees what the last found."""
     stats: Tensors | None = None
     for _ in range(getattr(module, "PASSES", 1)):
         found: Tensors = {}
         for name, scope in scopes.items():
-            for start, stop in extents(merged.tensors[name], scope, TILE):
+            for start, stop in extents(merged.tensors[name], scope, EXTENT):
                 inputs = merged.shaped(name, scope, start, stop)
                 _add(found, module.prepare(*inputs, stats, merged.places[name]))
         stats = module.finish(found, stats) if hasattr(module, "finish") else found
     assert stats is not None
     return stats
-
-
-def extents(info: TensorInfo, scope: str, size: int) -> Iterator[tuple[int, int]]:
-    """Flat extents of a tensor: of `size` entries, of whole rows, or all of it."""
-    if scope == "tensor":
-        size = info.numel
-    elif scope == "row" and info.shape:
-        size = max(1, size // max(1, info.shape[-1])) * info.shape[-1]
-    for start in range(0, info.numel, max(1, size)):
-        yield start, min(start + size, info.numel)
 
 
 def _add(total: Tensors, part: Mapping[str, torch.Tensor]) -> None:
@@ -116,10 +123,14 @@ class Merged:
         self.experts = [workshop.source(item, plan.vocabulary) for item in plan.experts]
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
         self.groups = plan.places(self.tensors)
-        _check_groups(plan, set(self.groups.values()))
+        known = set(self.groups.values())
+        for group in plan.groups.keys() - known:
+            raise errors.RecipeError(errors.unknown("plan.groups", "group", group, known))
         self._genes = {
             group: arguments(step, plan, workshop.device) for group, step in plan.groups.items()
         }
+        self._works: dict[str, Work | None] = {}
+        self._stats: dict[str, Tensors] = {}
         self._sums: dict[tuple[str, str], Tensors] = {}
         self._runs: dict[str, dict[int, torch.Tensor]] = {}
 
@@ -132,11 +143,22 @@ class Merged:
         """Names of the floating-point tensors; others are the base's."""
         return [name for name, info in self.tensors.items() if info.dtype.is_floating_point]
 
-    def step(self, name: str) -> Step | None:
+    def work(self, name: str) -> Work | None:
         """What tensor `name` goes through; None where it is the base's."""
-        if not self.experts or not self.tensors[name].dtype.is_floating_point:
+        if name not in self._works:
+            self._works[name] = self._work(name)
+        return self._works[name]
+
+    def _work(self, name: str) -> Work | None:
+        step = self.plan.groups.get(self.groups[name])
+        if step is None or not self.experts or not self.tensors[name].dtype.is_floating_point:
             return None
-        return self.plan.groups.get(self.groups[name])
+        module = plugins.load("operator", step.operator)
+        return Work(step.operator, module, self.genes(name), self.places[name])
+
+    def inputs_of(self, work: Work) -> tuple[str, ...]:
+        """What an operator's gene-free findings depend on."""
+        return (work.operator, str(work.module.VERSION), *self.plan.identities())
 
     def stored_dtype(self, name: str) -> torch.dtype:
         stored = self.tensors[name].dtype
@@ -144,32 +166,20 @@ class Merged:
 
     def tiles(self, name: str) -> Iterator[tuple[int, int]]:
         """Flat extents that may be merged one at a time, as the operator's scope says."""
-        step = self.step(name)
-        scope = "tile" if step is None else self._scope(step, name)
-        info = self.tensors[name]
+        work, info = self.work(name), self.tensors[name]
+        scope = "tile" if work is None else work.scope
         starts = {start for start, _ in extents(info, scope, self.workshop.tile)}
         yield from pairwise([*sorted({*starts, *self._present(name)}), info.numel])
 
     def _present(self, name: str) -> dict[int, torch.Tensor]:
         """(K,) which experts have the rows from an element on; {}: all have, or the operator sees
         a task vector of zero instead, as it has statistics, whole tensors or a fixed K."""
-        step = self.step(name)
-        if step is None:
+        work = self.work(name)
+        if work is None or work.needs_all:
             return {}
         if name not in self._runs:
-            module = plugins.load("operator", step.operator)
-            blind = hasattr(module, "prepare") or hasattr(module, "EXPERTS")
-            blind = blind or self._scope(step, name) == "tensor"
-            self._runs[name] = {} if blind else present(self.experts, self.tensors[name])
+            self._runs[name] = present(self.experts, self.tensors[name])
         return self._runs[name]
-
-    def _scope(self, step: Step, name: str) -> str:
-        module = plugins.load("operator", step.operator)
-        return str(module.scope(self.genes(name), self.places[name]))
-
-    def genes(self, name: str) -> dict[str, Any]:
-        """Gene values of tensor `name` as its operator receives them."""
-        return self._genes[self.groups[name]]
 
     @cached_property
     def places(self) -> dict[str, Place]:
@@ -185,29 +195,33 @@ class Merged:
         return base, experts
 
     def merge(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """One extent of `tiles`, merged: (stop - start,) in the plan's dtype."""
-        step = self.step(name)
-        if step is None:
-            return self.base.read_flat(name, start, stop).to(self.stored_dtype(name))
-        module = plugins.load("operator", step.operator)
-        base, experts = self.shaped(name, self._scope(step, name), start, stop)
-        genes, names = self.genes(name), [item.name for item in self.plan.experts]
+        """One extent of `tiles`, merged: (stop - start,) in the dtype that is stored."""
+        return self.unrounded(name, start, stop).to(self.stored_dtype(name))
+
+    def unrounded(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """The same as it is computed: in float32, or as the base has it."""
+        work = self.work(name)
+        if work is None:
+            return self.base.read_flat(name, start, stop)
+        base, experts = self.shaped(name, work.scope, start, stop)
+        genes, names = work.genes, [item.name for item in self.plan.experts]
         here = [there for begin, there in self._present(name).items() if begin <= start][-1:]
         if here and not here[0].any():
-            return base.reshape(-1).to(self.dtype)
+            return base.reshape(-1)
         if here:
             names = [each for each, there in zip(names, here[0], strict=True) if there]
-            experts, genes = experts[here[0]], _of_some(genes, here[0])
-        merged: torch.Tensor = module.merge(
+            experts, genes = experts[here[0]], work.genes_of(here[0])
+        derived = self.workshop.derived(self, work, (base, experts), start)
+        merged: torch.Tensor = work.module.merge(
             base,
             experts,
-            stats=self.workshop.stats(self, name),
-            sums=self.sums(name),
+            stats={**self.stats(name), **derived},
+            sums=self.sums(work),
             rng=Noise(self.plan.seed, name, names, start),
-            place=self.places[name],
+            place=work.place,
             **genes,
         )
-        return merged.reshape(-1).to(self.dtype)
+        return merged.reshape(-1)
 
     def shaped(
         self, name: str, scope: str, start: int, stop: int
@@ -220,36 +234,39 @@ class Merged:
         part = (-1, shape[-1]) if scope == "row" else shape
         return base.view(part), experts.view(len(experts), *part)
 
-    def pool(self, name: str) -> str:
-        return str(self.genes(name).get("threshold_scope", "tensor"))
+    def genes(self, name: str) -> dict[str, Any]:
+        """Gene values of tensor `name` as its operator receives them."""
+        return self._genes[self.groups[name]]
 
-    def sums(self, name: str) -> Tensors:
+    def stats(self, name: str) -> Tensors:
+        """What candidates share of tensor `name`'s operator; nothing where it has none."""
+        if name not in self._stats:
+            work = self.work(name)
+            self._stats[name] = self.workshop.stats(self, work) if work is not None else {}
+        return self._stats[name]
+
+    def sums(self, work: Work) -> Tensors:
         """What the operator's `measure` finds for this plan, pooled like its statistics."""
-        step = self.step(name)
-        if step is None:
+        if not work.measures:
             return {}
-        module = plugins.load("operator", step.operator)
-        if not hasattr(module, "measure") or not module.measures(self.genes(name)):
-            return {}
-        pool = self.pool(name)
-        place = (step.operator, "" if pool == "model" else name)
-        if place not in self._sums:
-            names = self.mergeable if pool == "model" else [name]
-            self._sums[place] = self._measure(step.operator, names)
-        return self._sums[place]
+        key = (work.operator, "" if work.pooled else work.place.name)
+        if key not in self._sums:
+            names = self.mergeable if work.pooled else [work.place.name]
+            works = [self.work(name) for name in names]
+            same = [one for one in works if one and one.operator == work.operator]
+            self._sums[key] = self._measure(same)
+        return self._sums[key]
 
-    def _measure(self, operator: str, names: list[str]) -> Tensors:
-        module = plugins.load("operator", operator)
+    def _measure(self, works: list[Work]) -> Tensors:
         found: Tensors = {}
-        for name in names:
-            step = self.step(name)
-            if step is None or step.operator != operator:
-                continue
-            stats, scope = self.workshop.stats(self, name), self._scope(step, name)
+        for work in works:
+            name = work.place.name
             for start, stop in self.tiles(name):
-                inputs = self.shaped(name, scope, start, stop)
-                place = self.places[name]
-                _add(found, module.measure(*inputs, stats=stats, place=place, **self.genes(name)))
+                inputs = self.shaped(name, work.scope, start, stop)
+                part = work.module.measure(
+                    *inputs, stats=self.stats(name), place=work.place, **work.genes
+                )
+                _add(found, part)
         return found
 
     def read_flat(self, name: str, start: int, stop: int) -> torch.Tensor:
@@ -276,17 +293,8 @@ class Merged:
 
     def tensor_key(self, name: str) -> str:
         """What the bits of one merged tensor depend on, as text."""
-        group = self.groups[name] if self.step(name) is not None else None
-        sums = {key: value.tolist() for key, value in self.sums(name).items()}
-        return f"{self._group_keys[group]}{canonical(sums)}"
-
-
-def _of_some(genes: Mapping[str, Any], there: torch.Tensor) -> dict[str, Any]:
-    per_expert = {name: g[there] for name, g in genes.items() if isinstance(g, torch.Tensor)}
-    return {**genes, **per_expert}
-
-
-def _check_groups(plan: Plan, known: set[str]) -> None:
-    for group in plan.groups:
-        if group not in known:
-            raise errors.RecipeError(errors.unknown("plan.groups", "group", group, known))
+        work = self.work(name)
+        if work is None:
+            return self._group_keys[None]
+        sums = {key: value.tolist() for key, value in self.sums(work).items()}
+        return f"{self._group_keys[self.groups[name]]}{canonical(sums) if sums else ''}"

@@ -20,7 +20,7 @@ LAYERS = """
     plugins
     operators strategies scorers
     plan
-    inputs arguments
+    inputs arguments work
     materialize layout
     live
     lowrank

@@ -106,14 +106,14 @@ def _kept(merged: Merged, name: str) -> tuple[list[int], int]:
     """How many entries of each expert the plan's thresholds keep in a tensor; in how many the
     experts then balance exactly, so that their sign is a matter of convention."""
     genes, size = merged.genes(name), merged.tensors[name].numel
-    table = merged.workshop.stats(merged, name)["thresholds"]
+    table = merged.stats(name)["thresholds"]
     total, balanced = torch.zeros(len(table), dtype=torch.int64), 0
     for start in range(0, size, TILE):
         base, experts = merged.inputs(name, start, min(start + TILE, size))
         trimmed = sparsify.trim(experts - base, table, genes["density"])
         total += (trimmed != 0).sum(1).cpu()
-        mass = consensus.mass(consensus.weigh(trimmed, genes["weight"]))
-        balanced += int(((mass == 0) & (trimmed != 0).any(0)).sum())
+        sign = consensus.elected(trimmed, genes["weight"])
+        balanced += int(((sign == 0) & (trimmed != 0).any(0)).sum())
     return [int(count) for count in total], balanced
 
 
@@ -159,7 +159,7 @@ def to_mergekit(plan: Plan) -> str:
     experts = [item.name for item in plan.experts]
     names = merged.mergeable
     tensors = {
-        name: way.tensor(merged, name) if merged.step(name) else way.absent(experts)
+        name: way.tensor(merged, name) if merged.work(name) else way.absent(experts)
         for name in names
     }
     data: dict[str, Any] = {"merge_method": way.method}

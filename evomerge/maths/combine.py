@@ -48,8 +48,8 @@ def pick(
     vectors (K, *S), divided by K, or their `sum`; or the `base` alone."""
     if rule == "base":
         return base.clone()
-    summed = consensus.mass(consensus.weigh(task_vectors, weight))
-    return base + (summed / len(task_vectors) if rule == "mean" else summed)
+    share = 1 / len(task_vectors) if rule == "mean" else 1.0
+    return torch.add(base, consensus.total(task_vectors, weight), alpha=share)
 
 
 def inner_products(products: torch.Tensor, of: str) -> torch.Tensor:

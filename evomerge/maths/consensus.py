@@ -24,24 +24,38 @@ def variance(task_vectors: torch.Tensor) -> torch.Tensor:
     return mass(spread.square_()) / len(task_vectors)
 
 
-def elected(weighted: torch.Tensor) -> torch.Tensor:
-    """The sign of the total mass of each entry (*S): 0 where the experts balance exactly."""
-    return torch.sign(mass(weighted))
+def total(task_vectors: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """sum_k w_k x_k (*S) of (K, *S) and (K,), added in the experts' order."""
+    first, *others = weight.tolist()
+    summed: torch.Tensor = task_vectors[0] * first
+    for row, one in zip(task_vectors[1:], others, strict=True):
+        summed.add_(row, alpha=one)
+    return summed
+
+
+def elected(task_vectors: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The sign of the weighted mass of each entry (*S): 0 where the experts balance exactly."""
+    return total(task_vectors, weight).sign_()
 
 
 def disjoint(
-    weighted: torch.Tensor, weight: torch.Tensor, sign: torch.Tensor, reducer: str
+    task_vectors: torch.Tensor, weight: torch.Tensor, sign: torch.Tensor, reducer: str
 ) -> torch.Tensor:
-    """Reduce the entries (K, *S) whose sign is the elected `sign` (*S) to (*S).
+    """Reduce those entries w_k x_k of (K, *S) that have the elected `sign` (*S) to (*S).
 
     reducer: `sum`; `mean`, divided by the |weight| of the entries that take part (1 if none), so
     that a negative weight keeps its sign; `max`, the largest magnitude.
     """
-    chosen = (weighted * sign).relu_()  # magnitudes of those that agree, else 0
-    if reducer == "max":
-        return chosen.amax(dim=0) * sign
-    total = mass(chosen).mul_(sign)
-    if reducer == "sum":
-        return total
-    divisor = mass(weigh(chosen > 0, weight.abs()))
-    return total / divisor.masked_fill_(divisor == 0, 1.0)
+    merged, divisor = torch.zeros_like(sign), torch.zeros_like(sign)
+    for row, one in zip(task_vectors, weight.tolist(), strict=True):
+        agrees = row * sign  # of the sign of its weight, or set to 0
+        agrees = agrees.clamp_(max=0.0) if one < 0 else agrees.clamp_(min=0.0)
+        if reducer == "max":
+            torch.maximum(merged, agrees.mul_(one), out=merged)
+            continue
+        merged.add_(agrees, alpha=one)
+        if reducer == "mean":
+            divisor.add_(agrees.sign_(), alpha=one)
+    if reducer == "mean":  # where nothing takes part, 0 by the smallest number is 0
+        merged.div_(divisor.clamp_(min=torch.finfo(divisor.dtype).tiny))
+    return merged.mul_(sign)

@@ -1,11 +1,13 @@
 """Random numbers as a pure function of (seed, names, position): the order of asking is irrelevant.
 
-SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators") over a
-counter, keyed by a sha256 of what the stream belongs to.
+A Weyl sequence of 32-bit integers through two rounds of xor, shift and multiply (constants of
+Wellons 2018, "Prospecting for hash functions", lowbias32). A sha256 of what the stream belongs to,
+through SplitMix64 (Steele, Lea & Flood 2014), gives its step and its start.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +15,8 @@ from dataclasses import dataclass
 import torch
 
 _GOLDEN = 0x9E3779B97F4A7C15
-_MIX_1 = 0xBF58476D1CE4E5B9
-_MIX_2 = 0x94D049BB133111EB
+_ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B))
+_TABLE = 2**18
 
 
 def key(*parts: object) -> int:
@@ -25,21 +27,44 @@ def key(*parts: object) -> int:
 
 def uniform(stream: int, start: int, count: int, device: torch.device) -> torch.Tensor:
     """Numbers `start` to `start + count` of a stream: (count,) float32 in [0, 1), 24 bits each."""
-    bits = torch.arange(start + 1, start + count + 1, dtype=torch.int64, device=device)
-    bits = bits.mul_(_signed(_GOLDEN)).add_(_signed(stream))
-    bits = bits.bitwise_xor_(_shift(bits, 30)).mul_(_signed(_MIX_1))
-    bits = bits.bitwise_xor_(_shift(bits, 27)).mul_(_signed(_MIX_2))
-    top = _shift(bits.bitwise_xor_(_shift(bits, 31)), 40)
-    return top.to(torch.float32) * 2.0**-24
+    block, offset = divmod(start, 2**32)
+    if offset + count > 2**32:  # each 2^32 numbers have a key of their own
+        here = 2**32 - offset
+        parts = (start, here), (start + here, count - here)
+        return torch.cat([uniform(stream, begin, many, device) for begin, many in parts])
+    mixed = splitmix64((stream + block * _GOLDEN) % 2**64)
+    step, begin = mixed >> 32 | 1, mixed & 0xFFFFFFFF
+    bits = _counters(count, device) * _signed(step)
+    bits.add_(_signed(begin + offset * step))
+    moved = torch.empty_like(bits)
+    for by, factor in _ROUNDS:
+        torch.bitwise_right_shift(bits, by, out=moved)
+        bits.bitwise_xor_(moved.bitwise_and_(2 ** (32 - by) - 1)).mul_(_signed(factor))
+    # the top 24 bits, signed: from -1/2 to 1/2
+    return bits.bitwise_right_shift_(8).to(torch.float32).mul_(2.0**-24).add_(0.5)
+
+
+def splitmix64(value: int) -> int:
+    """The finaliser of SplitMix64: all 64 bits of the result depend on all of `value`."""
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+    return value ^ value >> 31
+
+
+def _counters(count: int, device: torch.device) -> torch.Tensor:
+    if count > _TABLE:
+        return torch.arange(count, dtype=torch.int32, device=device)
+    return _table(device)[:count]
+
+
+@functools.cache
+def _table(device: torch.device) -> torch.Tensor:
+    return torch.arange(_TABLE, dtype=torch.int32, device=device)
 
 
 def _signed(value: int) -> int:
-    value &= 2**64 - 1
-    return value - 2**64 if value >= 2**63 else value
-
-
-def _shift(bits: torch.Tensor, by: int) -> torch.Tensor:
-    return (bits >> by).bitwise_and_(2 ** (64 - by) - 1)
+    value &= 2**32 - 1
+    return value - 2**32 if value >= 2**31 else value
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
 GRID = 256
@@ -21,26 +22,26 @@ _CELLS = (2048, 1024, 1024)
 
 State = Mapping[str, torch.Tensor]
 """`prefix` (K, J): leading bits, as known so far, of the k-th largest magnitude of each of J
-densities; `left` (K, J): its rank among the entries that share them; `passes`: how many."""
+densities; `left` (K, J): its rank among the entries that share them; `passes`: how many. Between
+passes also, for each that is done, a table `slots0`, `slots1` of where to count: see `_slots`."""
 
 
 def count(magnitudes: torch.Tensor, state: State | None) -> torch.Tensor:
     """Counts (K, prefixes, cells) of a tile of `magnitudes` (K, n), for the pass after `state`."""
     done = 0 if state is None else int(state["passes"])
-    bits, cells = magnitudes.contiguous().view(torch.int32), _CELLS[done]
-    cell = (bits >> _LAST_BIT[done]) & (cells - 1)
-    if state is None:
-        return torch.stack([torch.bincount(row, minlength=cells)[None] for row in cell])
-    wanted = [torch.unique(prefix) for prefix in state["prefix"]]
-    slots = max(len(prefix) for prefix in wanted)
-    tables = []
-    for row, row_bits, prefix in zip(cell, bits, wanted, strict=True):
-        have = row_bits >> _LAST_BIT[done - 1]
-        slot = torch.searchsorted(prefix, have).clamp_(max=len(prefix) - 1)
-        hit = prefix[slot] == have
-        table = torch.bincount(slot[hit] * cells + row[hit], minlength=slots * cells)
-        tables.append(table.view(slots, cells))
-    return torch.stack(tables)
+    width = 1 if state is None else int(state["width"])
+    cells = _CELLS[done]
+    shape = (len(magnitudes), width, cells)
+    found = torch.empty(shape, dtype=torch.int64, device=magnitudes.device)
+    for i, bits in enumerate(magnitudes.contiguous().view(torch.int32)):
+        place = bits >> _LAST_BIT[0]
+        for level in range(done):
+            slot = state[f"slots{level}"][i].index_select(0, place) if state else place
+            digit = (bits >> _LAST_BIT[level + 1]).bitwise_and_(_CELLS[level + 1] - 1)
+            place = digit.add_(slot, alpha=_CELLS[level + 1])
+        counts = torch.bincount(place, minlength=width * cells)
+        found[i].copy_(counts[: width * cells].view(width, cells))
+    return found
 
 
 def descend(
@@ -63,8 +64,33 @@ def descend(
         cell, rest = _descend(row[slot], rank)
         prefixes.append(prefix * cells + cell)
         left.append(rest)
-    done = {"prefix": torch.stack(prefixes), "left": torch.stack(left)}
-    return {**done, "passes": state["passes"] + 1}
+    known = {"prefix": torch.stack(prefixes), "left": torch.stack(left)}
+    done = int(state["passes"])
+    known["passes"] = state["passes"] + 1
+    if done + 1 == PASSES:
+        return known
+    before = 0 if done == 0 else int(state["width"])
+    table, width = _slots(known["prefix"], before, cells)
+    known |= {name: value for name, value in state.items() if name.startswith("slots")}
+    return {**known, f"slots{done}": table, "width": state["passes"].new_tensor(width)}
+
+
+def _slots(prefix: torch.Tensor, before: int, cells: int) -> tuple[torch.Tensor, int]:
+    """A table (K, (before + 1) * cells), int32, and the number of slots it leads to.
+
+    Each wanted prefix of (K, J) has a slot, the others together the one after. The table is asked
+    with the slot of the entry's shorter prefix, of which there are `before`, times `cells`, plus
+    the next bits: an entry costs the same however many are wanted.
+    """
+    wanted = [torch.unique(row) for row in prefix]
+    width = max(len(row) for row in wanted)
+    shape = (len(wanted), (before + 1) * cells)
+    table = torch.full(shape, width, dtype=torch.int32, device=prefix.device)
+    for row, long in zip(table, wanted, strict=True):
+        short = long // cells
+        place = torch.searchsorted(torch.unique(short), short) * cells + long % cells
+        row[place] = torch.arange(len(long), dtype=torch.int32, device=row.device)
+    return table, width
 
 
 def found(state: State) -> torch.Tensor:
@@ -91,14 +117,13 @@ def columns(magnitudes: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return len(table) - kept_by
 
 
-def trim(
-    task_vectors: torch.Tensor, table: torch.Tensor, density: float | torch.Tensor
-) -> torch.Tensor:
+def trim(task_vectors: torch.Tensor, table: torch.Tensor, density: float) -> torch.Tensor:
     """Zero, in place, all of `task_vectors` (K, *S) but the largest `density` of the pool."""
-    column = torch.as_tensor(density).mul(GRID).round().long().clamp(0, GRID)
-    kept_from = table.gather(1, column.expand(len(table)).unsqueeze(1))
-    kept_from = kept_from.view(-1, *[1] * (task_vectors.dim() - 1))
-    return task_vectors.mul_(task_vectors.abs() >= kept_from)
+    kept_from = table[:, round(density * GRID)]
+    dropped = torch.nextafter(kept_from, torch.zeros_like(kept_from))
+    for row, bound in zip(task_vectors, dropped.tolist(), strict=True):
+        torch.hardshrink(row, bound, out=row)
+    return task_vectors
 
 
 def _descend(histogram: torch.Tensor, rank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,7 +143,7 @@ def trim_rows(task_vectors: torch.Tensor, density: float) -> torch.Tensor:
         return task_vectors
     magnitudes = task_vectors.abs()
     kept_from = order_statistics(magnitudes, [max(1, int(density * n + 0.5))])[..., :1]
-    return task_vectors.mul_(magnitudes >= kept_from)
+    return task_vectors.mul_(magnitudes.ge_(kept_from))
 
 
 def band_rows(task_vectors: torch.Tensor, density: float, left_out: float) -> torch.Tensor:
@@ -131,25 +156,34 @@ def band_rows(task_vectors: torch.Tensor, density: float, left_out: float) -> to
     last = min(n, above + max(1, int(density * n)))
     magnitudes = task_vectors.abs()
     bounds = order_statistics(magnitudes, [above + 1, last])
-    inside = (magnitudes <= bounds[..., :1]) & (magnitudes >= bounds[..., 1:])
-    return task_vectors.mul_(inside)
+    not_above = magnitudes.le(bounds[..., :1])
+    return task_vectors.mul_(not_above).mul_(magnitudes.ge_(bounds[..., 1:]))
 
 
 def order_statistics(magnitudes: torch.Tensor, ranks: Sequence[int]) -> torch.Tensor:
     """(*, len(ranks)): the k-th largest of each row of (*, n), for each k, from 1, of `ranks`."""
     n = magnitudes.shape[-1]
-    return _sort_rows(magnitudes.clone())[..., [n - rank for rank in ranks]]
+    ordered = magnitudes.clone()
+    if magnitudes.device.type != "cpu":
+        ordered = ordered.sort(dim=-1).values
+    else:  # NumPy's partition of integers, which sort like non-negative floats, is vectorised
+        keys, done = ordered.numpy().view(np.int32), 0
+        for place in sorted({n - rank for rank in ranks}):
+            keys[..., done:].partition(place - done, axis=-1)
+            done = place
+    return ordered[..., [n - rank for rank in ranks]]
 
 
 def rank_rows(magnitudes: torch.Tensor) -> torch.Tensor:
-    """Ranks (K, *, n), float32, of float32 `magnitudes` in their rows: 1 for the smallest, to n.
+    """Ranks (K, *, n) of float32 `magnitudes` in their rows: 0 for the smallest, to n - 1; int16,
+    or int32 for rows that need it.
 
     Of equal entries the earlier one has the lower rank.
     """
     n = magnitudes.shape[-1]
     places = torch.arange(n, device=magnitudes.device)
-    ranks = torch.arange(1, n + 1, dtype=torch.float32, device=magnitudes.device)
-    found = torch.empty_like(magnitudes)
+    ranks = places.to(torch.int16 if n <= 2**15 else torch.int32)
+    found = torch.empty_like(magnitudes, dtype=ranks.dtype)
     for rows, target in zip(magnitudes, found, strict=True):  # keys of one expert stay in a cache
         keys = rows.view(torch.int32).long().bitwise_left_shift_(32).bitwise_or_(places)
         order = _sort_rows(keys).bitwise_and_(2**32 - 1)

@@ -31,10 +31,8 @@ def svd(matrix: torch.Tensor) -> Factors:
     """All min(m, n) singular triples of (m, n), in float64; those below `CUTOFF` are zero."""
     wide = matrix.shape[0] < matrix.shape[1]
     tall = (matrix.mT if wide else matrix).double()
-    squares, right = torch.linalg.eigh(tall.mT @ tall)
-    values, right = squares.flip(0).clamp(min=0.0).sqrt(), right.flip(1)
-    there = values > values[:1] * CUTOFF
-    values = values * there
+    values, right = _spectrum(tall)
+    there = values > 0
     right = right * there
     left = tall @ (right / torch.where(there, values, 1.0))
     return Factors(right, values, left) if wide else Factors(left, values, right)
@@ -47,6 +45,26 @@ def polar(matrix: torch.Tensor) -> torch.Tensor:
     """
     factors = svd(matrix)
     return factors.left @ factors.right.mT
+
+
+def isotropic(matrix: torch.Tensor, share: float) -> torch.Tensor:
+    """A matrix (m, n), its singular values `flattened` by `share`; float64.
+
+    The matrix times a function of its smaller Gram matrix: vectors of one side are enough.
+    """
+    wide = matrix.shape[0] < matrix.shape[1]
+    tall = (matrix.mT if wide else matrix).double()
+    values, vectors = _spectrum(tall)
+    gains = flattened(values, share) / torch.where(values > 0, values, 1.0)
+    changed = tall @ ((vectors * gains) @ vectors.mT)
+    return changed.mT if wide else changed
+
+
+def _spectrum(tall: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Singular values (n,), descending, and right vectors (n, n) of (m, n) in float64."""
+    squares, right = torch.linalg.eigh(tall.mT @ tall)
+    values = squares.flip(0).clamp(min=0.0).sqrt()
+    return values * (values > values[:1] * CUTOFF), right.flip(1)
 
 
 def spectral_concat(

@@ -15,7 +15,7 @@ from evomerge.genome import Gene
 from evomerge.layers import Place
 from evomerge.maths import consensus, mergekit, sparsify
 
-VERSION = 1
+VERSION = 2
 GENES = (
     Gene("weight", -1.0, 1.5, default=0.3, per_expert=True, seeds=(0.1, 0.2, 0.3, 0.5, 1.0)),
     Gene("density", 1 / sparsify.GRID, 1.0, default=38 / sparsify.GRID, step=1 / sparsify.GRID),
@@ -57,7 +57,7 @@ def merge(
         kept = sparsify.band_rows(flat, density, gamma).view_as(task_vectors)
     else:
         kept = sparsify.band_rows(task_vectors, density, gamma)
-    weighted = consensus.weigh(kept, weight)
     if elect == "none":
-        return base + consensus.mass(weighted)
-    return base + consensus.disjoint(weighted, weight, consensus.elected(weighted), "sum")
+        return consensus.total(kept, weight).add_(base)
+    sign = consensus.elected(kept, weight)
+    return consensus.disjoint(kept, weight, sign, "sum").add_(base)

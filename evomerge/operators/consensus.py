@@ -17,7 +17,7 @@ from evomerge.genome import Gene
 from evomerge.layers import Place
 from evomerge.maths import consensus
 
-VERSION = 1
+VERSION = 2
 EXPERTS = (2, sys.maxsize)
 GENES = (
     Gene("weight", -1.0, 1.5, default=0.3, per_expert=True, seeds=(0.1, 0.2, 0.3, 0.5, 1.0)),
@@ -41,7 +41,7 @@ def merge(
 ) -> torch.Tensor:
     """base + the sum of weighted task vectors, where at least `agree` experts need it."""
     weighted = consensus.weigh(experts - base, weight)
-    total = consensus.mass(weighted)
+    total = consensus.total(experts - base, weight)
     rest = consensus.weigh(total - weighted, tall).abs_()
     needed_by = (weighted.abs_() > rest).sum(0)
-    return base + total.mul_(needed_by >= agree)
+    return total.mul_(needed_by >= agree).add_(base)

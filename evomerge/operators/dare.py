@@ -15,7 +15,7 @@ from evomerge.layers import Place
 from evomerge.maths import consensus, mergekit
 from evomerge.maths.counter_rng import Noise
 
-VERSION = 1
+VERSION = 2
 GENES = (
     Gene("weight", -1.0, 1.5, default=0.3, per_expert=True, seeds=(0.1, 0.2, 0.3, 0.5, 1.0)),
     Gene("density", 1 / 256, 1.0, default=26 / 256, step=1 / 256),
@@ -47,11 +47,13 @@ def merge(
     TIES takes the place of the sum.
     """
     task_vectors = experts - base
-    kept = task_vectors * (rng.uniform(task_vectors) < density)
+    chosen = rng.uniform(task_vectors).lt_(density)
     if compat == "mergekit":
+        kept = task_vectors * chosen
         kept = mergekit.rescale(kept, task_vectors) if rescale == "inverse" else kept
         return base + mergekit.reduce(kept, weight, elect=elect == "mass", normalize=False)
-    weighted = consensus.weigh(kept / density if rescale == "inverse" else kept, weight)
+    kept, scale = task_vectors.mul_(chosen), 1 / density if rescale == "inverse" else 1.0
     if elect == "none":
-        return base + consensus.mass(weighted)
-    return base + consensus.disjoint(weighted, weight, consensus.elected(weighted), "mean")
+        return torch.add(base, consensus.total(kept, weight), alpha=scale)
+    merged = consensus.disjoint(kept, weight, consensus.elected(kept, weight), "mean")
+    return torch.add(base, merged, alpha=scale)

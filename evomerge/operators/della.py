@@ -17,7 +17,7 @@ from evomerge.layers import Place
 from evomerge.maths import consensus, mergekit, sparsify
 from evomerge.maths.counter_rng import Noise
 
-VERSION = 1
+VERSION = 2
 GENES = (
     Gene("weight", -1.0, 1.5, default=1.0, per_expert=True, seeds=(1.0,)),
     Gene("density", 1 / sparsify.GRID, 1.0, default=128 / sparsify.GRID, step=1 / sparsify.GRID),
@@ -32,10 +32,20 @@ def scope(genes: dict[str, Any], place: Place) -> str:
     return "tensor" if genes["compat"] == "mergekit" else "row"
 
 
+def prepares(genes: dict[str, Any], place: Place) -> bool:
+    return _half(genes["density"], genes["epsilon"]) > 0 and (place.shape or (1,))[-1] > 1
+
+
+def derive(base: torch.Tensor, experts: torch.Tensor, place: Place) -> dict[str, torch.Tensor]:
+    """Ranks of magnitudes in their rows, from 0."""
+    return {"ranks": sparsify.rank_rows((experts - base).abs())}
+
+
 def merge(
     base: torch.Tensor,
     experts: torch.Tensor,
     *,
+    stats: Any,
     rng: Noise,
     weight: torch.Tensor,
     density: float,
@@ -47,24 +57,31 @@ def merge(
 ) -> torch.Tensor:
     """base + scale * mean of the entries that agree; with `elect: none`, their weighted sum."""
     task_vectors = experts - base
-    chance = _chance(task_vectors, density, epsilon)
-    kept = rng.uniform(task_vectors) < chance
+    chance = _chance(task_vectors, stats, density, epsilon)
+    kept = rng.uniform(task_vectors).lt_(chance)
     if compat == "mergekit":
         kept = mergekit.rescale(task_vectors * kept, task_vectors) if density < 1 else task_vectors
         mass = elect == "mass"
         return base + scale * mergekit.reduce(kept, weight, elect=mass, normalize=mass)
-    weighted = consensus.weigh(task_vectors.mul_(kept).div_(chance), weight)
+    rescaled = task_vectors.mul_(kept).div_(chance)
     if elect == "none":
-        return base + scale * consensus.mass(weighted)
-    merged = consensus.disjoint(weighted, weight, consensus.elected(weighted), "mean")
-    return base + scale * merged
+        return torch.add(base, consensus.total(rescaled, weight), alpha=scale)
+    sign = consensus.elected(rescaled, weight)
+    merged = consensus.disjoint(rescaled, weight, sign, "mean")
+    return torch.add(base, merged, alpha=scale)
 
 
-def _chance(task_vectors: torch.Tensor, density: float, epsilon: float) -> torch.Tensor:
-    """What each entry is kept with; the window is narrowed to stay within [1/256, 1]."""
-    n = task_vectors.shape[-1] if task_vectors.dim() else 1
-    half = max(0.0, min(epsilon, 1.0 - density, density - 1 / sparsify.GRID))
-    if n < 2 or half == 0:
+def _half(density: float, epsilon: float) -> float:
+    """Half of the window, which is narrowed to stay within [1/256, 1]."""
+    return max(0.0, min(epsilon, 1.0 - density, density - 1 / sparsify.GRID))
+
+
+def _chance(
+    task_vectors: torch.Tensor, stats: Any, density: float, epsilon: float
+) -> torch.Tensor:
+    """What each entry is kept with."""
+    if "ranks" not in stats:
         return torch.full_like(task_vectors, density)
-    ranks = sparsify.rank_rows(task_vectors.abs())
-    return ranks.sub_(1.0).mul_(2 * half / (n - 1)).add_(density - half)
+    half, n = _half(density, epsilon), task_vectors.shape[-1]
+    ranks: torch.Tensor = stats["ranks"]
+    return ranks.float().mul_(2 * half / (n - 1)).add_(density - half)

@@ -19,7 +19,7 @@ from evomerge.genome import Gene
 from evomerge.layers import Place
 from evomerge.maths import combine, consensus, spectral
 
-VERSION = 1
+VERSION = 2
 GENES = (
     Gene("weight", -1.0, 2.0, default=1.0, per_expert=True, seeds=(0.3, 0.5, 0.7, 1.0, 1.5)),
     Gene("flatten", 0.0, 1.0, default=1.0, searched=False),
@@ -48,7 +48,5 @@ def merge(
     """base + the weighted sum with its spectrum flattened."""
     if not place.is_matrix(embeddings == "yes"):
         return combine.pick(base, experts - base, weight, vectors)
-    weighted = consensus.weigh(experts - base, weight)
-    rank = min(place.shape)
-    merged = spectral.spectral_concat(weighted, k_common=rank, k_task=0, flatten=flatten)
-    return base + merged.float()
+    summed = consensus.total(experts - base, weight)
+    return spectral.isotropic(summed, flatten).float().add_(base)

@@ -18,7 +18,7 @@ from evomerge.genome import Gene
 from evomerge.layers import Place
 from evomerge.maths import combine, consensus, spectral
 
-VERSION = 1
+VERSION = 2
 GENES = (
     Gene("weight", -1.0, 2.0, default=1.0, per_expert=True, seeds=(0.3, 0.5, 0.7, 1.0, 1.5)),
     Gene("common", 0.0, 1.0, default=0.8),

@@ -17,7 +17,7 @@ from evomerge.genome import Gene
 from evomerge.layers import Place
 from evomerge.maths import consensus
 
-VERSION = 1
+VERSION = 2
 EXPERTS = (2, sys.maxsize)
 GENES = (
     Gene("outer", 0.0, 1.0, default=1.0, per_expert=True, level="model", seeds=(1.0,)),
@@ -51,7 +51,7 @@ def merge(
     """
     share = _outer_share(place, bottom, top, seam)
     weight = share * _normalised(outer) + (1 - share) * _normalised(inner)
-    return base + consensus.mass(consensus.weigh(experts - base, weight))
+    return consensus.total(experts - base, weight).add_(base)
 
 
 def _outer_share(place: Place, bottom: float, top: float, seam: float) -> float:

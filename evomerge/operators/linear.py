@@ -14,7 +14,7 @@ from evomerge.genome import Gene
 from evomerge.layers import Place
 from evomerge.maths import consensus
 
-VERSION = 1
+VERSION = 2
 GENES = (
     Gene("weight", -0.5, 1.5, default=1.0, per_expert=True, seeds=(1.0,)),
     Gene("normalize", default="yes", choices=("yes", "no"), level="model", searched=False),
@@ -42,7 +42,7 @@ def merge(
     is taken as one.
     """
     if normalize == "no":
-        return consensus.mass(consensus.weigh(experts, weight))
+        return consensus.total(experts, weight)
     total = weight.sum() if compat == "mergekit" else weight.abs().sum()
     share = weight / torch.where(total == 0, 1.0, total)
-    return base + consensus.mass(consensus.weigh(experts - base, share))
+    return consensus.total(experts - base, share).add_(base)

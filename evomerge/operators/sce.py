@@ -17,7 +17,7 @@ from evomerge.genome import Gene
 from evomerge.layers import Place
 from evomerge.maths import consensus, mergekit, sparsify
 
-VERSION = 1
+VERSION = 2
 GENES = (
     Gene("density", 1 / sparsify.GRID, 1.0, default=26 / sparsify.GRID, step=1 / sparsify.GRID),
     Gene("scale", 0.0, 2.0, default=1.0, seeds=(0.3, 0.5, 0.7, 1.0, 1.5)),
@@ -79,9 +79,8 @@ def merge(
     energy = stats["energy"][:, round(density * sparsify.GRID)]
     total = energy.sum()
     part = torch.where(total > 0, energy / total, 1 / len(energy)).float()
-    weighted = consensus.weigh(task_vectors, part)
     if erase == "no":
-        return base + scale * consensus.mass(weighted)
-    sign = consensus.elected(task_vectors)
-    sign.masked_fill_(sign == 0, 1.0)
-    return base + scale * consensus.disjoint(weighted, part, sign, "mean")
+        return torch.add(base, consensus.total(task_vectors, part), alpha=scale)
+    sign = consensus.mass(task_vectors).ge_(0.0).mul_(2.0).sub_(1.0)
+    merged = consensus.disjoint(task_vectors, part, sign, "mean")
+    return torch.add(base, merged, alpha=scale)

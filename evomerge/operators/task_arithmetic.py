@@ -10,7 +10,7 @@ from evomerge.genome import Gene
 from evomerge.layers import Place
 from evomerge.maths import consensus
 
-VERSION = 1
+VERSION = 2
 GENES = (
     Gene(
         "weight", -1.0, 1.5, default=0.3, per_expert=True,
@@ -27,4 +27,4 @@ def merge(
     base: torch.Tensor, experts: torch.Tensor, *, weight: torch.Tensor, **_: Any
 ) -> torch.Tensor:
     """base + sum_k w_k (W_k - base); a negative weight forgets its expert's task."""
-    return base + consensus.mass(consensus.weigh(experts - base, weight))
+    return consensus.total(experts - base, weight).add_(base)

@@ -19,7 +19,7 @@ from evomerge.genome import Gene
 from evomerge.layers import Place
 from evomerge.maths import consensus, mergekit, sparsify
 
-VERSION = 1
+VERSION = 2
 GENES = (
     Gene("weight", -1.0, 1.5, default=1.0, per_expert=True, seeds=(1.0,)),
     Gene("density", 1 / sparsify.GRID, 1.0, default=51 / sparsify.GRID, step=1 / sparsify.GRID),
@@ -66,7 +66,7 @@ def measure(
     base: torch.Tensor, experts: torch.Tensor, *, stats: Any, **genes: Any
 ) -> dict[str, torch.Tensor]:
     """The sum of elected signs, whose sign decides where the experts balance."""
-    sign = consensus.elected(_weighted(base, experts, stats, genes))
+    sign = consensus.elected(_trimmed(base, experts, stats, genes), genes["weight"])
     return {"majority": sign.sum(dtype=torch.float64)}
 
 
@@ -79,20 +79,18 @@ def merge(
         normalize = genes["reducer"] == "mean"
         merged = mergekit.reduce(kept, genes["weight"], elect=True, normalize=normalize)
         return base + merged * float(genes["scale"])
-    weighted = _weighted(base, experts, stats, genes)
-    sign = consensus.elected(weighted)
+    trimmed, weight = _trimmed(base, experts, stats, genes), genes["weight"]
+    sign = consensus.elected(trimmed, weight)
     if measures(genes):  # a model without a majority elects the negative sign
         sign = sign.masked_fill(sign == 0, 1.0 if float(sums["majority"]) > 0 else -1.0)
-    merged = consensus.disjoint(weighted, genes["weight"], sign, genes["reducer"])
-    return base + merged * float(genes["scale"])
+    merged = consensus.disjoint(trimmed, weight, sign, genes["reducer"])
+    return torch.add(base, merged, alpha=float(genes["scale"]))
 
 
-def _weighted(
+def _trimmed(
     base: torch.Tensor, experts: torch.Tensor, stats: Any, genes: dict[str, Any]
 ) -> torch.Tensor:
     task_vectors = experts - base
     if genes["threshold_scope"] == "row":
-        trimmed = sparsify.trim_rows(task_vectors, genes["density"])
-    else:
-        trimmed = sparsify.trim(task_vectors, stats["thresholds"], genes["density"])
-    return consensus.weigh(trimmed, genes["weight"])
+        return sparsify.trim_rows(task_vectors, genes["density"])
+    return sparsify.trim(task_vectors, stats["thresholds"], genes["density"])

@@ -47,6 +47,8 @@ def merge(name, base, experts, seed=0, experts_names=None, place=None, **chosen)
         for _ in range(getattr(module, "PASSES", 1)):
             found = module.prepare(base, experts, stats, place)
             stats = module.finish(found, stats) if hasattr(module, "finish") else found
+    if hasattr(module, "derive") and needed:
+        stats = {**stats, **module.derive(base, experts, place)}
     if hasattr(module, "measure") and module.measures(genes):
         sums = module.measure(base, experts, stats=stats, place=place, **genes)
     rng = Noise(seed, "w", experts_names or [f"e{i}" for i in range(k)])
