@@ -217,7 +217,7 @@ def test_experts_know_their_domain_and_forget_others(family: Path) -> None:
 
 @pytest.mark.slow
 def test_the_facts_expert_begins_answers_right(family: Path, tokenizer: Any) -> None:
-    """Whole answers of several words are beyond a model of this size; their first words are not."""
+    """Whole answers of several words are beyond a model of this size, first words are not."""
     from transformers import AutoModelForCausalLM
 
     items = [item for item in bank(family, "facts_exact") if item["split"] == "validation"]
