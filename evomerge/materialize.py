@@ -21,8 +21,9 @@ from evomerge.maths.counter_rng import Noise
 from evomerge.plan import Input, Plan, Vocabulary, canonical
 from evomerge.work import Work, extents
 
-TILE = 2**16
-"""Elements of a tile: base and a few experts of it fit the cache of one core."""
+TILE = 2**17
+"""Elements of a tile: base and a few experts of it stay in caches; of smaller ones, calls cost more
+than numbers."""
 
 EXTENT = 2**18
 """Elements that statistics are gathered from at a time, whatever the tiles: sums of floats shall
