@@ -22,8 +22,7 @@ from evomerge.plan import Input, Plan, Vocabulary, canonical
 from evomerge.work import Work, extents
 
 TILE = 2**17
-"""Elements of a tile: base and a few experts of it stay in caches; of smaller ones, calls cost more
-than numbers."""
+"""Elements of a tile: few enough for a cache, enough to outweigh the calls."""
 
 EXTENT = 2**18
 """Elements that statistics are gathered from at a time, whatever the tiles: sums of floats shall
@@ -105,8 +104,7 @@ def _prepare(module: ModuleType, merged: Merged, scopes: Mapping[str, str]) -> T
                 inputs = merged.shaped(name, scope, start, stop)
                 _add(found, module.prepare(*inputs, stats, merged.places[name]))
         stats = module.finish(found, stats) if hasattr(module, "finish") else found
-    assert stats is not None
-    return stats
+    return stats or {}
 
 
 def _add(total: Tensors, part: Mapping[str, torch.Tensor]) -> None:
