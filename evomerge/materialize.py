@@ -24,7 +24,7 @@ from evomerge.work import Work, extents
 TILE = 2**17
 """Elements of a tile: few enough for a cache, enough to outweigh the calls."""
 
-EXTENT = 2**18
+EXTENT = 2**20
 """Elements that statistics are gathered from at a time, whatever the tiles: sums of floats shall
 not depend on them."""
 

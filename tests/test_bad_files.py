@@ -200,7 +200,7 @@ GENE = ("groups", "1", "genes", "weight")
         (["dtype"], "x", 2, "dtype: expected 'float32'"),
         (["layers", "blocks"], 9, 2, "expected 1 to 2 (the model's layers)"),
         (["groups", "1", "operator"], "tise", 2, "unknown operator 'tise'. Did you mean 'ties'?"),
-        (["groups", "1", "version"], 9, 2, "has version 1 here, the plan was made with 9"),
+        (["groups", "1", "version"], 9, 2, "has version 2 here, the plan was made with 9"),
         (["groups", "9"], {"operator": "ties", "version": 1}, 2, "unknown group '9'"),
         ([*GENE], "x", 2, "task_arithmetic.weight: expected a number, got 'x'"),
         ([*GENE], [1, 2], 2, "'weight': expected a value, or a mapping of experts to values"),

@@ -156,7 +156,7 @@ def band_rows(task_vectors: torch.Tensor, density: float, left_out: float) -> to
     last = min(n, above + max(1, int(density * n)))
     magnitudes = task_vectors.abs()
     bounds = order_statistics(magnitudes, [above + 1, last])
-    not_above = magnitudes.le(bounds[..., :1])
+    not_above = torch.le(magnitudes, bounds[..., :1], out=torch.empty_like(magnitudes))
     return task_vectors.mul_(not_above).mul_(magnitudes.ge_(bounds[..., 1:]))
 
 
