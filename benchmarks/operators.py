@@ -1,6 +1,6 @@
 """Every operator of the folder: what it is checked against, what it scores, what a build costs.
 
-    python benchmarks/operators.py [FOLDER] [--family zoo:tiny] [--candidates 64] [--blocks 1]
+    python benchmarks/operators.py [FOLDER] [--family zoo:tiny] [--candidates 48] [--blocks 1]
 
 For each operator a search of its own (CMA-ES on the mean of the skills; NSGA-II where the space
 has choices), all with the same budget, questions and seed, in FOLDER/NAME. Test scores at the
@@ -40,8 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/operators"))
     parser.add_argument("--family", default="zoo:tiny")
-    parser.add_argument("--candidates", type=int, default=64)
-    parser.add_argument("--items", type=int, default=100, help="questions a bank in the search")
+    parser.add_argument("--candidates", type=int, default=48)
+    parser.add_argument("--items", type=int, default=75, help="questions a bank in the search")
     parser.add_argument("--blocks", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=plugins.known("operator"))
     parser.add_argument("--smoke", action="store_true")
