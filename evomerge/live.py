@@ -52,7 +52,7 @@ class Live:
             return
         flat = self.parameters[name].view(-1)
         for start, stop in merged.tiles(name):
-            tile = merged.unrounded(name, start, stop)
+            tile = merged.merge(name, start, stop)
             check_finite(name, tile, merged)
             flat[start:stop].copy_(tile)
 

@@ -24,7 +24,7 @@ from evomerge.work import Work, extents
 TILE = 2**17
 """Elements of a tile: few enough for a cache, enough to outweigh the calls."""
 
-EXTENT = 2**20
+EXTENT = 2**18
 """Elements that statistics are gathered from at a time, whatever the tiles: sums of floats shall
 not depend on them."""
 
@@ -194,11 +194,7 @@ class Merged:
         return base, experts
 
     def merge(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """One extent of `tiles`, merged: (stop - start,) in the dtype that is stored."""
-        return self.unrounded(name, start, stop).to(self.stored_dtype(name))
-
-    def unrounded(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """The same as it is computed: in float32, or as the base has it."""
+        """One extent of `tiles`, merged: (stop - start,) in float32, or as the base has it."""
         work = self.work(name)
         if work is None:
             return self.base.read_flat(name, start, stop)
@@ -273,10 +269,14 @@ class Merged:
         covering = [
             extent for extent in self.tiles(name) if extent[0] < stop and extent[1] > start
         ]
-        if not covering:
-            return torch.empty(0, dtype=self.stored_dtype(name), device=self.workshop.device)
-        whole = torch.cat([self.merge(name, *extent) for extent in covering])
-        return whole[start - covering[0][0] : stop - covering[0][0]]
+        first, last = (covering[0][0], covering[-1][1]) if covering else (start, stop)
+        dtype, device = self.stored_dtype(name), self.workshop.device
+        whole = torch.empty(
+            last - first, dtype=dtype, device=device
+        )  # parts would scatter the heap
+        for begin, end in covering:
+            whole[begin - first : end - first].copy_(self.merge(name, begin, end))
+        return whole[start - first : stop - first]
 
     def read(self, name: str) -> torch.Tensor:
         info = self.tensors[name]

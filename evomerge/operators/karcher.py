@@ -14,7 +14,7 @@ from evomerge.genome import Gene
 from evomerge.layers import Place
 from evomerge.maths import combine
 
-VERSION = 2
+VERSION = 1
 GENES = (
     Gene("weight", 0.0, 1.0, default=1.0, per_expert=True, seeds=(1.0,)),
     Gene(

@@ -18,7 +18,7 @@ from evomerge.genome import Gene
 from evomerge.layers import Place
 from evomerge.maths import combine
 
-VERSION = 2
+VERSION = 1
 EXPERTS = (2, sys.maxsize)
 GENES = (
     Gene("scale", 0.0, 2.0, default=1.0, seeds=(0.5, 1.0, 1.5)),

@@ -18,7 +18,7 @@ from evomerge.genome import Gene
 from evomerge.layers import Place
 from evomerge.maths import combine, consensus, sparsify
 
-VERSION = 2
+VERSION = 1
 CLIP_PER_10000 = 1
 GENES = (
     Gene("weight", -1.0, 2.0, default=1.2, per_expert=True, seeds=(0.8, 1.0, 1.2, 1.3)),

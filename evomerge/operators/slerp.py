@@ -16,7 +16,7 @@ from evomerge.genome import Gene
 from evomerge.layers import Place
 from evomerge.maths import combine
 
-VERSION = 2
+VERSION = 1
 EXPERTS = (2, 2)
 GENES = (
     Gene("t", 0.0, 1.0, default=0.5, seeds=(0.25, 0.5, 0.75)),
