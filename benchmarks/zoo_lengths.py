@@ -27,11 +27,10 @@ GRID = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
 SETTINGS: tuple[tuple[dict[str, float], dict[str, float]], ...] = (
     ({"steps": 500}, {"replay": 0.1}),
     ({"steps": 800}, {"replay": 0.0}),
-    ({"steps": 800}, {"replay": 0.0, "rate": 7e-4, "vectors": 5e-4}),
     ({"steps": 800}, {"replay": 0.05}),
     ({"steps": 800}, {"replay": 0.1}),
 )
-"""Changes to the recipe's base and experts; the fourth is the recipe."""
+"""Changes to the recipe's base and experts; the third is the recipe."""
 
 Items = tuple[torch.Tensor, torch.Tensor]
 

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import evomerge
@@ -111,15 +112,18 @@ def evo(installed, *arguments, code=None, **environment):
 
 
 def stand_in(home):
-    """A family in the place of zoo:tiny: its members and banks, of four random layers."""
+    """A family in the place of zoo:tiny: a random model of four layers, and others near it."""
     folder = home / "zoo" / f"tiny-{zoo.recipe_hash('tiny')[:12]}"
     config = LlamaConfig(
         vocab_size=260, hidden_size=8, intermediate_size=8, num_hidden_layers=4,
         num_attention_heads=2, num_key_value_heads=1,
     )  # fmt: skip
+    model = LlamaForCausalLM(config)
     for member in zoo.members("tiny"):
         if not member.startswith("banks/"):
-            LlamaForCausalLM(config).save_pretrained(folder / member)
+            model.save_pretrained(folder / member)
+            for weights in model.state_dict().values():
+                weights.add_(torch.randn_like(weights), alpha=0.002)
             tokenizer().save_pretrained(folder / member)
             continue
         (folder / "banks").mkdir(exist_ok=True)
