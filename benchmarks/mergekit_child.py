@@ -25,5 +25,6 @@ for line in sys.stdin:
     )
     begun = time.process_time()
     run_merge(config, asked["folder"], options)
-    print(time.process_time() - begun, file=answers, flush=True)
+    seconds = time.process_time() - begun
     shutil.rmtree(asked["folder"])
+    print(seconds, file=answers, flush=True)

@@ -52,7 +52,7 @@ class Live:
             return
         flat = self.parameters[name].view(-1)
         for start, stop in merged.tiles(name):
-            tile = merged.unrounded(name, start, stop)
+            tile = merged.merge(name, start, stop)
             check_finite(name, tile, merged)
             flat[start:stop].copy_(tile)
 
@@ -62,10 +62,13 @@ def check_finite(name: str, tile: torch.Tensor, merged: Merged) -> None:
 
     It says where the first one stands in an input, if that is where it came from.
     """
-    if not tile.numel():
+    dtype = merged.stored_dtype(name)
+    if not tile.numel() or not dtype.is_floating_point:
         return
-    bounds = torch.stack(torch.aminmax(tile)).to(merged.stored_dtype(name))
-    if not bounds.isfinite().all():  # rounding keeps the order: all others lie between
+    bounds, largest = torch.aminmax(tile), torch.finfo(dtype).max
+    if all(-largest <= bound.item() <= largest for bound in bounds):
+        return
+    if not torch.stack(bounds).to(dtype).isfinite().all():  # all others lie between, rounded too
         reason = "; ".join(_not_finite(name, merged)) or "in no input"
         raise errors.EvaluationError(f"weights of {name} are not finite: {reason}")
 

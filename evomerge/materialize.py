@@ -21,8 +21,8 @@ from evomerge.maths.counter_rng import Noise
 from evomerge.plan import Input, Plan, Vocabulary, canonical
 from evomerge.work import Work, extents
 
-TILE = 2**16
-"""Elements of a tile: base and a few experts of it fit the cache of one core."""
+TILE = 2**17
+"""Elements of a tile: few enough for a cache, enough to outweigh the calls."""
 
 EXTENT = 2**18
 """Elements that statistics are gathered from at a time, whatever the tiles: sums of floats shall
@@ -104,8 +104,7 @@ def _prepare(module: ModuleType, merged: Merged, scopes: Mapping[str, str]) -> T
                 inputs = merged.shaped(name, scope, start, stop)
                 _add(found, module.prepare(*inputs, stats, merged.places[name]))
         stats = module.finish(found, stats) if hasattr(module, "finish") else found
-    assert stats is not None
-    return stats
+    return stats or {}
 
 
 def _add(total: Tensors, part: Mapping[str, torch.Tensor]) -> None:
@@ -195,11 +194,7 @@ class Merged:
         return base, experts
 
     def merge(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """One extent of `tiles`, merged: (stop - start,) in the dtype that is stored."""
-        return self.unrounded(name, start, stop).to(self.stored_dtype(name))
-
-    def unrounded(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """The same as it is computed: in float32, or as the base has it."""
+        """One extent of `tiles`, merged: (stop - start,) in float32, or as the base has it."""
         work = self.work(name)
         if work is None:
             return self.base.read_flat(name, start, stop)
@@ -274,10 +269,14 @@ class Merged:
         covering = [
             extent for extent in self.tiles(name) if extent[0] < stop and extent[1] > start
         ]
-        if not covering:
-            return torch.empty(0, dtype=self.stored_dtype(name), device=self.workshop.device)
-        whole = torch.cat([self.merge(name, *extent) for extent in covering])
-        return whole[start - covering[0][0] : stop - covering[0][0]]
+        first, last = (covering[0][0], covering[-1][1]) if covering else (start, stop)
+        dtype, device = self.stored_dtype(name), self.workshop.device
+        whole = torch.empty(
+            last - first, dtype=dtype, device=device
+        )  # parts would scatter the heap
+        for begin, end in covering:
+            whole[begin - first : end - first].copy_(self.merge(name, begin, end))
+        return whole[start - first : stop - first]
 
     def read(self, name: str) -> torch.Tensor:
         info = self.tensors[name]

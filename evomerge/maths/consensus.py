@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -24,9 +26,9 @@ def variance(task_vectors: torch.Tensor) -> torch.Tensor:
     return mass(spread.square_()) / len(task_vectors)
 
 
-def total(task_vectors: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def total(task_vectors: torch.Tensor, weight: torch.Tensor | Sequence[float]) -> torch.Tensor:
     """sum_k w_k x_k (*S) of (K, *S) and (K,), added in the experts' order."""
-    first, *others = weight.tolist()
+    first, *others = weight.tolist() if isinstance(weight, torch.Tensor) else weight
     summed: torch.Tensor = task_vectors[0] * first
     for row, one in zip(task_vectors[1:], others, strict=True):
         summed.add_(row, alpha=one)

@@ -19,6 +19,9 @@ GRID = 256
 PASSES = 3
 _LAST_BIT = (20, 10, 0)
 _CELLS = (2048, 1024, 1024)
+_GAP = 8
+"""Unused cells after those of a prefix: round numbers are frequent, and the cells of their zeros
+would all fall on the same few lines of a cache."""
 
 State = Mapping[str, torch.Tensor]
 """`prefix` (K, J): leading bits, as known so far, of the k-th largest magnitude of each of J
@@ -30,7 +33,7 @@ def count(magnitudes: torch.Tensor, state: State | None) -> torch.Tensor:
     """Counts (K, prefixes, cells) of a tile of `magnitudes` (K, n), for the pass after `state`."""
     done = 0 if state is None else int(state["passes"])
     width = 1 if state is None else int(state["width"])
-    cells = _CELLS[done]
+    cells, stride = _CELLS[done], _CELLS[done] + _GAP
     shape = (len(magnitudes), width, cells)
     found = torch.empty(shape, dtype=torch.int64, device=magnitudes.device)
     for i, bits in enumerate(magnitudes.contiguous().view(torch.int32)):
@@ -38,9 +41,9 @@ def count(magnitudes: torch.Tensor, state: State | None) -> torch.Tensor:
         for level in range(done):
             slot = state[f"slots{level}"][i].index_select(0, place) if state else place
             digit = (bits >> _LAST_BIT[level + 1]).bitwise_and_(_CELLS[level + 1] - 1)
-            place = digit.add_(slot, alpha=_CELLS[level + 1])
-        counts = torch.bincount(place, minlength=width * cells)
-        found[i].copy_(counts[: width * cells].view(width, cells))
+            place = digit.add_(slot, alpha=_CELLS[level + 1] + _GAP)
+        counts = torch.bincount(place, minlength=width * stride)
+        found[i].copy_(counts[: width * stride].view(width, stride)[:, :cells])
     return found
 
 
@@ -76,19 +79,20 @@ def descend(
 
 
 def _slots(prefix: torch.Tensor, before: int, cells: int) -> tuple[torch.Tensor, int]:
-    """A table (K, (before + 1) * cells), int32, and the number of slots it leads to.
+    """A table (K, (before + 1) * stride), int32, and the number of slots it leads to.
 
     Each wanted prefix of (K, J) has a slot, the others together the one after. The table is asked
-    with the slot of the entry's shorter prefix, of which there are `before`, times `cells`, plus
-    the next bits: an entry costs the same however many are wanted.
+    with the slot of the entry's shorter prefix, of which there are `before`, times the stride,
+    plus the next bits: an entry costs the same however many are wanted.
     """
     wanted = [torch.unique(row) for row in prefix]
     width = max(len(row) for row in wanted)
-    shape = (len(wanted), (before + 1) * cells)
+    stride = cells + _GAP
+    shape = (len(wanted), (before + 1) * stride)
     table = torch.full(shape, width, dtype=torch.int32, device=prefix.device)
     for row, long in zip(table, wanted, strict=True):
         short = long // cells
-        place = torch.searchsorted(torch.unique(short), short) * cells + long % cells
+        place = torch.searchsorted(torch.unique(short), short) * stride + long % cells
         row[place] = torch.arange(len(long), dtype=torch.int32, device=row.device)
     return table, width
 
@@ -156,7 +160,7 @@ def band_rows(task_vectors: torch.Tensor, density: float, left_out: float) -> to
     last = min(n, above + max(1, int(density * n)))
     magnitudes = task_vectors.abs()
     bounds = order_statistics(magnitudes, [above + 1, last])
-    not_above = magnitudes.le(bounds[..., :1])
+    not_above = torch.le(magnitudes, bounds[..., :1], out=torch.empty_like(magnitudes))
     return task_vectors.mul_(not_above).mul_(magnitudes.ge_(bounds[..., 1:]))
 
 

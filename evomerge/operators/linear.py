@@ -43,6 +43,7 @@ def merge(
     """
     if normalize == "no":
         return consensus.total(experts, weight)
-    total = weight.sum() if compat == "mergekit" else weight.abs().sum()
-    share = weight / torch.where(total == 0, 1.0, total)
+    weights = weight.tolist()
+    total = sum(weights) if compat == "mergekit" else sum(map(abs, weights))
+    share = [one / (total or 1.0) for one in weights]
     return consensus.total(experts - base, share).add_(base)

@@ -49,7 +49,7 @@ def prepare(
     base: torch.Tensor, experts: torch.Tensor, stats: sparsify.State | None, place: Place
 ) -> dict[str, torch.Tensor]:
     """Magnitude counts of a tile (n,) and (K, n) for the pass after `stats`."""
-    return {"counts": sparsify.count((experts - base).abs(), stats)}
+    return {"counts": sparsify.count((experts - base).abs_(), stats)}
 
 
 def finish(sums: sparsify.State, stats: sparsify.State | None) -> dict[str, torch.Tensor]:

@@ -1,10 +1,13 @@
 """Each operator against its definition, written out plainly, and against others it contains."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from evomerge import errors, plugins
 from evomerge.api import plan_of
+from evomerge.materialize import TILE, Merged, Workshop
 from evomerge.maths import combine
 from evomerge.recipe import resolve
 from tests import families
@@ -251,3 +254,17 @@ def test_the_same_bits_in_any_tiles(family, name):
     for tile in (509, 4096):
         tiled = whole(plan, tile)
         assert all(torch.equal(tiled[tensor], untiled[tensor]) for tensor in untiled)
+
+
+@pytest.mark.parametrize("kept", [0, 5000, 2**30])
+def test_what_a_workshop_keeps_changes_no_bit(family, kept):
+    """Ranks of DELLA: none, some and all of them; for one candidate after another."""
+    experts = [family / "left", family / "right"]
+    plans = [plan_of(family / "base", experts, "della", epsilon=e) for e in (0.1, 0.2, 0.1)]
+    workshop = dataclasses.replace(Workshop.of(plans[0]), kept=kept)
+    for plan in plans:
+        merged, expected = Merged(plan, workshop), whole(plan, TILE)
+        assert all(torch.equal(merged.read(name), expected[name]) for name in expected)
+    held = sum(ranks["ranks"].nbytes for ranks in workshop._derived.values())
+    entries = sum(info.numel for info in merged.tensors.values())
+    assert held <= kept and (held == entries * 2 * 2) == (kept == 2**30)
