@@ -9,6 +9,9 @@ from contextlib import contextmanager
 
 Report = Callable[[str, float], None]
 
+FIRST = 0.02
+"""The fraction from which the time that is left is told."""
+
 
 @contextmanager
 def shown(family: str, report: Report | None) -> Iterator[Report]:
@@ -30,7 +33,8 @@ def _lines(family: str) -> Report:
         if text in told:
             return
         told.add(text)
-        minutes = (time.monotonic() - begun) * (1 / fraction - 1) / 60 if fraction else 0.0
+        known = fraction > FIRST  # before, one slow import would be taken for the pace
+        minutes = (time.monotonic() - begun) * (1 / fraction - 1) / 60 if known else 0.0
         left = f" (about {minutes:.0f} min left)" if minutes >= 1 else ""
         print(f"zoo:{family}: {text}{left}", file=sys.stderr, flush=True)
 
