@@ -26,7 +26,7 @@ def show(out: Console, run: Run) -> None:
     optimism = chosen.mean("search") - chosen.mean("test")
     if optimism == optimism:
         out.print(
-            f"optimism of the search: its score of {chosen.label} is {optimism:+.3f} above the test's"
+            f"optimism of the search: its score of {chosen.label} is {optimism:+.3f} above test"
         )
     for name, points in (("front", run.front), ("all baselines", run.baselines)):
         value, low, high = run.hypervolume(points)
