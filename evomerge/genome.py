@@ -110,6 +110,25 @@ class Gene:
             )
 
 
+COMPAT = Gene(
+    "compat", default="paper", choices=("paper", "mergekit"), level="model", searched=False
+)
+"""For operators that mergekit has with other results: the paper's, or those."""
+
+SPHERE_OF = Gene(
+    "of", default="weights", choices=("weights", "task_vectors"), level="model", searched=False
+)
+"""What operators on a sphere take as vectors."""
+
+MATRICES = (
+    Gene(
+        "vectors", default="mean", choices=("mean", "sum", "base"), level="model", searched=False
+    ),
+    Gene("embeddings", default="no", choices=("no", "yes"), level="model", searched=False),
+)
+"""What operators for matrices do to other tensors, and whether embedding and head are matrices."""
+
+
 class Space:
     """The genes that a search varies, in a fixed order; `len` is the dimension D."""
 

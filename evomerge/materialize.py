@@ -271,9 +271,8 @@ class Merged:
         ]
         first, last = (covering[0][0], covering[-1][1]) if covering else (start, stop)
         dtype, device = self.stored_dtype(name), self.workshop.device
-        whole = torch.empty(
-            last - first, dtype=dtype, device=device
-        )  # parts would scatter the heap
+        # Parts put together later would scatter the heap.
+        whole = torch.empty(last - first, dtype=dtype, device=device)
         for begin, end in covering:
             whole[begin - first : end - first].copy_(self.merge(name, begin, end))
         return whole[start - first : stop - first]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from evomerge.genome import Gene
+from evomerge.genome import COMPAT, Gene
 from evomerge.layers import Place
 from evomerge.maths import consensus, mergekit
 from evomerge.maths.counter_rng import Noise
@@ -21,7 +21,7 @@ GENES = (
     Gene("density", 1 / 256, 1.0, default=26 / 256, step=1 / 256),
     Gene("rescale", default="inverse", choices=("inverse", "none"), level="model", searched=False),
     Gene("elect", default="none", choices=("none", "mass"), level="model", searched=False),
-    Gene("compat", default="paper", choices=("paper", "mergekit"), level="model", searched=False),
+    COMPAT,
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from evomerge.genome import Gene
+from evomerge.genome import COMPAT, Gene
 from evomerge.layers import Place
 from evomerge.maths import consensus, mergekit, sparsify
 from evomerge.maths.counter_rng import Noise
@@ -24,7 +24,7 @@ GENES = (
     Gene("epsilon", 0.0, 0.4, default=0.07),
     Gene("scale", 0.0, 2.0, default=1.1, seeds=(0.5, 0.8, 1.1, 1.5)),
     Gene("elect", default="mass", choices=("mass", "none"), level="model", searched=False),
-    Gene("compat", default="paper", choices=("paper", "mergekit"), level="model", searched=False),
+    COMPAT,
 )
 
 

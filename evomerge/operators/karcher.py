@@ -10,18 +10,15 @@ from typing import Any
 
 import torch
 
-from evomerge.genome import Gene
+from evomerge.genome import COMPAT, SPHERE_OF, Gene
 from evomerge.layers import Place
 from evomerge.maths import combine
 
 VERSION = 1
 GENES = (
     Gene("weight", 0.0, 1.0, default=1.0, per_expert=True, seeds=(1.0,)),
-    Gene(
-        "of", default="weights", choices=("weights", "task_vectors"),
-        level="model", searched=False,
-    ),
-    Gene("compat", default="paper", choices=("paper", "mergekit"), level="model", searched=False),
+    SPHERE_OF,
+    COMPAT,
 )  # fmt: skip
 
 

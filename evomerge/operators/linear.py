@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from evomerge.genome import Gene
+from evomerge.genome import COMPAT, Gene
 from evomerge.layers import Place
 from evomerge.maths import consensus
 
@@ -18,7 +18,7 @@ VERSION = 2
 GENES = (
     Gene("weight", -0.5, 1.5, default=1.0, per_expert=True, seeds=(1.0,)),
     Gene("normalize", default="yes", choices=("yes", "no"), level="model", searched=False),
-    Gene("compat", default="paper", choices=("paper", "mergekit"), level="model", searched=False),
+    COMPAT,
 )
 
 

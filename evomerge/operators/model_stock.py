@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from evomerge.genome import Gene
+from evomerge.genome import COMPAT, Gene
 from evomerge.layers import Place
 from evomerge.maths import combine
 
@@ -23,7 +23,7 @@ EXPERTS = (2, sys.maxsize)
 GENES = (
     Gene("scale", 0.0, 2.0, default=1.0, seeds=(0.5, 1.0, 1.5)),
     Gene("filter_wise", default="no", choices=("no", "yes"), level="model", searched=False),
-    Gene("compat", default="paper", choices=("paper", "mergekit"), level="model", searched=False),
+    COMPAT,
 )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from evomerge.genome import Gene
+from evomerge.genome import COMPAT, Gene
 from evomerge.layers import Place
 from evomerge.maths import consensus, mergekit, sparsify
 
@@ -22,7 +22,7 @@ GENES = (
     Gene("density", 1 / sparsify.GRID, 1.0, default=26 / sparsify.GRID, step=1 / sparsify.GRID),
     Gene("scale", 0.0, 2.0, default=1.0, seeds=(0.3, 0.5, 0.7, 1.0, 1.5)),
     Gene("erase", default="yes", choices=("yes", "no"), level="model", searched=False),
-    Gene("compat", default="paper", choices=("paper", "mergekit"), level="model", searched=False),
+    COMPAT,
 )
 PASSES = sparsify.PASSES + 1
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from evomerge.genome import Gene
+from evomerge.genome import COMPAT, SPHERE_OF, Gene
 from evomerge.layers import Place
 from evomerge.maths import combine
 
@@ -20,11 +20,8 @@ VERSION = 1
 EXPERTS = (2, 2)
 GENES = (
     Gene("t", 0.0, 1.0, default=0.5, seeds=(0.25, 0.5, 0.75)),
-    Gene(
-        "of", default="weights", choices=("weights", "task_vectors"),
-        level="model", searched=False,
-    ),
-    Gene("compat", default="paper", choices=("paper", "mergekit"), level="model", searched=False),
+    SPHERE_OF,
+    COMPAT,
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from evomerge.genome import Gene
+from evomerge.genome import COMPAT, Gene
 from evomerge.layers import Place
 from evomerge.maths import consensus, mergekit, sparsify
 
@@ -30,7 +30,7 @@ GENES = (
         "threshold_scope", default="model", choices=("model", "tensor", "row"),
         level="model", searched=False,
     ),
-    Gene("compat", default="paper", choices=("paper", "mergekit"), level="model", searched=False),
+    COMPAT,
 )  # fmt: skip
 PASSES = sparsify.PASSES
 

@@ -14,17 +14,14 @@ from typing import Any
 
 import torch
 
-from evomerge.genome import Gene
+from evomerge.genome import MATRICES, Gene
 from evomerge.layers import Place
 from evomerge.maths import combine, spectral
 
 VERSION = 2
 GENES = (
     Gene("weight", -1.0, 2.0, default=1.0, per_expert=True, seeds=(0.3, 0.5, 0.7, 1.0, 1.5)),
-    Gene(
-        "vectors", default="mean", choices=("mean", "sum", "base"), level="model", searched=False
-    ),
-    Gene("embeddings", default="no", choices=("no", "yes"), level="model", searched=False),
+    *MATRICES,
 )
 
 

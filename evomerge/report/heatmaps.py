@@ -71,18 +71,9 @@ EXPERTS = {
     ),
 }  # fmt: skip
 
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>$style</style>
-<script>$plotly</script>
-</head>
-<body>
-<h1>$title</h1>
-<p class="small">$summary</p>
+_PAGE = Template(
+    style.HEAD
+    + """<p class="small">$summary</p>
 <h2>Pairs of experts</h2>
 <p class="small">By depth (across) and by role. Chance levels, where a signal has one, stand in the
 labels that appear over a cell.</p>
@@ -94,7 +85,8 @@ $experts
 <p class="small">Written by evomerge $version.</p>
 </body>
 </html>
-""")
+"""
+)
 
 
 def write(found: Similarity, file: Path) -> Path:

@@ -19,18 +19,9 @@ if TYPE_CHECKING:
 
 NAME = "report.html"
 
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>$style</style>
-<script>$plotly</script>
-</head>
-<body>
-<h1>$title</h1>
-<p>$description</p>
+_PAGE = Template(
+    style.HEAD
+    + """<p>$description</p>
 <p class="claim">$claim</p>
 $notes
 <h2>The front</h2>
@@ -62,7 +53,8 @@ $commands
 <p class="small">Written by evomerge $version.</p>
 </body>
 </html>
-""")
+"""
+)
 
 
 _READING = (

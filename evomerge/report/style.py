@@ -123,3 +123,18 @@ def embedded(figure: go.Figure, name: str) -> str:
         config={"displayModeBar": False, "displaylogo": False, "responsive": True},
     )  # fmt: skip
     return f'<div class="plot">{body}</div>'
+
+
+HEAD = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>$style</style>
+<script>$plotly</script>
+</head>
+<body>
+<h1>$title</h1>
+"""
+"""How each page begins, to be filled in as a template."""
