@@ -1,4 +1,4 @@
-"""The item banks: which of four continuations is the real one, and facts to be completed.
+"""The item banks: which of four continuations is the real one, and facts to be begun.
 
 An item shows PROMPT bytes and asks for the CONTINUATION bytes after them; wrong choices are right
 ones of other items of the same domain and split. All is ASCII, so that a byte is a character.
@@ -123,12 +123,16 @@ def choice_items(domain: str, sides: texts.Sides) -> Iterator[dict[str, object]]
 
 
 def exact_items() -> Iterator[dict[str, object]]:
-    """Facts which are not in the choice bank; the prompt shows a completed one first."""
+    """First words of facts which are not in the choice bank; a completed one is shown first.
+
+    Whole answers of several words are beyond a model of this size.
+    """
     held = texts.held_facts()
     held = held[len(held) // 2 :]
     passages = (
-        Passage(f"{''.join(before)}\n{question}", answer, answer)
+        Passage(f"{''.join(before)}\n{question}", word, word)
         for before, (question, answer) in zip(held[::2], held[1::2], strict=False)
+        for word in [answer.replace(",", " ").split()[0]]
     )
     quotas = dict.fromkeys(QUOTAS, 0)
     for passage in _shuffled(passages, "facts_exact"):
