@@ -52,18 +52,21 @@ class Losses:
         self, answers: Answers, key: str, places: Sequence[Place]
     ) -> tuple[tuple[float, ...], tuple[float, ...], int]:
         """Losses (M,), their standard errors (M,) and the number of items behind them."""
-        losses, spread, items = [], [], 0
-        for objective, anchor in self.anchors.items():
-            scores = answers.column(key, objective, places, self.signals[objective])
-            losses.append(anchor.loss(float(scores.mean())))
-            spread.append(standard_error(scores) / anchor.unit)
-            items += len(scores)
-        return tuple(losses), tuple(spread), items
+        columns = self._columns(answers, key, places)
+        losses = self.of_scores([float(scores.mean()) for scores in columns])
+        spread = tuple(
+            standard_error(scores) / anchor.unit
+            for scores, anchor in zip(columns, self.anchors.values(), strict=True)
+        )
+        return losses, spread, sum(map(len, columns))
 
     def seen(self, answers: Answers, key: str, places: Sequence[Place]) -> list[float]:
         """Means (M,) of the signals that the search sees."""
+        return [float(scores.mean()) for scores in self._columns(answers, key, places)]
+
+    def _columns(self, answers: Answers, key: str, places: Sequence[Place]) -> list[Scores]:
         return [
-            float(answers.column(key, objective, places, signal).mean())
+            answers.column(key, objective, places, signal)
             for objective, signal in self.signals.items()
         ]
 

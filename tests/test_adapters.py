@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -14,6 +15,7 @@ from evomerge.files import adapter as adapters
 from evomerge.files.adapter import Adapted, Adapter
 from evomerge.files.checkpoint import Checkpoint
 from evomerge.inputs import Opened
+from evomerge.interop import export, plans
 from evomerge.lowrank import save_adapter
 from evomerge.materialize import Merged, Workshop
 from tests import families
@@ -162,6 +164,18 @@ def test_operators_see_a_merged_copy(family, trained, tmp_path, operator):
     lazy, copied = (Merged(plan, Workshop.of(plan)) for plan in plans)
     for name in lazy.tensors:
         assert torch.equal(lazy.read(name), copied.read(name))
+
+
+def test_mergekit_is_told_the_base_of_an_adapter(family, trained):
+    names = ("left", "right")
+    experts = {name: trained / name for name in names}
+    plan = api.plan_of(family / "base", experts, "task_arithmetic", weight=[0.5, 0.25])
+    data = yaml.safe_load(export.to_mergekit(plan))
+    models = [f"{family / 'base'}+{trained / name}" for name in names]
+    assert [row["model"] for row in data["models"]] == models
+    back = plans.plan_of(data, "back", family).plan
+    mine, its = (Merged(one, Workshop.of(one)) for one in (plan, back))
+    assert all(torch.equal(mine.read(name), its.read(name)) for name in mine.tensors)
 
 
 @pytest.fixture(scope="module")

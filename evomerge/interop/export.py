@@ -221,7 +221,7 @@ def _reference(item: Input) -> str:
         raise errors.RecipeError(
             f"{item.path}: mergekit reads + and @ as adapter and revision; rename the folder"
         )
-    return item.path
+    return f"{_reference(item.on)}+{item.path}" if item.on else item.path
 
 
 def _settings(values: Mapping[str, Values]) -> dict[str, Any]:
