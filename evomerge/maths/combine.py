@@ -21,9 +21,11 @@ def total(values: torch.Tensor) -> torch.Tensor:
     return blocks.sum(-1).sum(-1) + values[..., whole:].sum(-1)
 
 
-def gram(base: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
-    """Inner products (*S, K + 1, K + 1), float64, of base (*S, n) and task vectors (K, *S, n)."""
+def gram(base: torch.Tensor, experts: torch.Tensor, shift: float = 0.0) -> torch.Tensor:
+    """Inner products (*S, K + 1, K + 1), float64, of base + shift (*S, n) and task vectors
+    (K, *S, n)."""
     vectors = torch.cat([base[None], experts - base]).double()
+    vectors[0] += shift
     count = len(vectors)
     found = vectors.new_zeros((*vectors.shape[1:-1], count, count))
     for i in range(count):
@@ -32,13 +34,23 @@ def gram(base: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def add(base: torch.Tensor, experts: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
-    """base + c_0 base + sum_k c_k (W_k - base): (*S, n), with coefficients (K + 1,) for all or
-    (K + 1, *S, 1)."""
+def spherical(base: torch.Tensor, experts: torch.Tensor, offset: bool) -> dict[str, torch.Tensor]:
+    """`gram`, and for a norm that scales by 1 + w also `scales`, that of 1 + base: what lies on a
+    sphere is what scales, not its difference from one."""
+    found = {"gram": gram(base, experts)}
+    return {**found, "scales": gram(base, experts, 1.0)} if offset else found
+
+
+def add(
+    base: torch.Tensor, experts: torch.Tensor, coefficients: torch.Tensor, shift: float = 0.0
+) -> torch.Tensor:
+    """base + c_0 (base + shift) + sum_k c_k (W_k - base): (*S, n), with coefficients (K + 1,) for
+    all or (K + 1, *S, 1)."""
     shares = coefficients.to(base.dtype)
     if shares.dim() == 1:
         shares = shares.view(-1, *[1] * base.dim())
-    return base + shares[0] * base + consensus.mass((experts - base) * shares[1:])
+    shifted = base + shift if shift else base
+    return base + shares[0] * shifted + consensus.mass((experts - base) * shares[1:])
 
 
 def pick(

@@ -14,7 +14,7 @@ from evomerge.genome import COMPAT, SPHERE_OF, Gene
 from evomerge.layers import Place
 from evomerge.maths import combine
 
-VERSION = 1
+VERSION = 2
 GENES = (
     Gene("weight", 0.0, 1.0, default=1.0, per_expert=True, seeds=(1.0,)),
     SPHERE_OF,
@@ -30,7 +30,7 @@ def prepare(
     base: torch.Tensor, experts: torch.Tensor, stats: Any, place: Place
 ) -> dict[str, torch.Tensor]:
     """Inner products of base and task vectors."""
-    return {"gram": combine.gram(base, experts)}
+    return combine.spherical(base, experts, place.offset)
 
 
 def merge(
@@ -41,6 +41,7 @@ def merge(
     weight: torch.Tensor,
     of: str,
     compat: str,
+    place: Place,
     **_: Any,
 ) -> torch.Tensor:
     """The mean of the experts' `weights`, or base + the mean of their `task_vectors`.
@@ -49,7 +50,8 @@ def merge(
     """
     if not weight.any():
         return base.clone()
-    products = combine.inner_products(stats["gram"], of)
+    shift = float(place.offset and compat == "paper")
+    products = combine.inner_products(stats["scales" if shift else "gram"], of)
     if compat == "mergekit":
         equal = torch.ones_like(products[0])
         coefficients = combine.karcher(products, equal, steps=10, tolerance=1e-5, least=1e-5)
@@ -57,4 +59,4 @@ def merge(
         coefficients = combine.karcher(
             products, weight.double(), steps=100, tolerance=1e-7, least=0.0
         )
-    return combine.add(base, experts, combine.on_base(coefficients, of))
+    return combine.add(base, experts, combine.on_base(coefficients, of), shift)

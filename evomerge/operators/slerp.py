@@ -16,7 +16,7 @@ from evomerge.genome import COMPAT, SPHERE_OF, Gene
 from evomerge.layers import Place
 from evomerge.maths import combine
 
-VERSION = 1
+VERSION = 2
 EXPERTS = (2, 2)
 GENES = (
     Gene("t", 0.0, 1.0, default=0.5, seeds=(0.25, 0.5, 0.75)),
@@ -33,7 +33,7 @@ def prepare(
     base: torch.Tensor, experts: torch.Tensor, stats: Any, place: Place
 ) -> dict[str, torch.Tensor]:
     """Inner products of base and task vectors."""
-    return {"gram": combine.gram(base, experts)}
+    return combine.spherical(base, experts, place.offset)
 
 
 def merge(
@@ -44,12 +44,14 @@ def merge(
     t: float,
     of: str,
     compat: str,
+    place: Place,
     **_: Any,
 ) -> torch.Tensor:
     """The point at `t` of the way from the first expert (0) to the second (1)."""
-    products = combine.inner_products(stats["gram"], of)
+    shift = float(place.offset and compat == "paper")
+    products = combine.inner_products(stats["scales" if shift else "gram"], of)
     linear_above = 0.9995 if compat == "mergekit" else 1 - 1e-12
     if compat == "paper" and not products.diagonal().all():
         linear_above = -1.0
     coefficients = combine.slerp(products, t, linear_above)
-    return combine.add(base, experts, combine.on_base(coefficients, of))
+    return combine.add(base, experts, combine.on_base(coefficients, of), shift)

@@ -72,6 +72,17 @@ def test_karcher_leaves_out_the_direction_of_zero_vectors():
     assert close(found - base, 0.5 * (experts[0] - base), 1e-4)
 
 
+@pytest.mark.parametrize("of", ["weights", "task_vectors"])
+@pytest.mark.parametrize("operator", ["slerp", "karcher"])
+def test_a_norm_that_scales_by_one_plus_its_weight_turns_as_what_it_scales_by(operator, of):
+    base, experts = tensors((37,), 2, scale=0.8)
+    place = dataclasses.replace(place_of(base.shape), offset=True)
+    found = merge(operator, base, experts, place=place, of=of)
+    assert close(found + 1, merge(operator, base + 1, experts + 1, of=of))
+    as_there = merge(operator, base, experts, place=place, of=of, compat="mergekit")
+    assert torch.equal(as_there, merge(operator, base, experts, of=of, compat="mergekit"))
+
+
 @pytest.mark.parametrize("k", [2, 3, 5])
 def test_model_stock_is_the_formula(k):
     base, experts = tensors((6, 7), k)
