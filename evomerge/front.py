@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,12 +51,71 @@ class Point:
         return f"{mean:.3f}" if np.isnan(low) else f"{mean:.3f} ({low:.3f} to {high:.3f})"
 
 
+def stacked(points: Sequence[Point], split: str = "test") -> list[Scores]:
+    """Scores (points, items) of each objective."""
+    return [np.stack(column) for column in zip(*(p.scores[split] for p in points), strict=True)]
+
+
+class Tested:
+    """All points that answered `test`, on its items drawn anew, the same ones for all."""
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        found = [point for point in points if np.isfinite(point.mean("test"))]
+        self.points = {point.label: point for point in found}
+
+    @cached_property
+    def _resampled(self) -> intervals.Resampled:
+        return intervals.resample(stacked(list(self.points.values())), seed=0)
+
+    @cached_property
+    def nondominated(self) -> dict[str, float]:
+        """By label: the probability that no other point here beats it in every objective."""
+        found = self._resampled.nondominated()
+        return dict(zip(self.points, found.tolist(), strict=True))
+
+    def against(
+        self, label: str, others: Sequence[Point], kind: Callable[[Point], str]
+    ) -> list[dict[str, Any]]:
+        """A row for each other point that was tested; `p_holm` counts all of them, so that it
+        holds whichever is looked at, and for the `best` of a kind too."""
+        there, places = [p for p in others if p.label in self.points], list(self.points)
+        mine = self.points[label]
+        kinds = {p.label: kind(p) for p in there}
+        best = {kinds[p.label]: p.label for p in sorted(there, key=lambda p: p.mean("test"))}
+        rows = []
+        for other in there:
+            found = self._resampled.difference(places.index(label), places.index(other.label))
+            pairs = zip(mine.scores["test"], other.scores["test"], strict=True)
+            rows.append(
+                {
+                    "baseline": other.label, "kind": kinds[other.label],
+                    "best": best[kinds[other.label]] == other.label,
+                    **found._asdict(),
+                    "items_that_differ": sum(int((a != b).sum()) for a, b in pairs),
+                }
+            )  # fmt: skip
+        adjusted = intervals.holm([row["p"] for row in rows])
+        return [{**row, "p_holm": float(p)} for row, p in zip(rows, adjusted, strict=True)]
+
+
+def named(row: Mapping[str, Any]) -> str:
+    """A comparison's baseline, and whether it is the best of its kind."""
+    kinds = {"expert": " (best expert)", "textbook": " (best textbook)"}
+    return str(row["baseline"]) + (kinds.get(row["kind"], "") if row["best"] else "")
+
+
+def shown(p: float) -> str:
+    """A p-value for people."""
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
 class Front(Sequence[Point]):
     """Points with their names of objectives; shows itself as a table."""
 
-    def __init__(self, points: Sequence[Point], objectives: Sequence[str]) -> None:
+    def __init__(self, points: Sequence[Point], objectives: Sequence[str], tested: Tested) -> None:
         self.points = list(points)
         self.objectives = list(objectives)
+        self.tested = tested
 
     def __getitem__(self, index: Any) -> Any:
         return self.points[index]
@@ -64,7 +124,8 @@ class Front(Sequence[Point]):
         return len(self.points)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A plain row a point: test scores with 95 % intervals, means of all three splits."""
+        """A plain row a point: test scores with 95 % intervals, means of all three splits, and
+        the probability to be nondominated among all points that were tested."""
         rows = []
         for point in self.points:
             row: dict[str, Any] = {"point": point.label, "chosen": point.chosen}
@@ -74,6 +135,7 @@ class Front(Sequence[Point]):
             row |= {
                 f"mean_{split}": point.mean(split) for split in ("search", "validation", "test")
             }
+            row["nondominated"] = self.tested.nondominated.get(point.label)
             rows.append({key: _number(value) for key, value in row.items()})
         return rows
 
@@ -97,8 +159,15 @@ class Front(Sequence[Point]):
         for point in self.points:
             name = html.escape(point.label) + (" ★" if point.chosen else "")
             cells = "".join(_cell(point, i) for i in range(len(self.objectives)))
-            body += f"<tr><th>{name}</th>{cells}<td><b>{point.mean('test'):.3f}</b></td></tr>"
-        return f"<table><tr><th>test scores</th>{head}<th>mean</th></tr>{body}</table>"
+            cells += f"<td><b>{point.mean('test'):.3f}</b></td><td>{self.stays(point)}</td>"
+            body += f"<tr><th>{name}</th>{cells}</tr>"
+        head = f"<th>test scores</th>{head}<th>mean</th><th>nondominated</th>"
+        return f"<table><tr>{head}</tr>{body}</table>"
+
+    def stays(self, point: Point) -> str:
+        """The probability that a point is nondominated, for people."""
+        found = self.tested.nondominated.get(point.label)
+        return "-" if found is None else f"{found:.2f}"
 
 
 def _cell(point: Point, objective: int) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from evomerge import errors
 from evomerge.answers import Scores
 from evomerge.files.ledger import NAME, Ledger
-from evomerge.front import Front, Point
+from evomerge.front import Front, Point, Tested, stacked
 from evomerge.maths import intervals, pareto
 from evomerge.objectives import Anchor, Losses, anchor
 
@@ -95,22 +95,33 @@ class Run:
         return np.array([row[item] for item in sorted(row)])
 
     @cached_property
+    def _members(self) -> list[Point]:
+        found = self.confirmed
+        labels = dict.fromkeys([found["chosen"], *found["front"]])
+        once = {found["shortlist"][label]: label for label in reversed(labels)}
+        points = [self._point(label, key, label == found["chosen"]) for key, label in once.items()]
+        return sorted(points, key=lambda p: -p.mean("validation"))
+
+    @cached_property
+    def _frame(self) -> list[Point]:
+        return [self._point(*pair) for pair in self.confirmed["baselines"].items()]
+
+    @cached_property
+    def _tested(self) -> Tested:
+        return Tested([*self._members, *self._frame])
+
+    @cached_property
     def front(self) -> Front:
         """The confirmed front: nondominated on `validation`, reported on `test`.
 
         A plan that was found twice, as a candidate and as a mean, stands here once.
         """
-        found = self.confirmed
-        labels = dict.fromkeys([found["chosen"], *found["front"]])
-        once = {found["shortlist"][label]: label for label in reversed(labels)}
-        points = [self._point(label, key, label == found["chosen"]) for key, label in once.items()]
-        return Front(sorted(points, key=lambda p: -p.mean("validation")), self.objectives)
+        return Front(self._members, self.objectives, self._tested)
 
     @cached_property
     def baselines(self) -> Front:
         """Base, experts and textbook merges, scored on the same items."""
-        found = self.confirmed["baselines"]
-        return Front([self._point(*pair) for pair in found.items()], self.objectives)
+        return Front(self._frame, self.objectives, self._tested)
 
     @property
     def chosen(self) -> Point:
@@ -200,22 +211,15 @@ class Run:
                 rows.append((point, mean, point.mean("test")))
         return [row for row in rows if np.isfinite(row[2])]
 
+    def comparisons(self) -> list[dict[str, Any]]:
+        """The chosen point against each baseline: difference of mean test scores, its 95 %
+        interval and p-value from a paired bootstrap over items, and `p_holm`, adjusted for the
+        number of baselines. A baseline that could not be scored is left out."""
+        return [dict(row) for row in self._compared]
+
     @cached_property
     def _compared(self) -> list[dict[str, Any]]:
-        mine = self.chosen.scores["test"]
-        others = [p for p in self.baselines.points if np.isfinite(p.mean("test"))]
-        # All baselines at once: drawing the items anew is what takes the time
-        found = intervals.paired_bootstrap(mine, [o.scores["test"] for o in others], seed=0)
-        names = ("difference", "low", "high")
-        return [
-            {"baseline": other.label, **dict(zip(names, row, strict=True))}
-            for other, row in zip(others, found, strict=True)
-        ]
-
-    def comparisons(self) -> list[dict[str, Any]]:
-        """The chosen point against each baseline: difference of mean test scores, paired
-        bootstrap over items, 95 %. A baseline that could not be scored is left out."""
-        return [dict(row) for row in self._compared]
+        return self._tested.against(self.chosen.label, self.baselines.points, self.kind)
 
     def hypervolume(self, points: Sequence[Point]) -> tuple[float, float, float]:
         """Of the points' `test` losses, to the reference point 1.1 in every objective, with its
@@ -224,8 +228,7 @@ class Run:
 
         anchors = self.losses.anchors.values()
         tested = [point for point in points if np.isfinite(point.mean("test"))]
-        columns = zip(*(point.scores["test"] for point in tested), strict=True)
-        scores = [np.stack(column) for column in columns]
+        scores = stacked(tested)
         zero, unit = [a.zero for a in anchors], [a.unit for a in anchors]
         return intervals.bootstrap_hypervolume(scores, zero, unit, REFERENCE_POINT, seed=0)
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from evomerge.files import plain
 from evomerge.files.adapter import FIT
-from evomerge.front import Front
+from evomerge.front import Front, named, shown
 from evomerge.run import Run
 
 
@@ -17,11 +17,16 @@ def show(out: Console, run: Run) -> None:
     """The front, the baselines, the chosen point against them, and what to do next."""
     out.print(table_of("front (confirmed on validation, scored on test)", run.front))
     out.print(table_of("baselines (same items)", run.baselines))
-    against = Table("chosen point against", "difference of mean test scores", "95 % interval")
+    against = Table("chosen point against", "difference", "95 % interval", "p (Holm)")
     for row in run.comparisons():
         interval = f"{row['low']:+.3f} to {row['high']:+.3f}"
-        against.add_row(row["baseline"], f"{row['difference']:+.3f}", interval)
+        difference = f"{row['difference']:+.3f}"
+        against.add_row(named(row), difference, interval, shown(row["p_holm"]))
     out.print(against)
+    out.print(
+        "nondom.: how probable it is that no other point here, baselines included, beats this one"
+        " in every objective; p (Holm): adjusted for the number of baselines", highlight=False
+    )  # fmt: skip
     chosen = run.chosen
     optimism = chosen.mean("search") - chosen.mean("test")
     if optimism == optimism:
@@ -50,8 +55,10 @@ def saved(out: Console, folder: Path) -> None:
 
 
 def table_of(title: str, front: Front) -> Table:
-    """A row a point: test score and 95 % interval of each objective, and their mean."""
-    table = Table("point", *front.objectives, "mean", title=title, title_justify="left")
+    """A row a point: test score and 95 % interval of each objective, their mean, and how
+    probable it is that the point is nondominated."""
+    columns = ("point", *front.objectives, "mean", "nondom.")
+    table = Table(*columns, title=title, title_justify="left")
     for point in front:
         cells = []
         for i in range(len(front.objectives)):
@@ -60,5 +67,5 @@ def table_of(title: str, front: Front) -> Table:
             cells.append(point.text(i).split(" ")[0] + spread)
         label = f"[bold]{point.label} (chosen)[/bold]" if point.chosen else point.label
         mean = point.mean("test")
-        table.add_row(label, *cells, "-" if mean != mean else f"{mean:.3f}")
+        table.add_row(label, *cells, "-" if mean != mean else f"{mean:.3f}", front.stays(point))
     return table

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import evomerge
+from evomerge import tables
 from evomerge.maths import intervals
 from evomerge.report import labels, page, plots, remarks
 from evomerge.zoo.tiny import tokenizer
@@ -130,7 +132,9 @@ def test_the_report_names_every_point_and_the_claim(run):
             assert f"{point.means('test')[i]:.3f}" in read.text
     best = max(run.baselines, key=lambda p: p.mean("test"))
     row = next(r for r in run.comparisons() if r["baseline"] == best.label)
-    assert f"interval {row['low']:+.3f} to {row['high']:+.3f}" in read.text
+    assert f"interval {row['low']:+.3f} to {row['high']:+.3f}; p " in read.text
+    surely = "not distinguishable from" not in read.text
+    assert surely == (row["p_holm"] < 0.05)
     assert "looked at once" in read.text
     assert f"evomerge export {run.folder} best -o merged" in read.text
 
@@ -213,10 +217,44 @@ def test_a_point_found_twice_stands_in_the_front_once(run):
 
 
 def test_comparisons_are_paired_bootstraps(run):
-    for row, other in zip(run.comparisons(), run.baselines, strict=True):
+    rows = run.comparisons()
+    for row, other in zip(rows, run.baselines, strict=True):
         mine, theirs = run.chosen.scores["test"], other.scores["test"]
         (expected,) = intervals.paired_bootstrap(mine, [theirs], seed=0)
-        assert [row["difference"], row["low"], row["high"]] == pytest.approx(expected, abs=1e-12)
+        found = [row[name] for name in expected._fields]
+        assert found == pytest.approx(list(expected), abs=1e-12)
+        differ = np.concatenate(mine) != np.concatenate(theirs)
+        assert row["items_that_differ"] == differ.sum()
+    adjusted = intervals.holm([row["p"] for row in rows])
+    assert [row["p_holm"] for row in rows] == adjusted.tolist()
+
+
+def test_base_best_expert_and_best_textbook_merge_are_named(run, capsys):
+    best = {row["kind"]: row["baseline"] for row in run.comparisons() if row["best"]}
+    assert list(best) == ["base", *sorted(set(best) - {"base"})] and len(best) == 3
+    means = {p.label: p.mean("test") for p in run.baselines}
+    assert best["expert"] == max(("expert left", "expert right"), key=means.__getitem__)
+    assert means[best["textbook"]] == max(v for k, v in means.items() if " " in k or k == "TIES"
+                                          if not k.startswith("expert"))  # fmt: skip
+    text = Reader(run.report().read_text(encoding="utf-8")).text
+    tables.show(Console(width=200), run)
+    for said in (text, capsys.readouterr().out):
+        assert f"{best['expert']} (best expert)" in said
+        assert f"{best['textbook']} (best textbook)" in said
+
+
+def test_how_probable_it_is_to_be_nondominated(run):
+    everybody = [*run.front, *run.baselines]
+    banks = [np.stack(b) for b in zip(*(p.scores["test"] for p in everybody), strict=True)]
+    expected = intervals.resample(banks, seed=0).nondominated().tolist()
+    rows = [*run.front.rows(), *run.baselines.rows()]
+    assert [row["nondominated"] for row in rows] == pytest.approx(expected)
+    assert run.front.to_pandas().nondominated.tolist() == expected[: len(run.front)]
+    assert json.loads(run.to_json())["front"][0]["nondominated"] == expected[0]
+    cells = [f"<td>{value:.2f}</td>" for value in expected]
+    page = run.report().read_text(encoding="utf-8")
+    assert all(cell in page for cell in cells)
+    assert all(cell in run.front._repr_html_() for cell in cells[: len(run.front)])
 
 
 def test_useless_experts_are_noted(run):

@@ -1,6 +1,8 @@
 """Whole runs on small real checkpoints: what they claim, resume, extension, export."""
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -108,29 +110,53 @@ def test_budgets_of_items_and_seconds(family, tmp_path):
     assert 0 < len(by_time.asked()) < 200 and by_time.is_confirmed
 
 
-def test_validation_and_test_never_reach_the_strategy(family, tmp_path):
-    """With other answers on those splits the search asks the same."""
-    import json
+def permuted(file, splits):
+    """The items of a bank with ids of their own, answers permuted among those of some splits."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row["id"] = f"{i}"
+    draw = random.Random(1)
+    for split in splits:
+        mine = [row for row in rows if row["split"] == split]
+        answers = [row["answer"] for row in mine]
+        draw.shuffle(answers)
+        for row, answer in zip(mine, answers, strict=True):
+            row["answer"] = answer
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
 
-    recipe = families.recipe(family)
-    twin = tmp_path / "twin.jsonl"
-    rows = [json.loads(line) for line in (family / "one.jsonl").read_text().splitlines()]
-    for row in rows:
-        row["id"] = f"{row['prompt']}{row['choices']}"
-    same = tmp_path / "same.jsonl"
-    same.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for row in rows:
-        if row["split"] != "search":
-            row["answer"] = (row["answer"] + 1) % 4
-    twin.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = []
-    for name, path in (("same", same), ("twin", twin)):
-        recipe["objectives"] = {"one": str(path.rename(tmp_path / "one.jsonl"))}
-        evomerge.search(recipe, tmp_path / name)
-        (tmp_path / "one.jsonl").unlink()
-        events = ledgers.content(tmp_path / name)["events"]
-        asked.append([body for kind, body in events if kind == "ask"])
-    assert asked[0] == asked[1]
+
+def searched(folder):
+    """What a run found before it was confirmed."""
+    found = ledgers.content(folder)
+    answers = [row for row in found["answers"] if row[3] == "search"]
+    (body,) = [json.dumps(body) for kind, body in found["events"] if kind == "confirmed"]
+    events = [event for event in found["events"] if event[0] != "confirmed"]
+    return events, answers, json.loads(body)
+
+
+@pytest.mark.parametrize("strategy", ["nsga2", "cma_es"])
+def test_validation_and_test_never_reach_the_search(family, tmp_path, strategy):
+    """With their answers permuted, all that is asked, answered and told in the search stays as it
+    was, and so does the shortlist; what is confirmed does not."""
+    runs, found = [], []
+    for i, splits in enumerate(((), ("validation", "test"))):
+        place = tmp_path / f"{i}"
+        place.mkdir()
+        for name in ("one", "two"):
+            (place / f"{name}.jsonl").write_text(permuted(family / f"{name}.jsonl", splits))
+        objectives = {n: {"bank": str(place / f"{n}.jsonl"), "signal": "probability"}
+                      for n in ("one", "two")}  # fmt: skip
+        recipe = families.recipe(family, objectives=objectives, strategy=strategy)
+        runs.append(evomerge.search(recipe, place / "run"))
+        found.append(searched(place / "run"))
+    (events, answers, before), (again, same, after) = found
+    assert [kind for kind, _ in events if kind in ("ask", "tell")] and events == again
+    assert len(answers) > 18 * 40 and answers == same
+    assert before["shortlist"] == after["shortlist"]
+    assert runs[0].baselines.rows() != runs[1].baselines.rows()
+    shortlisted = [[r.point(label).mean("validation") for label in before["shortlist"]]
+                   for r in runs]  # fmt: skip
+    assert shortlisted[0] != shortlisted[1]
 
 
 def sometimes(model, tokenizer):

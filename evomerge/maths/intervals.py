@@ -7,10 +7,13 @@ cancels out. Source: Wilson (1927); Efron and Tibshirani (1993); Holm (1979).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import moocore
 import numpy as np
 import numpy.typing as npt
+
+from evomerge.maths import pareto
 
 Array = npt.NDArray[np.float64]
 
@@ -34,38 +37,106 @@ def wilson(mean: npt.ArrayLike, n: npt.ArrayLike, z: float = 1.96) -> tuple[Arra
     return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
 
 
+class Difference(NamedTuple):
+    """How much better one plan is than another, with its 95 % interval and two-sided p-value."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """What plans score on items drawn anew, the same ones for all.
+
+    `measured` (plans, banks) are the means over the items themselves, `means` (repeats, plans,
+    banks) those of each repeat.
+    """
+
+    measured: Array
+    means: Array
+
+    def difference(self, plan: int, other: int, level: float = 0.95) -> Difference:
+        """Of the means over banks: percentile interval, and the p-value that inverts it.
+
+        Needs ten items on which the two differ: with 5 the interval covers the truth in 91 % of
+        all cases instead of 95, with 3 in 87 %.
+        Source: Efron and Tibshirani (1993), sections 13.3 and 15.4.
+        """
+        middle = float(self.measured[plan].mean() - self.measured[other].mean())
+        gains = (self.means[:, plan].mean(axis=1) - self.means[:, other].mean(axis=1)).round(12)
+        low, high = np.quantile(gains, [(1 - level) / 2, (1 + level) / 2])
+        tail = min(np.count_nonzero(gains <= 0), np.count_nonzero(gains >= 0))
+        p = min(1.0, 2 * (1 + tail) / (1 + len(gains)))
+        return Difference(middle, float(low), float(high), p)
+
+    def nondominated(self) -> Array:
+        """The share (plans,) of repeats in which no other plan is at least as good on every bank
+        and better on one: how probable it is that a plan is nondominated on all such items.
+
+        Source: probabilities of dominance, Hughes (2001), on items instead of a noise model.
+        """
+        return np.asarray(np.mean([pareto.nondominated(-rows) for rows in self.means], axis=0))
+
+
+def resample(scores: Sequence[npt.ArrayLike], repeats: int = 10000, *, seed: int) -> Resampled:
+    """Draw items anew, with replacement, within each bank; scores: (plans, items) a bank.
+
+    Raises ValueError where the plans of a bank do not have the same items, at least one.
+    """
+    try:
+        banks = [np.asarray(bank, dtype=np.float64) for bank in scores]
+    except ValueError:  # ragged rows
+        banks = []
+    if not banks or not all(
+        bank.ndim == 2 and bank.size and len(bank) == len(banks[0]) for bank in banks
+    ):
+        raise ValueError("expected the same items for all, at least one per bank")
+    measured = np.stack([bank.mean(axis=1) for bank in banks], axis=1)
+    return Resampled(measured, resampled_means(banks, repeats, seed))
+
+
 def paired_bootstrap(
     a: Sequence[npt.ArrayLike],
     others: Sequence[Sequence[npt.ArrayLike]],
     repeats: int = 10000,
     *,
     seed: int,
-    level: float = 0.95,
-) -> list[tuple[float, float, float]]:
-    """For each of `others`: the difference of a's mean over banks to its own, and its percentile
-    interval (low, high).
+) -> list[Difference]:
+    """For each of `others`: by how much the mean of a over banks is above its own.
 
     a and each other hold one array (items,) per bank, of the same items in the same order. The
-    items drawn anew are the same for all.
+    items drawn anew are the same for all; raises ValueError where they can not be.
     """
-    mine = [np.asarray(bank, dtype=np.float64) for bank in a]
-    theirs = [[np.asarray(bank, dtype=np.float64) for bank in other] for other in others]
-    shapes = [bank.shape for bank in mine]
-    if not all(len(shape) == 1 and shape[0] for shape in shapes) or any(
-        [bank.shape for bank in other] != shapes or not other for other in theirs
-    ):
+    if any(len(other) != len(a) for other in others):
         raise ValueError("expected the same items for all, at least one per bank")
-    differences = [np.stack([bank - other[k] for other in theirs]) for k, bank in enumerate(mine)]
-    means = resampled_means(differences, repeats, seed).mean(axis=2)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    middle = np.mean([bank.mean(axis=1) for bank in differences], axis=0)
-    return [(float(m), float(x), float(y)) for m, x, y in zip(middle, low, high, strict=True)]
+    rows: list[Any] = [[a[k], *(other[k] for other in others)] for k in range(len(a))]
+    found = resample(rows, repeats, seed=seed)
+    return [found.difference(0, i) for i in range(1, len(others) + 1)]
+
+
+def holm(p: npt.ArrayLike) -> Array:
+    """p-values (n,) adjusted for their number: the chance that any of the true hypotheses among
+    them is rejected stays below the level, however they depend on each other.
+
+    Stepping down from the smallest: the k-th of n is multiplied by n - k + 1, at least as large
+    as the one before, at most 1. Source: Holm (1979).
+    """
+    values = np.asarray(p, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
 
 
 def resampled_means(scores: Sequence[npt.ArrayLike], repeats: int, seed: int) -> Array:
     """Means (repeats, plans, banks) over items drawn anew, with replacement, within each bank.
 
     scores holds one array (plans, items) per bank. All plans of a repeat share its items.
+    Rounded to 12 digits: what scores the same on every item has the same means, in whatever order
+    they were summed.
     """
     generator = np.random.default_rng(seed)
     banks = [np.asarray(bank, dtype=np.float64) for bank in scores]
@@ -76,7 +147,7 @@ def resampled_means(scores: Sequence[npt.ArrayLike], repeats: int, seed: int) ->
             count = min(BATCH, repeats - first)
             times = generator.multinomial(items, np.full(items, 1 / items), size=count)
             means[first : first + count, :, k] = times @ bank.T / items
-    return means
+    return means.round(12)
 
 
 def bootstrap_hypervolume(
@@ -98,19 +169,10 @@ def bootstrap_hypervolume(
     banks = [np.asarray(bank, dtype=np.float64) for bank in scores]
     measured = np.stack([bank.mean(axis=1) for bank in banks], axis=1)
     anchors = np.asarray(zero, dtype=np.float64), np.asarray(unit, dtype=np.float64)
-    value = _volume((anchors[0] - measured) / anchors[1], reference)
+    value = pareto.hypervolume((anchors[0] - measured) / anchors[1], reference)
     again = [
-        _volume((anchors[0] - means) / anchors[1], reference)
+        pareto.hypervolume((anchors[0] - means) / anchors[1], reference)
         for means in resampled_means(banks, repeats, seed)
     ]
     low, high = np.quantile(again, [(1 - level) / 2, (1 + level) / 2])
     return value, max(0.0, float(2 * value - high)), max(0.0, float(2 * value - low))
-
-
-def _volume(losses: Array, reference: float) -> float:
-    inside = losses[(losses < reference).all(axis=1)]
-    if not inside.size:
-        return 0.0
-    if losses.shape[1] == 1:
-        return float(reference - inside.min())
-    return float(moocore.hypervolume(inside, ref=np.full(losses.shape[1], reference)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from plotly.offline import get_plotlyjs
 
 from evomerge.files.writer import atomic_text
+from evomerge.front import named, shown
 from evomerge.report import plots, remarks, style
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ $front_plot
 <div class="wide">$front_table</div>
 <h2>The chosen point against each baseline</h2>
 <p class="small">Difference of the mean test scores, with its 95 % interval from a paired bootstrap
-over items: the same items for both, so that what is hard for both cancels out. The intervals are
-not corrected for their number.</p>
+over items: the same items for both, so that what is hard for both cancels out. Each interval
+stands for itself. The p-values are adjusted for their number (Holm): where the chosen point is no
+better than any, the chance that even one of them falls below 0.05 is 5 %.</p>
 $against
 <h2>What the chosen point is made of</h2>
 <p class="small">Gene values of $chosen, for each group of tensors.</p>
@@ -61,7 +63,9 @@ _READING = (
     "Points that no other one beats in every objective on validation. All scores are those on "
     "test, between 0 and 1, more is better; bars and small numbers are 95 % intervals (Wilson; "
     "the bar of the mean by the normal law). The chosen point has the best mean on validation, "
-    "the knee the best trade-off there. Base, experts and textbook merges answered the same items."
+    "the knee the best trade-off there. Base, experts and textbook merges answered the same "
+    "items. Nondominated: how probable it is, by items drawn anew, that no other point of the "
+    "table beats this one in every objective."
 )
 
 
@@ -95,18 +99,20 @@ def _claim(run: Run) -> str:
     rows = {row["baseline"]: row for row in run.comparisons()}
     best = max(run.baselines, key=lambda p: p.mean("test") if p.label in rows else -1)
     row = rows[best.label]
-    verdict = "better than" if row["low"] > 0 else "not distinguishable from"
-    if row["high"] < 0:
-        verdict = "worse than"
+    verdict = "not distinguishable from"
+    if row["p_holm"] < 0.05:
+        verdict = "better than" if row["difference"] > 0 else "worse than"
     looks = run.confirmed["looks"]
     times = "once" if looks == 1 else f"{looks} times, so it is no longer quite fresh"
     n = sum(len(column) for column in chosen.scores["test"])
+    p = _safe(shown(row["p_holm"]))
     over = f"over {len(run.objectives)} objectives " if len(run.objectives) > 1 else ""
     return (
         f"The chosen merge <b>{_safe(chosen.label)}</b> scores {chosen.mean('test'):.3f} "
         f"{over}on {n:,} test items and is <b>{verdict}</b> the best baseline on these items, "
         f"{_safe(best.label)} with {best.mean('test'):.3f}: difference {row['difference']:+.3f} "
-        f"(95 % paired interval {row['low']:+.3f} to {row['high']:+.3f}). "
+        f"(95 % paired interval {row['low']:+.3f} to {row['high']:+.3f}; p {p}, adjusted for "
+        f"{len(rows)} baselines). "
         f"It was chosen on validation; the test items were looked at {times}."
     )
 
@@ -124,9 +130,10 @@ def _front_table(run: Run) -> str:
     )
     body = ""
     for title, points in kinds:
-        body += f'<tr class="kind"><th colspan="{len(run.objectives) + 2}">{title}</th></tr>'
+        body += f'<tr class="kind"><th colspan="{len(run.objectives) + 3}">{title}</th></tr>'
         body += "".join(_row(run, point) for point in points)
-    return f"<table><thead><tr><th>point</th>{head}<th>mean</th></tr></thead>{body}</table>"
+    head = f"<th>point</th>{head}<th>mean</th><th>nondominated</th>"
+    return f"<table><thead><tr>{head}</tr></thead>{body}</table>"
 
 
 def _row(run: Run, point: Point) -> str:
@@ -138,9 +145,10 @@ def _row(run: Run, point: Point) -> str:
         for mean, interval in (_cell(point, i) for i in range(len(run.objectives)))
     )
     mean = point.mean("test")
-    shown = f"{mean:.3f}" if mean == mean else "-"
+    number = f"{mean:.3f}" if mean == mean else "-"
     style = ' class="chosen"' if point.chosen else ""
-    return f"<tr{style}><td>{_safe(point.label)}{word}</td>{cells}<td><b>{shown}</b></td></tr>"
+    cells += f"<td><b>{number}</b></td><td>{run.front.stays(point)}</td>"
+    return f"<tr{style}><td>{_safe(point.label)}{word}</td>{cells}</tr>"
 
 
 def _cell(point: Point, objective: int) -> tuple[str, str]:
@@ -150,11 +158,12 @@ def _cell(point: Point, objective: int) -> tuple[str, str]:
 
 def _against(run: Run) -> str:
     rows = "".join(
-        f"<tr><td>{_safe(row['baseline'])}</td><td>{row['difference']:+.3f}</td>"
-        f"<td>{row['low']:+.3f} to {row['high']:+.3f}</td></tr>"
+        f"<tr><td>{_safe(named(row))}</td><td>{row['difference']:+.3f}</td>"
+        f"<td>{row['low']:+.3f} to {row['high']:+.3f}</td>"
+        f"<td>{_safe(shown(row['p_holm']))}</td></tr>"
         for row in run.comparisons()
     )
-    head = "<th>baseline</th><th>difference</th><th>95 % interval</th>"
+    head = "<th>baseline</th><th>difference</th><th>95 % interval</th><th>p (Holm)</th>"
     return f"<table><thead><tr>{head}</tr></thead>{rows}</table>"
 
 

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from evomerge.run import Run
 
+FEW = 10
+"""With fewer items on which two plans differ, intervals of the difference cover less than 94 %."""
+
 
 def of(run: Run) -> list[str]:
     """What to know beside the numbers: a result not new, useless experts, failures."""
     found = [
-        f"{run.chosen.label} scores the same as '{row['baseline']}' on every test item."
+        f"{run.chosen.label} and '{row['baseline']}' score otherwise on {count} of the test "
+        "items: too few for their interval and p-value to hold."
+        if (count := row["items_that_differ"])
+        else f"{run.chosen.label} scores the same as '{row['baseline']}' on every test item."
         for row in run.comparisons()
-        if row["low"] == row["high"] == 0
+        if row["items_that_differ"] < FEW
     ]
     searched = {p.label: p.means("search") for p in run.baselines}
     for i, name in enumerate(run.objectives):
