@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evomerge import errors, plugins, shelf, zoo
+from evomerge.files.bank import Sheet
 from evomerge.genome import Space
 from evomerge.layers import Layers
 from evomerge.layout import lay_out
@@ -50,9 +51,20 @@ def _objectives(recipe: Recipe, folder: Path) -> None:
             if objective.function is not None and objective.bank is None:
                 function.find(objective.function)
             elif objective.bank is not None and objective.function is None:
-                shelf.check(objective.bank, folder)
+                keys = shelf.check(objective.bank, folder)
+                if keys is not None and not recipe.allow_contamination:
+                    _clean(keys)
             else:
                 raise errors.RecipeError("expected either 'bank' or 'function'")
+
+
+def _clean(keys: Sheet) -> None:
+    """Refuse to select on a test set that others report."""
+    if keys.benchmark is not None and (contamination := keys.benchmark.contamination()):
+        raise errors.RecipeError(
+            f"bank '{keys.name}': {contamination}. Search and validate on other items; "
+            "`allow_contamination: true` does it anyway, and says so in report and model card"
+        )
 
 
 def _imagined(recipe: Recipe) -> Template:

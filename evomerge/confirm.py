@@ -59,6 +59,9 @@ def sanity(problem: Problem, desk: Desk, report: Report) -> Losses:
     answers.ledger.set_meta("ancestry", descent)
     for line in ancestry.refuse(descent, problem.recipe.allow_mismatch):
         report("note", {"text": line})
+    # What a run was once selected on, it stays selected on, whatever the bank says now
+    before = answers.ledger.meta("contamination") or {}
+    answers.ledger.set_meta("contamination", {**before, **problem.contamination()})
     plans = endpoints(problem)
     # Without them there is no search; what was wrong may have been put right since.
     answers.retry(plan.key for plan in plans.values())

@@ -1,4 +1,4 @@
-"""Points with their scores on all splits, and the table that a set of them makes."""
+"""Points with their scores on all splits, how they compare, and the table that they make."""
 
 from __future__ import annotations
 

@@ -102,8 +102,15 @@ class Problem:
             vocabulary=self.template.vocabulary,
         )  # fmt: skip
 
+    def contamination(self) -> dict[str, str]:
+        """By objective, why scores on its benchmark can not be claimed; most have no entry."""
+        found = {name: bank.benchmark for name, bank in self.banks.items()}
+        lines = {name: mark.contamination() for name, mark in found.items() if mark is not None}
+        return {name: line for name, line in lines.items() if line}
+
     def notes(self) -> Iterator[str]:
         """What a person should know of the inputs, though nothing is wrong."""
+        yield from (f"'{name}': {line}" for name, line in self.contamination().items())
         items = self.recipe.fidelity.items or 0
         for name, bank in self.banks.items():
             there = len(bank.split("search"))

@@ -95,33 +95,28 @@ class Run:
         return np.array([row[item] for item in sorted(row)])
 
     @cached_property
-    def _members(self) -> list[Point]:
+    def _fronts(self) -> tuple[Front, Front]:
         found = self.confirmed
         labels = dict.fromkeys([found["chosen"], *found["front"]])
         once = {found["shortlist"][label]: label for label in reversed(labels)}
         points = [self._point(label, key, label == found["chosen"]) for key, label in once.items()]
-        return sorted(points, key=lambda p: -p.mean("validation"))
+        points.sort(key=lambda p: -p.mean("validation"))
+        baselines = [self._point(*pair) for pair in found["baselines"].items()]
+        tested = Tested([*points, *baselines])
+        return Front(points, self.objectives, tested), Front(baselines, self.objectives, tested)
 
-    @cached_property
-    def _frame(self) -> list[Point]:
-        return [self._point(*pair) for pair in self.confirmed["baselines"].items()]
-
-    @cached_property
-    def _tested(self) -> Tested:
-        return Tested([*self._members, *self._frame])
-
-    @cached_property
+    @property
     def front(self) -> Front:
         """The confirmed front: nondominated on `validation`, reported on `test`.
 
         A plan that was found twice, as a candidate and as a mean, stands here once.
         """
-        return Front(self._members, self.objectives, self._tested)
+        return self._fronts[0]
 
-    @cached_property
+    @property
     def baselines(self) -> Front:
         """Base, experts and textbook merges, scored on the same items."""
-        return Front(self._frame, self.objectives, self._tested)
+        return self._fronts[1]
 
     @property
     def chosen(self) -> Point:
@@ -168,6 +163,12 @@ class Run:
                 if row["losses"] is not None:
                     items[row["id"]] = row["items"]
                     yield sum(items.values()), row["losses"]
+
+    @property
+    def contamination(self) -> list[str]:
+        """Why scores on a public benchmark can not be claimed: its test set took part."""
+        found = self._ledger.meta("contamination") or {}
+        return [f"'{name}': {line}." for name, line in found.items()]
 
     def failures(self) -> dict[str, str]:
         """Reason by plan key."""
@@ -219,7 +220,7 @@ class Run:
 
     @cached_property
     def _compared(self) -> list[dict[str, Any]]:
-        return self._tested.against(self.chosen.label, self.baselines.points, self.kind)
+        return self.front.tested.against(self.chosen.label, self.baselines.points, self.kind)
 
     def hypervolume(self, points: Sequence[Point]) -> tuple[float, float, float]:
         """Of the points' `test` losses, to the reference point 1.1 in every objective, with its
@@ -260,7 +261,7 @@ class Run:
             self.plan(which), folder, title=f"{self.recipe['name']} {point.label}",
             base=self.recipe["base"], experts=list(self.recipe["experts"].values()),
             command=f"evomerge export {self.folder} {which} -o {folder}{option}", scores=scores,
-            adapter=adapter, **details,
+            notes=self.contamination, adapter=adapter, **details,
         )  # fmt: skip
 
     def plot(self) -> go.Figure:
@@ -292,6 +293,7 @@ class Run:
                 "chosen_against": self.comparisons(),
                 "knee": self.knee.label,
                 "looks_at_test": self.confirmed["looks"],
+                "contamination": self.contamination,
             },
             indent=1,
         )

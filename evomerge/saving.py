@@ -53,6 +53,7 @@ def write(
     base: str = "",
     experts: Sequence[str] = (),
     scores: Sequence[tuple[str, float, float, float]] = (),
+    notes: Sequence[str] = (),
     shard_size: str = SHARD,
     adapter: int | None = None,
     told: Written = lambda done, total: None,
@@ -60,7 +61,8 @@ def write(
     """Write a plan as a Hugging Face folder with a model card and plan.json; return its path.
 
     With `adapter`, as a LoRA adapter of that rank, with fit.json on what it leaves out.
-    `base` and `experts` are what the card calls them, by default the names of their folders.
+    `base` and `experts` are what the card calls them, by default the names of their folders;
+    `notes` are those of the card.
     Raises RecipeError for a folder in use, InputError for inputs that changed, EvaluationError
     for a weight that is not finite, MachineError where the disk does not allow it.
     """
@@ -68,7 +70,7 @@ def write(
     card = writer.card(
         title or Path(folder).name, base=base or _called(plan.base),
         experts=experts or [_called(item) for item in plan.experts], plan=plan.key,
-        command=command, scores=scores,
+        command=command, scores=scores, notes=notes,
     )  # fmt: skip
     workshop, extra = Workshop.of(plan), {"plan.json": plan.model_dump(mode="json")}
     if adapter is not None:

@@ -83,7 +83,8 @@ class Named(BaseModel):
 class Recipe(_Part):
     """A whole search. `tokenizer`: whose tokens merged models have, where those of the inputs
     differ: `base`, `union` or `expert:NAME`. `allow_mismatch`: merge experts that do not seem
-    to descend from the base. `batch`: items scored at a time. `ask`: candidates
+    to descend from the base. `allow_contamination`: select on the test set of a public benchmark,
+    which report and model card then say. `batch`: items scored at a time. `ask`: candidates
     asked for at a time when `deterministic` (always so inline). `shortlist`: candidates that are
     confirmed."""
 
@@ -94,6 +95,7 @@ class Recipe(_Part):
     operator: Text | list[Text]
     tokenizer: str = "base"
     allow_mismatch: bool = False
+    allow_contamination: bool = False
     space: SpaceOptions = SpaceOptions()
     objectives: dict[str, Objective] = Field(min_length=1)
     strategy: Named

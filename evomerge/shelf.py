@@ -8,13 +8,15 @@ from evomerge import errors, plugins, zoo
 from evomerge.files import bank as banks
 
 
-def check(reference: str, folder: Path) -> None:
+def check(reference: str, folder: Path) -> banks.Sheet | None:
     """What is wrong with a bank before any item is read: its name, its file, its scorer.
 
-    `folder` is where relative paths may begin beside the current one; no zoo family is built.
+    Returns its keys, if it has a YAML file. `folder` is where relative paths may begin beside the
+    current one; no zoo family is built.
     """
     if reference.startswith("zoo:"):
-        return zoo.check(reference, "bank")
+        zoo.check(reference, "bank")
+        return None
     path = banks.find(_near(reference, folder))
     if path.suffix == ".jsonl":
         if not path.is_file():
@@ -25,7 +27,7 @@ def check(reference: str, folder: Path) -> None:
     if keys.source is not None and keys.source.startswith("zoo:"):
         with errors.at(f"{path}: source"):
             zoo.check(keys.source, "bank")
-    return None
+    return keys
 
 
 def load(reference: str | Path, folder: Path | None = None) -> banks.Bank:

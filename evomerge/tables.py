@@ -37,6 +37,8 @@ def show(out: Console, run: Run) -> None:
         value, low, high = run.hypervolume(points)
         out.print(f"test hypervolume of {name}: {value:.3f} ({low:.3f} to {high:.3f})")
     out.print(f"looks at test so far: {run.confirmed['looks']}")
+    for line in run.contamination:
+        out.print(line, style="yellow", highlight=False, markup=False)
     failed = len(run.failures())
     if failed:
         out.print(f"failed candidates: {failed}")

@@ -253,3 +253,36 @@ def test_any_items_load_or_are_refused(entries):
 def test_a_folder_is_not_a_bank(tmp_path):
     os.mkdir(tmp_path / "x.yaml")
     assert "x.yaml: no such file" in refusal(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("splits", "named"),
+    [
+        (["search", "validation", "test"], "(search, validation)"),
+        (["test", "search"], "(search)"),
+        (["validation"], "(validation)"),
+        (["test"], ""),
+        ([], ""),
+    ],
+)
+def test_a_bank_says_which_splits_are_a_public_test_set(tmp_path, splits, named):
+    mark = {"name": "Sums", "public_test": splits}
+    found = bank.load(sheet(tmp_path / "a.yaml", benchmark=mark))
+    said = found.benchmark.contamination()
+    assert bool(said) == bool(named) and named in said
+    assert not named or "public test set of Sums" in said
+    assert found.sha256 == bank.load(sheet(tmp_path / "a.yaml")).sha256
+
+
+@pytest.mark.parametrize(
+    ("mark", "says"),
+    [
+        ("Sums", "benchmark: expected a mapping with 'name' and 'public_test'"),
+        ({"name": "Sums"}, "public_test"),
+        ({"name": "", "public_test": []}, "benchmark.name"),
+        ({"name": "Sums", "public_test": True}, "benchmark.public_test"),
+        ({"name": "Sums", "public_test": ["train"]}, "benchmark.public_test"),
+    ],
+)
+def test_half_a_benchmark_is_refused(tmp_path, mark, says):
+    assert says in refusal(sheet(tmp_path / "a.yaml", benchmark=mark))

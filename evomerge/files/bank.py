@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -35,6 +35,7 @@ class Bank:
     sha256: str
     path: Path
     description: str = ""
+    benchmark: Benchmark | None = None
     _splits: dict[str, tuple[Item, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def split(self, name: str) -> tuple[Item, ...]:
@@ -71,6 +72,25 @@ class Shares(pydantic.BaseModel):
         return self
 
 
+class Benchmark(pydantic.BaseModel):
+    """The public benchmark that a bank's items are from, and the splits that hold items of its
+    published test set; none, if they are all from its training set."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+    name: Text
+    public_test: list[Literal["search", "validation", "test"]]
+
+    def contamination(self) -> str:
+        """What a search on such a bank does to its claims; empty where it does nothing."""
+        selecting = [split for split in SPLITS[:2] if split in self.public_test]
+        return (
+            f"models are selected on the public test set of {self.name} ({', '.join(selecting)}), "
+            "so that no score on that benchmark can be claimed for them"
+            if selecting
+            else ""
+        )
+
+
 class Sheet(pydantic.BaseModel):
     """The keys of a bank's YAML file."""
 
@@ -84,6 +104,7 @@ class Sheet(pydantic.BaseModel):
     licence: str = ""
     prompt: str = "{prompt}"
     split: Shares | None = None
+    benchmark: Benchmark | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -97,6 +118,16 @@ class Sheet(pydantic.BaseModel):
         if not isinstance(scorer, dict) or not isinstance(scorer.get("name"), str):
             raise ValueError("expected the name of a scorer, or a mapping with 'name' and options")
         return scorer
+
+    @pydantic.field_validator("benchmark", mode="before")
+    @classmethod
+    def _with_splits(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            raise ValueError(
+                "expected a mapping with 'name' and 'public_test', the list of the splits that "
+                "hold items of its test set"
+            )
+        return value
 
     @pydantic.field_validator("prompt")
     @classmethod
@@ -202,4 +233,5 @@ def _bank(keys: Sheet, found: list[Item], path: Path) -> Bank:
         sha256=sha256(text.encode()).hexdigest(),
         path=path,
         description=keys.description,
+        benchmark=keys.benchmark,
     )

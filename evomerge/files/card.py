@@ -17,8 +17,10 @@ def card(
     plan: str,
     scores: Sequence[tuple[str, float, float, float]] = (),
     command: str = "",
+    notes: Sequence[str] = (),
 ) -> str:
-    """A README.md: origin, key of the `plan`, `scores` (objective, score, 95 % low, high)."""
+    """A README.md: origin, key of the `plan`, `scores` (objective, score, 95 % low, high), and
+    `notes`, what to know before the scores are believed."""
     front = {
         "library_name": "transformers",
         "base_model": list(dict.fromkeys(_one_line(name) for name in (base, *experts))),
@@ -39,6 +41,7 @@ def card(
         parts.append(
             "\n".join(["| objective | score | 95 % interval |", "|---|---|---|", *rows, ""])
         )
+    parts += [f"**Note:** {escape(note)}\n" for note in notes]
     parts.append(f"Plan: `{plan}`\n")
     if command:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))

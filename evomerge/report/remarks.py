@@ -13,7 +13,8 @@ FEW = 10
 
 def of(run: Run) -> list[str]:
     """What to know beside the numbers: a result not new, useless experts, failures."""
-    found = [
+    found = list(run.contamination)
+    found += [
         f"{run.chosen.label} and '{row['baseline']}' score otherwise on {count} of the test "
         "items: too few for their interval and p-value to hold."
         if (count := row["items_that_differ"])
