@@ -91,6 +91,8 @@ class Worker:
                     f"{base.folder}: has no tokenizer, which the scorer '{bank.scorer}' of the "
                     f"bank '{bank.name}' needs"
                 )
+            with errors.at(f"{base.folder}: bank '{bank.name}'"):  # such as a missing template
+                scorer.prepare(self.tokenizer, bank.items[:1], **bank.options)
         self.live = Live(modules.writable(self.model), Workshop(opened, self.device))
         self._batches: dict[tuple[str, str, int], Any] = {}
 

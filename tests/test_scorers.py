@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evomerge import errors, plugins, worker
+from evomerge import errors, likelihood, plugins, worker
 from evomerge.files import bank as banks
 from evomerge.files.companions import Form
 from evomerge.files.items import Item
@@ -41,7 +41,7 @@ def one_by_one(model, tokenizer, item):
 
 def test_log_likelihoods_are_those_of_whole_sequences(model, items):
     batch = choice.prepare(model[1], items[:20])
-    found = choice.log_likelihoods(model[0], batch)
+    found = likelihood.log_likelihoods(model[0], batch.asked)
     for row, item in zip(found.tolist(), items[:20], strict=True):
         assert row == pytest.approx(one_by_one(*model, item), abs=1e-4)
 
@@ -49,11 +49,11 @@ def test_log_likelihoods_are_those_of_whole_sequences(model, items):
 def test_an_item_alone_and_among_64(model, items):
     """Less than 1e-4 apart, and no answer differs beyond that margin."""
     together = choice.prepare(model[1], items[:64])
-    among = choice.log_likelihoods(model[0], together)
+    among = likelihood.log_likelihoods(model[0], together.asked)
     scores = choice.score(model[0], together)
     for i, item in enumerate(items[:64]):
         single = choice.prepare(model[1], [item])
-        alone = choice.log_likelihoods(model[0], single)[0]
+        alone = likelihood.log_likelihoods(model[0], single.asked)[0]
         assert (alone - among[i]).abs().max() < 1e-4
         own = choice.score(model[0], single)
         assert own["score"][0] == scores["score"][i] or abs(scores["margin"][i]) < 1e-4
@@ -62,21 +62,17 @@ def test_an_item_alone_and_among_64(model, items):
 def test_scores_margins_and_probabilities(model, items):
     batch = choice.prepare(model[1], items[:12])
     plain = choice.prepare(model[1], items[:12], normalize=False)
-    likelihood = choice.log_likelihoods(model[0], batch).numpy()
+    raw = likelihood.log_likelihoods(model[0], batch.asked).numpy()
     found, unnormalised = choice.score(model[0], batch), choice.score(model[0], plain)
     for i, item in enumerate(items[:12]):
-        per_byte = likelihood[i] / [len(text.encode()) for text in item.choices]
+        per_byte = raw[i] / [len(text.encode()) for text in item.choices]
         best = int(np.argmax(per_byte))
         assert found["score"][i] == (best == item.answer)
-        assert (
-            found["plain"][i]
-            == unnormalised["score"][i]
-            == (np.argmax(likelihood[i]) == item.answer)
-        )
+        assert found["plain"][i] == unnormalised["score"][i] == (np.argmax(raw[i]) == item.answer)
         others = np.delete(per_byte, item.answer)
         assert found["margin"][i] == pytest.approx(per_byte[item.answer] - others.max(), abs=1e-5)
         assert (found["margin"][i] > 0) == bool(found["score"][i])
-        softmax = np.exp(likelihood[i] - likelihood[i].max())
+        softmax = np.exp(raw[i] - raw[i].max())
         expected = softmax[item.answer] / softmax.sum()
         assert found["probability"][i] == pytest.approx(expected, rel=1e-3)
 
@@ -88,7 +84,7 @@ def test_choices_of_different_number_and_length(model):
         Item("c", "a much longer prompt", ("q",) * 1 + ("rst", "uv", "w", "xyz"), 4, "test"),
     ]
     batch = choice.prepare(model[1], items)
-    found = choice.log_likelihoods(model[0], batch)
+    found = likelihood.log_likelihoods(model[0], batch.asked)
     for row, item in zip(found.tolist(), items, strict=True):
         if item.prompt:
             n = len(item.choices)
