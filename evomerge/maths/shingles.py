@@ -22,8 +22,12 @@ ROWS = 512
 
 
 def normalized(text: str) -> str:
-    """The text without case, and with one blank for whatever is no letter and no digit."""
-    return re.sub(r"\W+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    """The text without case, and one blank for blanks and for the marks of sentences.
+
+    Signs such as + and < stay: what differs in them alone is another question.
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return re.sub(r"[\s.,;:!?'\"`]+", " ", plain).strip()
 
 
 def near_duplicates(
@@ -31,7 +35,7 @@ def near_duplicates(
 ) -> list[tuple[int, int, float]]:
     """Pairs (i, j) with i < j, of two groups, that are `threshold` similar or more, in [0, 1].
 
-    The most similar come first; 1 is for what is equal but for case, blanks and punctuation.
+    The most similar come first; 1 is for what is equal once `normalized`.
     """
     plain = [normalized(text) for text in texts]
     found = {}
@@ -46,8 +50,10 @@ def _similar(texts: Sequence[str]) -> Iterator[tuple[int, int, float]]:
     pieces = [_pieces(text) for text in texts]
     counts = Counter(piece for own in pieces for piece in own)
     most = max(COMMON[0], COMMON[1] * len(texts))
-    columns = {piece: i for i, (piece, n) in enumerate(counts.items()) if n <= most}
-    weight = np.sqrt(np.log1p(len(texts)) - np.log([counts[piece] for piece in columns]))
+    whole = set(texts)
+    telling = [piece for piece, n in counts.items() if n <= most or piece in whole]
+    columns = {piece: column for column, piece in enumerate(telling)}
+    weight = np.sqrt(np.log1p(len(texts)) - np.log([counts[piece] for piece in telling]))
     kept = [[columns[piece] for piece in own if piece in columns] for own in pieces]
     index = np.array([column for row in kept for column in row], dtype=np.int64)
     ends = np.cumsum([0, *map(len, kept)])
