@@ -48,7 +48,7 @@ class Batch:
 
 def check(item: Item) -> None:
     """Raises ValueError for an item whose answer no text can be compared with."""
-    if not all(answer.strip() for answer in item.accepted):
+    if not item.accepted or not all(answer.strip() for answer in item.accepted):
         raise ValueError("has no answer, or a blank one, with which to compare a text")
 
 

@@ -24,7 +24,8 @@ _PLAIN = rf"(?:(?:{_WHOLE})(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{{1,3}}(?!\d))?"
 _NUMBER = re.compile(
     # a sign or a digit right after a letter or a digit belongs to a word, such as x-2 or H2O
     rf"(?<![A-Za-z\d])(?P<sign>[-+\u2212]?)[$\u20ac\u00a3\u00a5]?"
-    rf"(?:(?:(?P<whole>\d+)[ ])?(?P<over>\d+)/(?P<under>\d+)(?![/\d])|(?P<plain>{_PLAIN}))"
+    rf"(?:(?P<date>\d+(?:/\d+){{2,}})|(?:(?P<whole>\d+)[ ])?(?P<over>\d+)/(?P<under>\d+)"
+    rf"|(?P<plain>{_PLAIN}))"
 )
 
 
@@ -33,7 +34,7 @@ def check(item: Item) -> None:
     generation.check(item)
     for answer in item.accepted:
         place = _NUMBER.fullmatch(answer.strip())
-        if place is None or _value(place) is None:
+        if place is None or place["date"] or _value(place) is None:
             raise ValueError(f"answer: expected a number, got '{answer}'")
 
 
@@ -70,7 +71,7 @@ def _near(
 
 def numbers(text: str) -> Iterator[Fraction | None]:
     """The numbers of a text in their order, exactly; None for x/0 and for what is too long."""
-    yield from (_value(place) for place in _NUMBER.finditer(text))
+    yield from (_value(place) for place in _NUMBER.finditer(text) if not place["date"])
 
 
 def _value(place: re.Match[str]) -> Fraction | None:
