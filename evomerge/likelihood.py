@@ -13,6 +13,9 @@ import torch
 
 from evomerge import errors, prompts
 
+NUMBERS = 2**22
+"""Logits of which there is a second copy at a time; a vocabulary is large, and texts are long."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -97,7 +100,8 @@ def log_likelihoods(model: Any, batch: Batch) -> torch.Tensor:
     )  # fmt: skip
     n_items, n_choices, depth = batch.tails.shape
     tails = batch.tails.to(device).view(-1, depth)
-    log_p = first.logits[:, -1:].float().log_softmax(-1).repeat_interleave(n_choices, 0)
+    begun = first.logits[:, -1:].float().log_softmax(-1)[:, 0]
+    log_p = begun.gather(1, tails[:, 0].view(n_items, n_choices)).view(-1, 1)
     if depth > 1:
         cache = first.past_key_values
         cache.batch_repeat_interleave(n_choices)
@@ -109,9 +113,19 @@ def log_likelihoods(model: Any, batch: Batch) -> torch.Tensor:
             position_ids=begin + torch.arange(depth - 1, device=device),
             past_key_values=cache,
         )
-        log_p = torch.cat([log_p, rest.logits.float().log_softmax(-1)], 1)
-    token = log_p.gather(2, tails[:, :, None])[:, :, 0].view(n_items, n_choices, depth)
+        log_p = torch.cat([log_p, _of_tokens(rest.logits, tails[:, 1:])], 1)
+    token = log_p.view(n_items, n_choices, depth)
     return _checked(torch.where(batch.counted.to(device), token, 0.0).sum(2).cpu(), batch)
+
+
+def _of_tokens(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (R, L) of tokens (R, L) by logits (R, L, V), some rows at a time."""
+    rows = max(1, NUMBERS // logits[0].numel())
+    found = [
+        logits[i : i + rows].float().log_softmax(-1).gather(2, tokens[i : i + rows, :, None])
+        for i in range(0, len(logits), rows)
+    ]
+    return torch.cat(found)[:, :, 0]
 
 
 def _checked(likelihood: torch.Tensor, batch: Batch) -> torch.Tensor:

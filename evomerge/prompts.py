@@ -49,6 +49,13 @@ def start(tokenizer: Any) -> list[int]:
     return [tokenizer.eos_token_id if first is None else first]
 
 
+def check_length(tokenizer: Any, name: str, length: int) -> None:
+    """Raise InputError for an item with more tokens than the tokenizer says that models read."""
+    if length > tokenizer.model_max_length:
+        most = tokenizer.model_max_length
+        raise errors.InputError(f"item {name}: has {length} tokens, the model reads {most}")
+
+
 def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids (I, P) that end together, and their mask (I, P)."""
     width = max(len(row) for row in rows)

@@ -50,6 +50,16 @@ def test_every_decision_is_linked_and_has_its_three_parts():
             assert part in text, f"{page.name} lacks {part}"
 
 
+@pytest.mark.parametrize("name", plugins.known("scorer"))
+def test_every_option_of_a_scorer_is_explained(name):
+    section = (ROOT / "docs" / "design.md").read_text().split("## Scorers")[1].split("\n## ")[0]
+    assert f"\n| `{name}` |" in section
+    with pytest.raises(errors.RecipeError) as caught:
+        plugins.check_options("scorer", name, {"?": 0}, "here")
+    for option in str(caught.value).split("Known: ")[1].split(", "):
+        assert option == "none" or f"`{option}`" in section, option
+
+
 def blocks(language):
     found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", README, re.M | re.S)
     assert found, f"README has no {language} block"

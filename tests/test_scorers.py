@@ -52,6 +52,13 @@ def test_log_likelihoods_are_those_of_whole_sequences(model, items):
         assert row == pytest.approx(one_by_one(*model, item), abs=1e-4)
 
 
+def test_logits_taken_in_parts_are_the_same_bits(model, items, monkeypatch):
+    batch = choice.prepare(model[1], items[:20]).asked
+    whole = likelihood.log_likelihoods(model[0], batch)
+    monkeypatch.setattr(likelihood, "NUMBERS", 1)
+    assert torch.equal(likelihood.log_likelihoods(model[0], batch), whole)
+
+
 def test_an_item_alone_and_among_64(model, items):
     """Less than 1e-4 apart, and no answer differs beyond that margin."""
     together = choice.prepare(model[1], items[:64])
@@ -206,8 +213,29 @@ def test_perplexity_is_that_of_whole_sequences(model, items):
     for bits, item in zip(found["bits_per_byte"], asked, strict=True):
         total = one_by_one(*model, replace(item, choices=(item.answer,)))[0]
         assert bits == pytest.approx(-total / math.log(2) / len(item.answer.encode()), abs=1e-4)
+    long = Item("long", "text" * 999, (), "", "test")
+    with pytest.raises(
+        errors.InputError, match=r"item long: has 3997 tokens, the model reads \d+"
+    ):
+        perplexity.prepare(model[1], [*asked, replace(long, answer="!")])
     with pytest.raises(errors.InputError, match="'chat' wants a prompt and an answer"):
         perplexity.prepare(talking(), [Item("a", "text", (), "", "test")], chat=True)
+
+
+def test_a_scorer_that_can_not_prepare_is_told_before_anything_is_scored(
+    family, tmp_path, monkeypatch
+):
+    code = "def prepare(tokenizer, items): return items[0].nothing\ndef score(model, batch): ..."
+    (tmp_path / "lab_of_mine").mkdir()
+    (tmp_path / "lab_of_mine" / "broken.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = {"name": "b", "version": 1, "scorer": "lab_of_mine.broken", "split": {"test": 1}}
+    items = [{"prompt": "x", "answer": "y"}]
+    (tmp_path / "b.yaml").write_text(json.dumps({**keys, "items": items}))
+    with pytest.raises(errors.InputError) as caught:
+        evomerge.evaluate(family / "base", [tmp_path / "b.yaml"])
+    for part in (f"{family / 'base'}: bank 'b'", "'lab_of_mine.broken' can not", "AttributeError"):
+        assert part in str(caught.value)
 
 
 @pytest.fixture(scope="module")

@@ -225,7 +225,8 @@ def _with_shots(keys: Sheet, found: Sequence[Item], path: Path) -> tuple[Item, .
         shown = [item for item in ordered if item.split == "search"]
         number = keys.shots or 0
     if number > len(shown) - (keys.examples is None and number > 0):
-        have = f"{len(shown)} examples" if keys.examples else f"{len(shown)} items of 'search'"
+        have = f"{len(shown)} items of 'search', one of which has to be left"
+        have = f"{len(shown)} examples" if keys.examples else have
         raise errors.InputError(f"{path}: shots: {number} can not be taken from {have}")
     shown = shown[:number]
     if any(not item.accepted for item in shown):

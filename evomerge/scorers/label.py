@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from evomerge import errors
+from evomerge import errors, prompts
 from evomerge.files.items import Item
 
 
@@ -35,11 +35,8 @@ def prepare(tokenizer: Any, items: Sequence[Item]) -> Batch:
     """Tokenise a block of items; InputError for a text that is longer than the model reads."""
     texts = [item.prompt for item in items]
     inputs = tokenizer(texts, padding=len(texts) > 1, return_tensors="pt")
-    lengths = inputs["attention_mask"].sum(1).tolist()
-    for item, length in zip(items, lengths, strict=True):
-        if length > tokenizer.model_max_length:
-            most = f"{length} tokens, the model reads {tokenizer.model_max_length}"
-            raise errors.InputError(f"item {item.id}: has {most}")
+    for item, length in zip(items, inputs["attention_mask"].sum(1).tolist(), strict=True):
+        prompts.check_length(tokenizer, item.id, length)
     return Batch(tuple(i.id for i in items), dict(inputs), tuple(i.answer for i in items))
 
 

@@ -21,17 +21,22 @@ def prepare(tokenizer: Any, items: Sequence[Item], *, chat: bool = False) -> lik
     """Tokenise a block of items: an item's text, or its answer where that follows a prompt.
 
     With `chat`, the prompt is put through the model's chat template, and the answer is what the
-    assistant says. Raises InputError for that with an item that has a text alone.
+    assistant says. Raises InputError for that with an item that has a text alone,
+    and for one that is longer than the model reads.
     """
     if chat and not all(item.accepted for item in items):
         raise errors.InputError("the scorer's option 'chat' wants a prompt and an answer")
-    return likelihood.prepare(
+    batch = likelihood.prepare(
         tokenizer,
         [item.id for item in items],
         [prompts.text(tokenizer, item, chat=chat) if item.accepted else "" for item in items],
         [item.accepted[:1] or (item.prompt,) for item in items],
         chat=chat,
     )
+    for i, item in enumerate(items):
+        length = int(batch.prompt_mask[i].sum() + batch.tail_mask[i].sum())
+        prompts.check_length(tokenizer, item.id, length)
+    return batch
 
 
 def score(model: Any, batch: likelihood.Batch) -> dict[str, list[float]]:
