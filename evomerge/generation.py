@@ -99,10 +99,8 @@ def generate(model: Any, batch: Batch) -> tuple[list[str], list[int]]:
             input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache,
             use_cache=True, logits_to_keep=1,
         )  # fmt: skip
-        step, cache = (
-            _likeliest(out.logits[:, -1], [batch.ids[i] for i in rows]),
-            out.past_key_values,
-        )
+        cache = out.past_key_values
+        step = _likeliest(out.logits[:, -1], [batch.ids[i] for i in rows])
         for i, token in zip(rows, step[:, 0].tolist(), strict=True):
             if i in going:
                 made[i].append(token)

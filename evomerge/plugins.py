@@ -196,8 +196,9 @@ def check_options(kind: str, name: str, options: Mapping[str, Any], where: str) 
             if option not in names:
                 place = f"{where} ({name})"
                 raise errors.RecipeError(errors.unknown(place, "option", option, names))
-    for option in set(names).intersection(known).difference(options):
-        if known[option].default is inspect.Parameter.empty:
+    needed = [o for o in names if o in known and known[o].default is inspect.Parameter.empty]
+    for option in needed:
+        if option not in options:
             raise errors.RecipeError(f"{where} ({name}): option '{option}' is missing")
     _check_values({**hints, **shared}, options, f"{where}.{name}")
 

@@ -20,7 +20,7 @@ def text(tokenizer: Any, item: Item, *, chat: bool) -> str:
     """
     if not chat:
         return "".join(f"{asked}{answer}\n\n" for asked, answer in item.shots) + item.prompt
-    if not tokenizer.chat_template:
+    if not getattr(tokenizer, "chat_template", None):
         raise errors.InputError(
             "the tokenizer has no chat template, which the scorer's option 'chat' asks for"
         )

@@ -10,13 +10,13 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 import evomerge
-from evomerge import errors, likelihood, plugins, prompts, worker
+from evomerge import errors, likelihood, plugins, prompts, shelf, worker
 from evomerge.files import bank as banks
 from evomerge.files.companions import Form
 from evomerge.files.items import Item
 from evomerge.scorers import choice, exact_match, function, label, perplexity
 from evomerge.zoo import tiny
-from tests import bigrams
+from tests import bigrams, families, ledgers
 
 CPU = torch.device("cpu")
 
@@ -353,3 +353,25 @@ def test_a_function_must_give_a_number_from_0_to_1(model, value):
 def test_every_scorer_has_its_contract(name):
     module = plugins.load("scorer", name)
     assert module.__doc__ and callable(module.prepare) and callable(module.score)
+
+
+def test_a_search_over_texts_and_generated_answers_with_examples(family, tmp_path):
+    texts = "".join(json.dumps({"text": text}) + "\n" for text in map(str, range(300, 340)))
+    (tmp_path / "texts.jsonl").write_text(texts)
+    asked = [{"prompt": f"{i} ", "answer": ["a", "b"]} for i in range(40)]
+    scorer = {"name": "contains", "max_new_tokens": 4, "ignore_case": True}
+    keys = {"name": "has", "version": 1, "scorer": scorer, "shots": 2, "items": asked}
+    (tmp_path / "has.yaml").write_text(json.dumps(keys))
+    found = {"fluent": str(tmp_path / "texts.jsonl"), "has": str(tmp_path / "has.yaml")}
+    changes = {"objectives": found, "budget": {"candidates": 2}, "ask": 2, "shortlist": 1}
+    evomerge.search(families.recipe(family, **changes), tmp_path / "run")
+    content = ledgers.content(tmp_path / "run")
+    assert not content["failures"]
+    rows = {name: [row for row in content["answers"] if row[1] == name] for name in found}
+    for *_, score, extra in rows["fluent"]:
+        assert score == pytest.approx(2 ** -json.loads(extra)["bits_per_byte"])
+    assert {score for *_, score, _ in rows["has"]} <= {0, 1}
+    assert all(1 <= json.loads(extra)["length"] <= 4 for *_, extra in rows["has"])
+    bank = shelf.load(tmp_path / "has.yaml")
+    assert {row[2] for row in rows["has"]} <= {item.id for item in bank.items}
+    assert len(bank.items) == 38

@@ -220,13 +220,13 @@ def _with_shots(keys: Sheet, found: Sequence[Item], path: Path) -> tuple[Item, .
         given = items.read_list(keys.examples, str(path), key="examples")
         shown = [items.reworded(item, keys.prompt) for item in given]
         number = len(shown) if keys.shots is None else keys.shots
+        most, have = len(shown), f"{len(shown)} examples"
     else:
         ordered = sorted(found, key=partial(_place, keys.name), reverse=True)
         shown = [item for item in ordered if item.split == "search"]
-        number = keys.shots or 0
-    if number > len(shown) - (keys.examples is None and number > 0):
+        number, most = keys.shots or 0, max(0, len(shown) - 1)
         have = f"{len(shown)} items of 'search', one of which has to be left"
-        have = f"{len(shown)} examples" if keys.examples else have
+    if number > most:
         raise errors.InputError(f"{path}: shots: {number} can not be taken from {have}")
     shown = shown[:number]
     if any(not item.accepted for item in shown):

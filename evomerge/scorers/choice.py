@@ -24,7 +24,7 @@ class Batch:
 def check(item: Item) -> None:
     """Raises ValueError for an item that can not be marked."""
     if not item.choices:
-        raise ValueError("has no choices, one of which the scorer 'choice' looks for")
+        raise ValueError("has no choices")
 
 
 def prepare(

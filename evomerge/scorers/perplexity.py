@@ -1,5 +1,7 @@
-"""How well the model predicts a text: 2^-b for b bits per byte, the usual geometric mean of the
-probabilities that it gives to the text's bytes."""
+"""How well the model predicts a text: 2^-b for b bits per byte.
+
+That is the geometric mean of the probabilities that the model gives to the text's bytes.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from evomerge.files.items import Item
 def check(item: Item) -> None:
     """Raises ValueError for an item that can not be marked."""
     if item.choices:
-        raise ValueError("has choices; the scorer 'perplexity' reads one text")
+        raise ValueError("has choices, where one text was expected")
 
 
 def prepare(tokenizer: Any, items: Sequence[Item], *, chat: bool = False) -> likelihood.Batch:
