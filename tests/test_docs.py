@@ -58,6 +58,16 @@ def test_every_operator_has_its_row_of_evidence():
     assert not [name for name, evidence in rows.items() if evidence.strip() == "none"]
 
 
+@pytest.mark.parametrize("name", plugins.known("scorer"))
+def test_every_option_of_a_scorer_is_explained(name):
+    section = (ROOT / "docs" / "design.md").read_text().split("## Scorers")[1].split("\n## ")[0]
+    assert f"\n| `{name}` |" in section
+    with pytest.raises(errors.RecipeError) as caught:
+        plugins.check_options("scorer", name, {"?": 0}, "here")
+    for option in str(caught.value).split("Known: ")[1].split(", "):
+        assert option == "none" or f"`{option}`" in section, option
+
+
 def blocks(language):
     found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", README, re.M | re.S)
     assert found, f"README has no {language} block"
