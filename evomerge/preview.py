@@ -5,15 +5,21 @@ from __future__ import annotations
 import inspect
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evomerge import ancestry, checks, errors, plugins, shelf, zoo
 from evomerge.files import bank as banks
 from evomerge.files import plain
+from evomerge.files.items import Item
 from evomerge.files.writer import atomic_text
+from evomerge.maths import shingles
 from evomerge.recipe import resolve
 from evomerge.worker import n_blocks
+
+SHOWN = 5
+"""Pairs of near-duplicates that are named."""
 
 
 def describe(source: str) -> dict[str, Any]:
@@ -116,9 +122,43 @@ def check_bank(
         "items": len(bank.items),
         "splits": {name: count[name] for name in banks.SPLITS},
         "scorer": bank.scorer,
+        **look_at(bank.items),
         "written": str(target) if written else None,
         "reference": str(target if target.exists() else file),
         "scores": scores,
+    }
+
+
+def look_at(items: Sequence[Item]) -> dict[str, Any]:
+    """What a bank's items tell without a model: near-duplicates across splits, and answers.
+
+    `near_duplicates`: how many, and the most similar; what has one in another split, or among
+    the examples, has been seen before it is asked. `answers`: how many different ones, and the
+    `share` that giving always the most frequent one would score; of choices, it is their places
+    that count.
+    """
+    named = [(item.id, item.split) for item in items]
+    texts = [" ".join([item.prompt, *item.accepted[:1]]) for item in items]
+    for i, shot in enumerate(items[0].shots):
+        named.append((f"example {i + 1}", "examples"))
+        texts.append(" ".join(shot))
+    pairs = shingles.near_duplicates(texts, [split for _, split in named])
+    answers = Counter(item.answer for item in items if item.accepted)
+    shown = [
+        {
+            "items": [named[i][0], named[j][0]],
+            "splits": [named[i][1], named[j][1]],
+            "similarity": round(similarity, 3),
+        }
+        for i, j, similarity in pairs[:SHOWN]
+    ]
+    most = [
+        {"different": len(answers), "most": answer, "share": n / len(items)}
+        for answer, n in answers.most_common(1)
+    ]
+    return {
+        "near_duplicates": {"pairs": len(pairs), "shown": shown},
+        "answers": most[0] if most else None,
     }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from evomerge import errors, plugins, zoo
 from evomerge.files import bank as banks
+from evomerge.files import plain
 
 
 def check(reference: str, folder: Path) -> banks.Sheet | None:
@@ -34,7 +35,20 @@ def load(reference: str | Path, folder: Path | None = None) -> banks.Bank:
     """A bank with its items; everything about it is checked."""
     place = reference if folder is None else _near(str(reference), folder)
     check(str(place), folder or Path())
-    return banks.load(place, resolve=zoo.path)
+    found = banks.load(place, resolve=zoo.path)
+    _check_items(found)
+    return found
+
+
+def _check_items(bank: banks.Bank) -> None:
+    """InputError for the first item that the scorer of its bank can not mark."""
+    check = getattr(plugins.load("scorer", bank.scorer), "check", lambda item: None)
+    for item in bank.items:
+        try:
+            check(item)
+        except ValueError as error:
+            where = f"{bank.path}: item {plain.shown(item.id)}"
+            raise errors.InputError(f"{where}: {error} (scorer {bank.scorer})") from None
 
 
 def _near(reference: str, folder: Path) -> str:

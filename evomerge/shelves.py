@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -39,6 +40,7 @@ def bank_check(
     out.print(f"{found['name']}: {found['items']} items ({counts}), scorer {found['scorer']}")
     if found["written"]:
         out.print(f"written: {found['written']}", highlight=False, soft_wrap=True)
+    _tell(found)
     table = Table("model", "score", "95 % interval", title=f"on {split}")
     for row in found["scores"]:
         interval = f"{row['low']:.3f} to {row['high']:.3f}"
@@ -49,6 +51,22 @@ def bank_check(
         out.print(f"a search needs all three splits, and {' and '.join(empty)} has no item")
     recipe = f"objectives: {{{json.dumps(found['name'])}: {json.dumps(found['reference'])}}}"
     out.print(f"in a recipe:  {recipe}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell(found: Mapping[str, Any]) -> None:
+    """What the items alone say: a constant answer, near-duplicates across splits."""
+    if answers := found["answers"]:
+        kinds = f"{answers['different']} different answers"
+        constant = f"the most frequent, {json.dumps(answers['most'], ensure_ascii=False)}"
+        out.print(f"{kinds}; {constant}, is right in {answers['share']:.0%}", markup=False)
+    twins = found["near_duplicates"]
+    if twins["pairs"]:
+        count = f"{twins['pairs']} pairs of nearly equal items stand in two splits, such as"
+        out.print(f"{count} (similarity from 0 to 1):")
+    for pair in twins["shown"]:
+        named = zip(pair["items"], pair["splits"], strict=True)
+        both = " and ".join(f"{name} ({split})" for name, split in named)
+        out.print(f"  {pair['similarity']:.2f}  {both}", markup=False, soft_wrap=True)
 
 
 @zoo_app.command("build")

@@ -91,8 +91,22 @@ class Worker:
                     f"{base.folder}: has no tokenizer, which the scorer '{bank.scorer}' of the "
                     f"bank '{bank.name}' needs"
                 )
+            self._try(scorer, bank, str(base.folder))
         self.live = Live(modules.writable(self.model), Workshop(opened, self.device))
         self._batches: dict[tuple[str, str, int], Any] = {}
+
+    def _try(self, scorer: Any, bank: Bank, folder: str) -> None:
+        """InputError where not even one item can be prepared, such as for a missing template."""
+        where = f"{folder}: bank '{bank.name}'"
+        try:
+            with errors.at(where):
+                scorer.prepare(self.tokenizer, bank.items[:1], **bank.options)
+        except errors.EvomergeError:
+            raise
+        except Exception as error:  # the user's own scorer, or a tokenizer of any kind
+            reason = f"{type(error).__name__}: {error}"
+            text = f"the scorer '{bank.scorer}' can not prepare an item: {reason}"
+            raise errors.InputError(f"{where}: {text}") from error
 
     def run(self, job: Job) -> Result:
         """Build the plan and answer; whatever goes wrong fails this candidate alone."""

@@ -41,7 +41,7 @@ def make(name, options, space, objectives=2, seed=0):
 
 
 def spaces_for(name, options):
-    numbers_only = "numeric" in plugins.strategy_needs(name, options)
+    numbers_only = "numbers_only" in plugins.strategy_needs(name, options)
     return [numeric(3)] if numbers_only else [numeric(3), mixed()]
 
 

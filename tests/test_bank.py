@@ -114,9 +114,60 @@ def test_shares_and_named_splits(tmp_path):
     assert "a.yaml: split: shares must sum to 1, sum is 0.5" in text
 
 
+def test_several_answers_and_texts_without_questions(tmp_path):
+    several = {"prompt": "x", "answer": ["Paris", "the city of Paris"]}
+    found = bank.load(jsonl(tmp_path / "a.jsonl", several, {"prompt": "y", "answer": ["z"]}))
+    assert [item.accepted for item in found.items] == [("Paris", "the city of Paris"), ("z",)]
+    fewer = bank.load(jsonl(tmp_path / "a.jsonl", {**several, "answer": "Paris"}))
+    assert fewer.items[0].id != found.items[0].id and fewer.items[0].also == ()
+    texts = bank.load(jsonl(tmp_path / "b.jsonl", {"text": "once"}, {"text": "twice"}))
+    assert texts.scorer == "perplexity"
+    assert [(i.prompt, i.answer, i.accepted) for i in texts.items] == [
+        ("once", "", ()),
+        ("twice", "", ()),
+    ]
+    assert bank.load(jsonl(tmp_path / "c.jsonl", SUM)).items[0].accepted == ("2",)
+
+
+def test_examples_are_taken_from_search_and_asked_no_more(tmp_path):
+    entries = questions(60)
+    whole = bank.load(sheet(tmp_path / "a.yaml", items=entries, scorer="exact_match"))
+    keys = {"items": entries, "scorer": "exact_match", "shots": 4, "prompt": "Q: {prompt}"}
+    found = bank.load(sheet(tmp_path / "a.yaml", **keys))
+    turned = bank.load(sheet(tmp_path / "a.yaml", **{**keys, "items": entries[::-1]}))
+    assert found.sha256 == turned.sha256 != whole.sha256
+    shown = whole.split("search")[:-5:-1]
+    expected = tuple((f"Q: {item.prompt}", item.answer) for item in shown)
+    assert {item.shots for item in (*found.items, *turned.items)} == {expected}
+    assert [i.id for i in found.split("search")] == [i.id for i in whole.split("search")[:-4]]
+    for name in ("validation", "test"):
+        assert [i.id for i in found.split(name)] == [i.id for i in whole.split(name)]
+    assert bank.load(sheet(tmp_path / "a.yaml", **{**keys, "shots": 0})).items[0].shots == ()
+
+
+def test_examples_that_a_bank_gives(tmp_path):
+    given = [{"prompt": "0+0=", "answer": ["0", "zero"]}, {"question": "5+5=", "answer": "10"}]
+    keys = {"items": [{"prompt": "1+1=", "answer": "2"}], "examples": given}
+    keys |= {"scorer": "exact_match", "prompt": "{prompt} "}
+    every = bank.load(sheet(tmp_path / "a.yaml", **keys))
+    assert every.items[0].shots == (("0+0= ", "0"), ("5+5= ", "10"))
+    one = bank.load(sheet(tmp_path / "a.yaml", **keys, shots=1))
+    assert one.items[0].shots == (("0+0= ", "0"),) and one.sha256 != every.sha256
+    choices = [{"prompt": "2+2=", "choices": ["4", "5"], "answer": 0}]
+    found = bank.load(sheet(tmp_path / "b.yaml", examples=choices))
+    assert found.items[0].shots == (("2+2=", "4"),)
+
+
 BAD_LINES = [
     # lines, where, reason
     (["{"], 1, "is not JSON"),
+    ([{"text": "x", "answer": "y"}], 1, "a 'text' has no answer"),
+    ([{"text": "x", "prompt": "y"}], 1, "or a 'text' without a question"),
+    ([{"text": ""}], 1, "prompt: expected a text that is not empty"),
+    ([{"text": "x"}, {"prompt": "x", "answer": "y"}], 2, "has an answer, unlike the first"),
+    ([{"prompt": "x", "answer": []}], 1, "answer: expected one, got []"),
+    ([{"prompt": "x", "answer": ["y", 3]}], 1, "answer[1]: expected a text"),
+    ([{**SUM, "answer": ["2", "3"]}], 1, "answer: expected one, got ['2', '3']"),
     ([SUM, '{"prompt": 1, "prompt": 2}'], 2, "'prompt' stands twice"),
     (["[1]"], 1, "expected an object with prompt and answer"),
     (["[" * 100_000], 1, "nested too deeply"),
@@ -188,6 +239,18 @@ def test_unusable_files(tmp_path):
         ({"items": None}, errors.InputError, "expected either 'source' or 'items'"),
         ({"items": None, "source": "x.csv"}, errors.RecipeError, "expected a .jsonl file"),
         ({"items": None, "source": "no.jsonl"}, errors.InputError, "no.jsonl: no such file"),
+        ({"shots": -1}, errors.InputError, "shots: expected at least 0"),
+        ({"shots": 2}, errors.InputError, "2 can not be taken from 1 items of 'search', one of"),
+        (
+            {"shots": 1, "split": {"search": 1}},
+            errors.InputError,
+            "1 can not be taken from 1 items",
+        ),
+        ({"shots": 2, "examples": [{**SUM, "prompt": "x"}]}, errors.InputError, "from 1 examples"),
+        ({"examples": []}, errors.InputError, "examples: expected at least 1 item"),
+        ({"examples": [{"prompt": "x"}]}, errors.InputError, "examples[0]: has no answer"),
+        ({"examples": [{"text": "x"}]}, errors.InputError, "examples have no answers"),
+        ({"examples": [SUM]}, errors.InputError, "stands among the examples too"),
         ({"prompt": "Q:"}, errors.InputError, "prompt: expected a text with {prompt}"),
         ({"prompt": "{prompt.__class__}"}, errors.InputError, "prompt: expected a text with"),
         ({"prompt": "{prompt} {"}, errors.InputError, "prompt: single '{'"),

@@ -136,6 +136,36 @@ def test_a_bank_without_a_split_is_pointed_out(family, tmp_path, run):
     assert code == 0 and "validation and test has no item" in " ".join(out.split())
 
 
+def test_what_a_bank_tells_of_itself(family, tmp_path, run):
+    """Nearly the same question in two splits and among the examples; a constant answer."""
+    asked = [
+        {"id": "a", "prompt": "What is the capital of France?", "answer": "Paris"},
+        {"id": "b", "prompt": "what is the capital of  France", "answer": "Paris"},
+        {"id": "c", "prompt": "And how many legs has a spider?", "answer": "8"},
+    ]
+    entries = [{**e, "split": split} for e, split in zip(asked, SPLITS, strict=True)]
+    shown = [{"prompt": "and how many legs has a spider", "answer": "8"}]
+    keys = {"name": "b", "version": 1, "scorer": "contains", "items": entries, "examples": shown}
+    path = tmp_path / "b.yaml"
+    path.write_text(json.dumps(keys))
+    code, out, _ = run("bank", "check", path, "--base", family / "base")
+    assert code == 0 and "2 pairs of nearly equal items" in out
+    assert "1.00  a (search) and b (validation)" in out
+    assert "1.00  c (test) and example 1 (examples)" in out
+    assert '2 different answers; the most frequent, "Paris", is right in 67%' in out
+    found = json.loads(run("bank", "check", path, "--base", family / "base", "--json")[1])
+    assert found["near_duplicates"]["shown"][0]["items"] == ["a", "b"]
+    assert found["answers"] == {"different": 2, "most": "Paris", "share": pytest.approx(2 / 3)}
+
+
+def test_a_bank_that_its_scorer_can_not_mark_is_refused(family, tmp_path, refused):
+    entry = {"id": "odd", "prompt": "1+1=", "answer": "two"}
+    keys = {"name": "b", "version": 1, "scorer": "numeric", "items": [entry]}
+    (tmp_path / "b.yaml").write_text(json.dumps(keys))
+    says = ["b.yaml: item 'odd': answer: expected a number, got 'two'", "scorer numeric"]
+    refused("evaluate", family / "base", "-b", tmp_path / "b.yaml", code=errors.INPUT, says=says)
+
+
 KINDS = ["operators", "strategies", "scorers", "executors", "banks", "recipes"]
 
 

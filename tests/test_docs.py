@@ -50,6 +50,24 @@ def test_every_decision_is_linked_and_has_its_three_parts():
             assert part in text, f"{page.name} lacks {part}"
 
 
+def test_every_operator_has_its_row_of_evidence():
+    text = (ROOT / "docs" / "results.md").read_text()
+    section = text.split("## Operators\n")[1].split("\n## ")[0]
+    rows = {row[0]: row[1] for row in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.M)}
+    assert set(rows) == set(plugins.known("operator"))
+    assert not [name for name, evidence in rows.items() if evidence.strip() == "none"]
+
+
+@pytest.mark.parametrize("name", plugins.known("scorer"))
+def test_every_option_of_a_scorer_is_explained(name):
+    section = (ROOT / "docs" / "design.md").read_text().split("## Scorers")[1].split("\n## ")[0]
+    assert f"\n| `{name}` |" in section
+    with pytest.raises(errors.RecipeError) as caught:
+        plugins.check_options("scorer", name, {"?": 0}, "here")
+    for option in str(caught.value).split("Known: ")[1].split(", "):
+        assert option == "none" or f"`{option}`" in section, option
+
+
 def blocks(language):
     found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", README, re.M | re.S)
     assert found, f"README has no {language} block"

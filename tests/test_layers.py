@@ -17,7 +17,8 @@ LAYERS = """
     files genome layers
     zoo modules ancestry
     stacks
-    plugins
+    plugins prompts
+    likelihood generation
     operators strategies scorers
     plan
     inputs arguments work

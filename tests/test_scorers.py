@@ -1,16 +1,22 @@
-"""Scorers against definitions: log-likelihoods one by one, greedy text by hand."""
+"""Scorers against definitions: log-likelihoods one by one, greedy text by hand, labels."""
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
-from evomerge import errors, plugins, worker
+import evomerge
+from evomerge import errors, likelihood, plugins, prompts, shelf, worker
 from evomerge.files import bank as banks
 from evomerge.files.companions import Form
 from evomerge.files.items import Item
-from evomerge.scorers import choice, exact_match, function
+from evomerge.scorers import choice, exact_match, function, label, perplexity
+from evomerge.zoo import tiny
+from tests import bigrams, families, ledgers
 
 CPU = torch.device("cpu")
 
@@ -41,19 +47,26 @@ def one_by_one(model, tokenizer, item):
 
 def test_log_likelihoods_are_those_of_whole_sequences(model, items):
     batch = choice.prepare(model[1], items[:20])
-    found = choice.log_likelihoods(model[0], batch)
+    found = likelihood.log_likelihoods(model[0], batch.asked)
     for row, item in zip(found.tolist(), items[:20], strict=True):
         assert row == pytest.approx(one_by_one(*model, item), abs=1e-4)
+
+
+def test_logits_taken_in_parts_are_the_same_bits(model, items, monkeypatch):
+    batch = choice.prepare(model[1], items[:20]).asked
+    whole = likelihood.log_likelihoods(model[0], batch)
+    monkeypatch.setattr(likelihood, "NUMBERS", 1)
+    assert torch.equal(likelihood.log_likelihoods(model[0], batch), whole)
 
 
 def test_an_item_alone_and_among_64(model, items):
     """Less than 1e-4 apart, and no answer differs beyond that margin."""
     together = choice.prepare(model[1], items[:64])
-    among = choice.log_likelihoods(model[0], together)
+    among = likelihood.log_likelihoods(model[0], together.asked)
     scores = choice.score(model[0], together)
     for i, item in enumerate(items[:64]):
         single = choice.prepare(model[1], [item])
-        alone = choice.log_likelihoods(model[0], single)[0]
+        alone = likelihood.log_likelihoods(model[0], single.asked)[0]
         assert (alone - among[i]).abs().max() < 1e-4
         own = choice.score(model[0], single)
         assert own["score"][0] == scores["score"][i] or abs(scores["margin"][i]) < 1e-4
@@ -62,21 +75,17 @@ def test_an_item_alone_and_among_64(model, items):
 def test_scores_margins_and_probabilities(model, items):
     batch = choice.prepare(model[1], items[:12])
     plain = choice.prepare(model[1], items[:12], normalize=False)
-    likelihood = choice.log_likelihoods(model[0], batch).numpy()
+    raw = likelihood.log_likelihoods(model[0], batch.asked).numpy()
     found, unnormalised = choice.score(model[0], batch), choice.score(model[0], plain)
     for i, item in enumerate(items[:12]):
-        per_byte = likelihood[i] / [len(text.encode()) for text in item.choices]
+        per_byte = raw[i] / [len(text.encode()) for text in item.choices]
         best = int(np.argmax(per_byte))
         assert found["score"][i] == (best == item.answer)
-        assert (
-            found["plain"][i]
-            == unnormalised["score"][i]
-            == (np.argmax(likelihood[i]) == item.answer)
-        )
+        assert found["plain"][i] == unnormalised["score"][i] == (np.argmax(raw[i]) == item.answer)
         others = np.delete(per_byte, item.answer)
         assert found["margin"][i] == pytest.approx(per_byte[item.answer] - others.max(), abs=1e-5)
         assert (found["margin"][i] > 0) == bool(found["score"][i])
-        softmax = np.exp(likelihood[i] - likelihood[i].max())
+        softmax = np.exp(raw[i] - raw[i].max())
         expected = softmax[item.answer] / softmax.sum()
         assert found["probability"][i] == pytest.approx(expected, rel=1e-3)
 
@@ -88,7 +97,7 @@ def test_choices_of_different_number_and_length(model):
         Item("c", "a much longer prompt", ("q",) * 1 + ("rst", "uv", "w", "xyz"), 4, "test"),
     ]
     batch = choice.prepare(model[1], items)
-    found = choice.log_likelihoods(model[0], batch)
+    found = likelihood.log_likelihoods(model[0], batch.asked)
     for row, item in zip(found.tolist(), items, strict=True):
         if item.prompt:
             n = len(item.choices)
@@ -101,6 +110,9 @@ def test_a_model_of_nans_gets_no_score(family, items):
     model.model.norm.weight.fill_(math.nan)
     with pytest.raises(errors.EvaluationError, match=items[0].id):
         choice.score(model, choice.prepare(tokenizer, items[:5]))
+    texts = perplexity.prepare(tokenizer, [Item("lost", "text", (), "", "test")])
+    with pytest.raises(errors.EvaluationError, match="item lost is not finite"):
+        perplexity.score(model, texts)
     with pytest.raises(errors.EvaluationError, match="not finite"):
         exact_match.score(model, exact_match.prepare(tokenizer, items[:2]))
 
@@ -128,6 +140,194 @@ def test_exact_match_is_the_greedy_continuation(model):
     assert all(1 <= n <= 6 for n in found["length"])
 
 
+CHAT = (
+    "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}</>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+SHOTS = (("1+1=", "2"), ("1+2=", "3"))
+
+
+def talking(template=CHAT):
+    made = tiny.tokenizer()
+    made.chat_template = template
+    return made
+
+
+def test_examples_stand_before_the_question():
+    asked = Item("i", "2+2=", (), "4", "test", shots=SHOTS)
+    assert prompts.text(talking(), asked, chat=False) == "1+1=2\n\n1+2=3\n\n2+2="
+    turns = "<user>1+1=</><assistant>2</><user>1+2=</><assistant>3</><user>2+2=</><assistant>"
+    assert prompts.text(talking(), asked, chat=True) == turns
+
+
+@pytest.mark.parametrize("name", ["choice", "exact_match", "contains", "numeric", "perplexity"])
+def test_a_chat_is_the_template_written_out(model, name):
+    """Each scorer with `chat` equals itself on items whose prompts hold the filled template."""
+    scorer = plugins.load("scorer", name)
+    choices = ("4", "five") if name == "choice" else ()
+    answer = 0 if choices else "4"
+    asked = [Item(str(i), f"{i}+2=", choices, answer, "test", (), SHOTS) for i in range(3)]
+    written = [
+        replace(item, prompt=prompts.text(talking(), item, chat=True), shots=()) for item in asked
+    ]
+    batch = scorer.prepare(talking(), asked, chat=True)
+    given = getattr(batch, "asked", batch).prompts[1].tolist()
+    assert talking().decode(given) == prompts.text(talking(), asked[1], chat=True)
+    found = scorer.score(model[0], batch)
+    assert found == scorer.score(model[0], scorer.prepare(talking(), written))
+
+
+def test_a_template_is_needed_and_named(family, tmp_path):
+    bank = {"name": "b", "version": 1, "items": [{"prompt": "x", "answer": "y", "split": "test"}]}
+    path = tmp_path / "b.yaml"
+    path.write_text(json.dumps({**bank, "scorer": {"name": "exact_match", "chat": True}}))
+    with pytest.raises(errors.InputError, match=r"base: bank 'b': the tokenizer has no chat"):
+        evomerge.evaluate(family / "base", [path])
+    with pytest.raises(errors.InputError, match="can not be filled: TemplateError: no second"):
+        template = "{% if messages|length > 1 %}{{ raise_exception('no second') }}{% endif %}"
+        prompts.text(talking(template), Item("i", "x", (), "y", "test", (), SHOTS), chat=True)
+
+
+def test_bits_per_byte_of_known_models():
+    """Of a uniform model log2 V; where one byte must follow, its softmax."""
+    texts = [Item("a", "abcd", (), "", "test"), Item("b", "q", (), "", "test")]
+    found = perplexity.score(bigrams.model(), perplexity.prepare(tiny.tokenizer(), texts))
+    uniform = math.log2(bigrams.VOCABULARY)
+    assert found["bits_per_byte"] == pytest.approx([uniform] * 2)
+    assert found["score"] == pytest.approx([1 / bigrams.VOCABULARY] * 2)
+    causal = bigrams.model("abcd", advantage=5.0)
+    sure = math.log2((math.exp(5) + bigrams.VOCABULARY - 1) / math.exp(5))
+    found = perplexity.score(causal, perplexity.prepare(tiny.tokenizer(), texts))
+    assert found["bits_per_byte"] == pytest.approx([(uniform + 3 * sure) / 4, uniform])
+    after = [Item("a", "a", (), "bcd", "test"), Item("b", "ab", (), "é", "test")]
+    found = perplexity.score(causal, perplexity.prepare(tiny.tokenizer(), after))
+    other = math.log2(math.exp(5) + bigrams.VOCABULARY - 1)
+    assert found["bits_per_byte"] == pytest.approx([sure, (other + uniform) / 2])
+    assert found["score"] == pytest.approx([2**-bits for bits in found["bits_per_byte"]])
+
+
+def test_perplexity_is_that_of_whole_sequences(model, items):
+    """Texts and answers of one block: the log-likelihood of each alone, per byte and in bits."""
+    asked = [replace(item, choices=(), answer=item.choices[0]) for item in items[:9]]
+    found = perplexity.score(model[0], perplexity.prepare(model[1], asked))
+    for bits, item in zip(found["bits_per_byte"], asked, strict=True):
+        total = one_by_one(*model, replace(item, choices=(item.answer,)))[0]
+        assert bits == pytest.approx(-total / math.log(2) / len(item.answer.encode()), abs=1e-4)
+    long = Item("long", "text" * 999, (), "", "test")
+    with pytest.raises(
+        errors.InputError, match=r"item long: has 3997 tokens, the model reads \d+"
+    ):
+        perplexity.prepare(model[1], [*asked, replace(long, answer="!")])
+    with pytest.raises(errors.InputError, match="'chat' wants a prompt and an answer"):
+        perplexity.prepare(talking(), [Item("a", "text", (), "", "test")], chat=True)
+
+
+def test_a_scorer_that_can_not_prepare_is_told_before_anything_is_scored(
+    family, tmp_path, monkeypatch
+):
+    code = "def prepare(tokenizer, items): return items[0].nothing\ndef score(model, batch): ..."
+    (tmp_path / "lab_of_mine").mkdir()
+    (tmp_path / "lab_of_mine" / "broken.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = {"name": "b", "version": 1, "scorer": "lab_of_mine.broken", "split": {"test": 1}}
+    items = [{"prompt": "x", "answer": "y"}]
+    (tmp_path / "b.yaml").write_text(json.dumps({**keys, "items": items}))
+    with pytest.raises(errors.InputError) as caught:
+        evomerge.evaluate(family / "base", [tmp_path / "b.yaml"])
+    for part in (f"{family / 'base'}: bank 'b'", "'lab_of_mine.broken' can not", "AttributeError"):
+        assert part in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A folder with a random BERT that tells three labels."""
+    folder = tmp_path_factory.mktemp("classifier")
+    config = BertConfig(
+        vocab_size=260, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=64, pad_token_id=256,
+        id2label={0: "bad", 1: "fair", 2: "good"}, label2id={"bad": 0, "fair": 1, "good": 2},
+    )  # fmt: skip
+    made = BertForSequenceClassification(config)
+    generator = torch.Generator().manual_seed(0)
+    for tensor in made.state_dict().values():
+        if tensor.ndim == 2 and tensor.is_floating_point():
+            tensor.copy_(torch.randn(tensor.shape, generator=generator))
+    made.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_labels_by_number_and_by_name(classifier, tmp_path):
+    causal, words = worker.load(Form(classifier, classifier), "float32", CPU)
+    texts = ["a", "a longer text", "q" * 40, "yes", "no, not at all"]
+    logits = torch.stack([causal(**words(t, return_tensors="pt")).logits[0] for t in texts])
+    names, best = ["bad", "fair", "good"], logits.argmax(1).tolist()
+    assert len(set(best)) > 1
+    wrong = [(b + 1) % 3 for b in best]
+    for right, answers in ((1, best), (1, [names[b] for b in best]), (0, wrong)):
+        items = [
+            Item(str(i), *pair, "test")
+            for i, pair in enumerate(zip(texts, [()] * 5, answers, strict=True))
+        ]
+        found = label.score(causal, label.prepare(words, items))
+        assert found["score"] == [right] * 5
+        places = [a if isinstance(a, int) else names.index(a) for a in answers]
+        for row, i, p, m in zip(
+            logits, places, found["probability"], found["margin"], strict=True
+        ):
+            assert p == pytest.approx(row.softmax(0)[i].item(), abs=1e-5)
+            others = torch.cat([row[:i], row[i + 1 :]])
+            assert m == pytest.approx((row[i] - others.max()).item(), abs=1e-4)
+    entries = [
+        {"prompt": t, "answer": names[b], "split": "test"}
+        for t, b in zip(texts, best, strict=True)
+    ]
+    sheet = {"name": "b", "version": 1, "scorer": "label", "items": entries}
+    (tmp_path / "b.yaml").write_text(json.dumps(sheet))
+    assert evomerge.evaluate(classifier, [tmp_path / "b.yaml"])["b"].mean == 1
+
+
+def test_labels_that_can_not_be_given(classifier, model):
+    causal, words = worker.load(Form(classifier, classifier), "float32", CPU)
+    for answer, says in (
+        ("godo", "item i: unknown label 'godo'. Did you mean 'good'"),
+        (3, "'3'"),
+    ):
+        batch = label.prepare(words, [Item("i", "x", (), answer, "test")])
+        with pytest.raises(errors.EvaluationError, match=says):
+            label.score(causal, batch)
+        with pytest.raises(errors.EvaluationError, match="wants a model that classifies"):
+            label.score(model[0], batch)
+    causal.classifier.bias[1] = math.nan
+    with pytest.raises(errors.EvaluationError, match="logits of item i are not finite"):
+        label.score(causal, batch)
+    words.model_max_length = 8
+    with pytest.raises(errors.InputError, match="item i: has 9 tokens, the model reads 8"):
+        label.prepare(words, [Item("i", "x" * 9, (), 0, "test")])
+
+
+@pytest.mark.parametrize(
+    ("name", "item", "says"),
+    [
+        ("choice", Item("i", "x", (), "y", "test"), "has no choices"),
+        ("exact_match", Item("i", "x", (), "", "test"), "has no answer"),
+        ("contains", Item("i", "x", (), "y", "test", (" ",)), "a blank one"),
+        ("regex", Item("i", "x", (), " ", "test"), "a blank one"),
+        ("numeric", Item("i", "x", (), "many", "test"), "expected a number, got 'many'"),
+        ("numeric", Item("i", "x", (), "1/0", "test"), "expected a number, got '1/0'"),
+        ("numeric", Item("i", "x", (), "1/2/3", "test"), "expected a number"),
+        ("numeric", Item("i", "x", ("1", "a"), 1, "test"), "expected a number, got 'a'"),
+        ("perplexity", Item("i", "x", ("1", "a"), 1, "test"), "has choices"),
+        ("label", Item("i", "x", ("1", "a"), 1, "test"), "no choices"),
+        ("label", Item("i", "x", (), "", "test"), "has no answer"),
+        ("label", Item("i", "x", (), 0, "test", (), SHOTS), "has examples"),
+    ],
+)
+def test_items_that_a_scorer_can_not_mark(name, item, says):
+    with pytest.raises(ValueError, match=says):
+        plugins.load("scorer", name).check(item)
+
+
 def test_a_function_is_told_the_split_if_it_asks(model):
     seen = []
 
@@ -153,3 +353,25 @@ def test_a_function_must_give_a_number_from_0_to_1(model, value):
 def test_every_scorer_has_its_contract(name):
     module = plugins.load("scorer", name)
     assert module.__doc__ and callable(module.prepare) and callable(module.score)
+
+
+def test_a_search_over_texts_and_generated_answers_with_examples(family, tmp_path):
+    texts = "".join(json.dumps({"text": text}) + "\n" for text in map(str, range(300, 340)))
+    (tmp_path / "texts.jsonl").write_text(texts)
+    asked = [{"prompt": f"{i} ", "answer": ["a", "b"]} for i in range(40)]
+    scorer = {"name": "contains", "max_new_tokens": 4, "ignore_case": True}
+    keys = {"name": "has", "version": 1, "scorer": scorer, "shots": 2, "items": asked}
+    (tmp_path / "has.yaml").write_text(json.dumps(keys))
+    found = {"fluent": str(tmp_path / "texts.jsonl"), "has": str(tmp_path / "has.yaml")}
+    changes = {"objectives": found, "budget": {"candidates": 2}, "ask": 2, "shortlist": 1}
+    evomerge.search(families.recipe(family, **changes), tmp_path / "run")
+    content = ledgers.content(tmp_path / "run")
+    assert not content["failures"]
+    rows = {name: [row for row in content["answers"] if row[1] == name] for name in found}
+    for *_, score, extra in rows["fluent"]:
+        assert score == pytest.approx(2 ** -json.loads(extra)["bits_per_byte"])
+    assert {score for *_, score, _ in rows["has"]} <= {0, 1}
+    assert all(1 <= json.loads(extra)["length"] <= 4 for *_, extra in rows["has"])
+    bank = shelf.load(tmp_path / "has.yaml")
+    assert {row[2] for row in rows["has"]} <= {item.id for item in bank.items}
+    assert len(bank.items) == 38

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import string
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,7 +45,7 @@ class Bank:
             raise errors.RecipeError(errors.unknown(self.name, "split", name, SPLITS))
         if name not in self._splits:
             chosen = [item for item in self.items if item.split == name]
-            self._splits[name] = tuple(sorted(chosen, key=self._place))
+            self._splits[name] = tuple(sorted(chosen, key=partial(_place, self.name)))
         if not self._splits[name]:
             raise errors.InputError(
                 f"{self.path}: no item is in the split '{name}'; "
@@ -52,8 +53,10 @@ class Bank:
             )
         return self._splits[name]
 
-    def _place(self, item: Item) -> str:
-        return sha256(f"{self.name}\0{item.id}".encode()).hexdigest()
+
+def _place(bank: str, item: Item) -> str:
+    """Where an item stands in the fixed permutation of its bank."""
+    return sha256(f"{bank}\0{item.id}".encode()).hexdigest()
 
 
 class Shares(pydantic.BaseModel):
@@ -103,6 +106,8 @@ class Sheet(pydantic.BaseModel):
     description: str = ""
     licence: str = ""
     prompt: str = "{prompt}"
+    shots: Annotated[int, pydantic.Field(ge=0)] | None = None
+    examples: Annotated[list[Any], pydantic.Field(min_length=1)] | None = None
     split: Shares | None = None
     benchmark: Benchmark | None = None
 
@@ -192,12 +197,8 @@ def shipped(kind: str) -> Path:
 
 def _bare(path: Path) -> Bank:
     found = items.read_jsonl(path)
-    keys = Sheet(
-        name=path.stem,
-        version=1,
-        scorer={"name": "choice" if found[0].choices else "exact_match"},
-        source=path.name,
-    )
+    scorer = "choice" if found[0].choices else "exact_match" if found[0].accepted else "perplexity"
+    keys = Sheet(name=path.stem, version=1, scorer={"name": scorer}, source=path.name)
     return _bank(keys, found, path)
 
 
@@ -216,9 +217,8 @@ def _from_yaml(path: Path, resolve: Callable[[str], Path]) -> Bank:
 
 
 def _bank(keys: Sheet, found: list[Item], path: Path) -> Bank:
-    asked = tuple(items.reworded(item, keys.prompt) for item in found)
-    rows = sorted((i.id, i.prompt, i.choices, i.answer, i.split) for i in asked)
-    content = [keys.name, keys.version, keys.scorer, rows]
+    asked = _with_shots(keys, [items.reworded(item, keys.prompt) for item in found], path)
+    content = [keys.name, keys.version, keys.scorer, sorted(map(_content, asked))]
     try:
         text = json.dumps(content, sort_keys=True)
     except (TypeError, ValueError) as error:  # YAML has dates, JSON does not
@@ -235,3 +235,39 @@ def _bank(keys: Sheet, found: list[Item], path: Path) -> Bank:
         description=keys.description,
         benchmark=keys.benchmark,
     )
+
+
+def _content(item: Item) -> tuple[Any, ...]:
+    more = (item.also, item.shots) if item.also or item.shots else ()
+    return (item.id, item.prompt, item.choices, item.answer, item.split, *more)
+
+
+def _with_shots(keys: Sheet, found: Sequence[Item], path: Path) -> tuple[Item, ...]:
+    """The items that are asked, each with the bank's solved examples.
+
+    They are those that the file gives, or the last of `search`, which are then asked no more:
+    an item of `validation` or `test` is never shown.
+    """
+    if keys.examples is not None:
+        given = items.read_list(keys.examples, str(path), key="examples")
+        shown = [items.reworded(item, keys.prompt) for item in given]
+        number = len(shown) if keys.shots is None else keys.shots
+        most, have = len(shown), f"{len(shown)} examples"
+    else:
+        ordered = sorted(found, key=partial(_place, keys.name), reverse=True)
+        shown = [item for item in ordered if item.split == "search"]
+        number, most = keys.shots or 0, max(0, len(shown) - 1)
+        have = f"{len(shown)} items of 'search', one of which has to be left"
+    if number > most:
+        raise errors.InputError(f"{path}: shots: {number} can not be taken from {have}")
+    shown = shown[:number]
+    if any(not item.accepted for item in shown):
+        raise errors.InputError(f"{path}: shots: the examples have no answers to be shown")
+    names = {item.id for item in shown} if keys.examples is None else set()
+    asked = [item for item in found if item.id not in names]
+    contents = {(item.prompt, item.choices) for item in shown}
+    for item in asked:
+        if (item.prompt, item.choices) in contents:
+            raise errors.InputError(f"{path}: item {item.id} stands among the examples too")
+    shots = tuple((item.prompt, item.accepted[0]) for item in shown)
+    return tuple(replace(item, shots=shots) for item in asked) if shots else tuple(asked)

@@ -14,19 +14,33 @@ from evomerge import errors
 from evomerge.files import plain
 
 SPLITS = ("search", "validation", "test")
-KEYS = ("id", "prompt", "question", "choices", "answer", "split")
+KEYS = ("id", "prompt", "question", "text", "choices", "answer", "split")
+ASKED = ("prompt", "question", "text")
 MAX_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question; `answer` is the index of a choice, or the expected text or label."""
+    """One question; `answer` is the index of a choice, or the expected text or label.
+
+    `also` are further texts that are right; `shots` solved examples that stand before the
+    question, as (prompt, answer). A text without a question has the answer "".
+    """
 
     id: str
     prompt: str
     choices: tuple[str, ...]
     answer: int | str
     split: str
+    also: tuple[str, ...] = ()
+    shots: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """The texts that are right; none if nothing is asked."""
+        if self.choices:
+            return (self.choices[int(self.answer)],)
+        return () if self.answer == "" else (str(self.answer), *self.also)
 
 
 def read_jsonl(path: Path, shares: Mapping[str, float] | None = None) -> list[Item]:
@@ -44,10 +58,13 @@ def read_jsonl(path: Path, shares: Mapping[str, float] | None = None) -> list[It
 
 
 def read_list(
-    entries: Sequence[object], where: str, shares: Mapping[str, float] | None = None
+    entries: Sequence[object],
+    where: str,
+    shares: Mapping[str, float] | None = None,
+    key: str = "items",
 ) -> list[Item]:
-    """The items written out in a YAML file."""
-    return _items([(f"{where}: items[{i}]", e) for i, e in enumerate(entries)], where, shares)
+    """The items written out in a YAML file, under one of its keys."""
+    return _items([(f"{where}: {key}[{i}]", e) for i, e in enumerate(entries)], where, shares)
 
 
 def reworded(item: Item, template: str) -> Item:
@@ -80,15 +97,16 @@ def _item(entry: object, shares: Mapping[str, float] | None) -> Item:
     if not isinstance(entry, dict):
         raise ValueError(f"expected an object with prompt and answer, got {plain.shown(entry)}")
     _check_keys(entry)
-    prompt = _text(entry.get("prompt", entry.get("question")), "prompt")
+    prompt = _text(next(entry[key] for key in ASKED if key in entry), "prompt")
     choices = _choices(entry["choices"]) if "choices" in entry else ()
-    answer = _answer(entry["answer"], choices)
-    content = json.dumps([prompt, choices, answer], separators=(",", ":"))
+    first, also = _answers(entry.get("answer", ""), choices)
+    answer = "" if "text" in entry else _answer(first, choices)
+    content = json.dumps([prompt, choices, answer, *also], separators=(",", ":"))
     digest = sha256(content.encode()).hexdigest()
     split = entry["split"] if "split" in entry else _split(digest, shares)
     if split not in SPLITS:
         raise ValueError(f"split {plain.shown(split)} is not one of {', '.join(SPLITS)}")
-    return Item(_text(entry.get("id", digest[:16]), "id"), prompt, choices, answer, split)
+    return Item(_text(entry.get("id", digest[:16]), "id"), prompt, choices, answer, split, also)
 
 
 def _check_keys(entry: Mapping[str, Any]) -> None:
@@ -97,9 +115,11 @@ def _check_keys(entry: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.5)
             guess = f", did you mean '{near[0]}'" if near else ""
             raise ValueError(f"unknown key {plain.shown(key)}{guess}; known: {', '.join(KEYS)}")
-    if ("prompt" in entry) == ("question" in entry):
-        raise ValueError("expected one of 'prompt' and 'question'")
-    if "answer" not in entry:
+    if sum(key in entry for key in ASKED) != 1:
+        raise ValueError("expected one of 'prompt' and 'question', or a 'text' without a question")
+    if "text" in entry and ("answer" in entry or "choices" in entry):
+        raise ValueError("a 'text' has no answer and no choices: nothing is asked")
+    if "answer" not in entry and "text" not in entry:
         raise ValueError("has no answer")
 
 
@@ -119,6 +139,16 @@ def _choices(value: object) -> tuple[str, ...]:
     if twice:
         raise ValueError(f"choices: {plain.shown(twice[0])} stands twice")
     return choices
+
+
+def _answers(value: object, choices: tuple[str, ...]) -> tuple[object, tuple[str, ...]]:
+    """The first of several right answers, and the others."""
+    if not isinstance(value, list):
+        return value, ()
+    if choices or not value:
+        raise ValueError(f"answer: expected one, got {plain.shown(value)}")
+    texts = tuple(_text(text, f"answer[{i}]") for i, text in enumerate(value))
+    return texts[0], texts[1:]
 
 
 def _answer(value: object, choices: tuple[str, ...]) -> int | str:
@@ -155,6 +185,9 @@ def _check_together(found: Sequence[tuple[str, Item]]) -> None:
         here = f"{where}: item {plain.shown(item.id)}"
         if bool(item.choices) != bool(first.choices):
             have = "has choices" if item.choices else "has no choices"
+            raise errors.InputError(f"{here}: {have}, unlike the first item of the bank")
+        if bool(item.accepted) != bool(first.accepted):
+            have = "has an answer" if item.accepted else "has no answer"
             raise errors.InputError(f"{here}: {have}, unlike the first item of the bank")
         if isinstance(item.answer, int) != isinstance(first.answer, int):
             raise errors.InputError(

@@ -217,11 +217,13 @@ def _notes(asked: Evolve, names: Mapping[str, Task]) -> Iterator[str]:
     )
     yield "what is reported is confirmed on splits that the search does not see"
     genome = asked.genome
-    for key in ("num_fewshot", "shuffle", "random_init"):
+    if asked.num_fewshot:
+        yield f"num_fewshot: write 'shots: {asked.num_fewshot}' into a bank's YAML"
+    for key in ("shuffle", "random_init"):
         if value := getattr(asked, key):
             yield f"{key}: {value} has no counterpart; items are asked as written, in one order"
     if asked.apply_chat_template:
-        yield "apply_chat_template: put the template, if it is wanted, into the items' prompts"
+        yield "apply_chat_template: give a bank's scorer the option 'chat: true' if it is wanted"
     if genome.smooth:
         yield "genome.smooth has no counterpart: layers are in blocks with values of their own"
     if genome.tokenizer_source not in (None, "base"):

@@ -127,7 +127,7 @@ class Strategy:
     two were within 7 % of each other, mostly in favour of "tchebycheff".
     """
 
-    NEEDS: ClassVar[frozenset[str]] = frozenset({"numeric"})
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"numbers_only"})
 
     def __init__(
         self,

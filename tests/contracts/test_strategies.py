@@ -212,7 +212,7 @@ def test_it_beats_quasi_random_search(name, options, objectives):
 @STRATEGY
 def test_choices_are_searched_or_refused_by_name(name, options):
     space, able = mixed(), [n for n, o in CASES if not plugins.strategy_needs(n, o)]
-    if "numeric" in plugins.strategy_needs(name, options):
+    if "numbers_only" in plugins.strategy_needs(name, options):
         with pytest.raises(errors.RecipeError, match=f"'{name}' searches numbers only") as refusal:
             make(name, options, space)
         listed = str(refusal.value).split("Strategies that can:")[1]
@@ -227,7 +227,7 @@ def test_choices_are_searched_or_refused_by_name(name, options):
 
 
 def test_the_contract_names_those_that_search_choices():
-    assert "numeric" in plugins.strategy_needs("seeded", {})
+    assert "numbers_only" in plugins.strategy_needs("seeded", {})
     assert not plugins.strategy_needs("seeded", {"inner": {"name": "sobol"}})
 
 

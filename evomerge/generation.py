@@ -1,0 +1,144 @@
+"""Greedy continuations of a block of prompts, which scorers mark by their text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from evomerge import errors, prompts
+from evomerge.files.items import Item
+
+
+class Options(TypedDict, total=False):
+    """What every scorer of generated text takes.
+
+    A text ends after `max_new_tokens` tokens, before the first of the texts `stop`, or where the
+    model ends it. With `chat`, prompts are put through the model's chat template.
+    """
+
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    stop: Sequence[Annotated[str, Field(min_length=1)]]
+    chat: bool
+
+
+DEFAULTS: Options = {"max_new_tokens": 32, "stop": ("\n",), "chat": False}
+
+Mark = Callable[[str, Sequence[str]], bool]
+"""Whether a text, without blanks at its ends, is right, given the item's accepted answers."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts of I items, left-padded (I, P), and how their continuations are marked."""
+
+    ids: tuple[str, ...]
+    prompts: torch.Tensor
+    mask: torch.Tensor
+    accepted: tuple[tuple[str, ...], ...]
+    mark: Mark
+    tokenizer: Any
+    max_new_tokens: int
+    stop: tuple[str, ...]
+
+
+def check(item: Item) -> None:
+    """Raises ValueError for an item whose answer no text can be compared with."""
+    if not item.accepted or not all(answer.strip() for answer in item.accepted):
+        raise ValueError("has no answer, or a blank one, with which to compare a text")
+
+
+def prepare(tokenizer: Any, items: Sequence[Item], mark: Mark, options: Options) -> Batch:
+    """Tokenise a block of items."""
+    chosen: Options = {**DEFAULTS, **options}
+    chat = chosen["chat"]
+    texts = [prompts.text(tokenizer, item, chat=chat) for item in items]
+    rows = [prompts.tokens(tokenizer, text, chat=chat) for text in texts]
+    given, mask = prompts.left_padded(
+        [row or prompts.start(tokenizer) for row in rows], prompts.padding(tokenizer)
+    )
+    return Batch(
+        tuple(item.id for item in items), given, mask, tuple(item.accepted for item in items),
+        mark, tokenizer, chosen["max_new_tokens"], tuple(chosen["stop"]),
+    )  # fmt: skip
+
+
+def score(model: Any, batch: Batch) -> dict[str, list[float]]:
+    """Per item: `score` (0 or 1) and `length` in tokens.
+
+    Raises EvaluationError, naming the item, where logits are not finite.
+    """
+    texts, lengths = generate(model, batch)
+    marks = [
+        batch.mark(text.strip(), accepted)
+        for text, accepted in zip(texts, batch.accepted, strict=True)
+    ]
+    return {"score": [float(mark) for mark in marks], "length": [float(n) for n in lengths]}
+
+
+@torch.inference_mode()
+def generate(model: Any, batch: Batch) -> tuple[list[str], list[int]]:
+    """The likeliest texts, up to where they end, and how many tokens each took.
+
+    The token that ends a text counts. Rows that have ended leave the block once they are half of
+    it: each time costs a copy of the cache. Raises EvaluationError where logits are not finite.
+    """
+    mask = batch.mask.to(model.device)
+    step, cache = batch.prompts.to(model.device), None
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    made: list[list[int]] = [[] for _ in batch.ids]
+    texts = [""] * len(batch.ids)
+    rows = going = list(range(len(batch.ids)))
+    ends = _ends(model, batch.tokenizer)
+    for _ in range(batch.max_new_tokens):
+        out = model(
+            input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache,
+            use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        cache = out.past_key_values
+        step = _likeliest(out.logits[:, -1], [batch.ids[i] for i in rows])
+        for i, token in zip(rows, step[:, 0].tolist(), strict=True):
+            if i in going:
+                made[i].append(token)
+                texts[i] = _decoded(batch.tokenizer, made[i], ends)
+        going = [i for i in going if made[i][-1] not in ends and not _stops(texts[i], batch.stop)]
+        if not going:
+            break
+        mask, positions = torch.cat([mask, torch.ones_like(step)], 1), positions[:, -1:] + 1
+        if 2 * len(going) <= len(rows):
+            kept = torch.tensor([rows.index(i) for i in going], device=mask.device)
+            step, mask, positions, rows = step[kept], mask[kept], positions[kept], going
+            cache.batch_select_indices(kept)
+    return [_until(text, batch.stop) for text in texts], [len(row) for row in made]
+
+
+def _likeliest(logits: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
+    finite = logits.isfinite().all(1)
+    if not finite.all():
+        bad = int((~finite).nonzero()[0])
+        raise errors.EvaluationError(f"logits of item {ids[bad]} are not finite")
+    return logits.argmax(-1, keepdim=True)
+
+
+def _ends(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens with which the model says that it has finished, of which it may have several."""
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    several = own if isinstance(own, list) else [own]
+    return frozenset(t for t in (tokenizer.eos_token_id, *several) if t is not None)
+
+
+def _decoded(tokenizer: Any, tokens: Sequence[int], ends: frozenset[int]) -> str:
+    shown = tokens[:-1] if tokens[-1] in ends else tokens
+    return str(tokenizer.decode(shown, skip_special_tokens=True))
+
+
+def _stops(text: str, stops: Sequence[str]) -> bool:
+    return any(stop in text for stop in stops)
+
+
+def _until(text: str, stops: Sequence[str]) -> str:
+    return min((text.split(stop)[0] for stop in stops if stop in text), key=len, default=text)

@@ -1,0 +1,69 @@
+"""What a model is given before it answers: an item's prompt, solved examples, a chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from evomerge import errors
+from evomerge.files.items import Item
+
+
+def text(tokenizer: Any, item: Item, *, chat: bool) -> str:
+    """The whole prompt: the item's examples, each with its answer, then its question.
+
+    Plain, a blank line stands between them and answers follow their prompts as they are written.
+    With `chat`, prompts are a user's turns, answers the assistant's, and the assistant is next.
+    Raises InputError if the model has no chat template, or one that refuses these turns.
+    """
+    if not chat:
+        return "".join(f"{asked}{answer}\n\n" for asked, answer in item.shots) + item.prompt
+    if not getattr(tokenizer, "chat_template", None):
+        raise errors.InputError(
+            "the tokenizer has no chat template, which the scorer's option 'chat' asks for"
+        )
+    turns = [("user", item.prompt)]
+    for asked, answer in reversed(item.shots):
+        turns[:0] = [("user", asked), ("assistant", answer)]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    try:
+        return str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        )
+    except Exception as error:  # a template is a program of its own
+        reason = f"{type(error).__name__}: {error}"
+        raise errors.InputError(f"the chat template can not be filled: {reason}") from error
+
+
+def tokens(tokenizer: Any, prompt: str, *, chat: bool) -> list[int]:
+    """Token ids; a chat template has written the special tokens already."""
+    found: list[int] = tokenizer(prompt, add_special_tokens=not chat)["input_ids"]
+    return found
+
+
+def start(tokenizer: Any) -> list[int]:
+    """What stands before a text that has nothing before it."""
+    first = tokenizer.bos_token_id
+    return [tokenizer.eos_token_id if first is None else first]
+
+
+def check_length(tokenizer: Any, name: str, length: int) -> None:
+    """Raise InputError for an item with more tokens than the tokenizer says that models read."""
+    if length > tokenizer.model_max_length:
+        most = tokenizer.model_max_length
+        raise errors.InputError(f"item {name}: has {length} tokens, the model reads {most}")
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (I, P) that end together, and their mask (I, P)."""
+    width = max(len(row) for row in rows)
+    filled = [[pad] * (width - len(row)) + list(row) for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(filled), torch.tensor(mask)
+
+
+def padding(tokenizer: Any) -> int:
+    """The token that fills rows up; masked, so that any will do."""
+    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
