@@ -32,8 +32,8 @@ $front_plot
 <h2>The chosen point against each baseline</h2>
 <p class="small">Difference of the mean test scores, with its 95 % interval from a paired bootstrap
 over items: the same items for both, so that what is hard for both cancels out. Each interval
-stands for itself. The p-values are adjusted for their number (Holm): where the chosen point is no
-better than any, the chance that even one of them falls below 0.05 is 5 %.</p>
+stands for itself. The p-values are adjusted for their number (Holm): if the chosen point differed
+from no baseline, the chance that even one of them falls below 0.05 would be at most 5 %.</p>
 $against
 <h2>What the chosen point is made of</h2>
 <p class="small">Gene values of $chosen, for each group of tensors.</p>
