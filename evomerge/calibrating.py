@@ -1,0 +1,126 @@
+"""The command `evomerge calibrate`, and its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    from evomerge.calibration import BankFit, Calibration
+
+out = Console()
+err = Console(stderr=True)
+
+NAMES = {
+    "irt": "IRT", "mean": "mean", "stratified": "stratified mean", "item_mean": "item means",
+    "difference": "shifted item means",
+}  # fmt: skip
+"""What the estimators of a held-out model's score are called."""
+NAMED = 5
+"""Faulty items of a kind that are named; --json has all."""
+
+
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")],
+    page: Annotated[Path | None, typer.Option("--html", help="item map, as HTML")] = None,
+    shown: Annotated[
+        int, typer.Option(help="items of a held-out model from which the rest is predicted")
+    ] = 30,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Fit item response theory to a run's answers: items, abilities, and whether it predicts."""
+    from evomerge import calibration
+
+    with err.status("reading answers") as status:
+        found = calibration.calibrate(
+            run, shown=shown, told=lambda bank: status.update(f"fitting {bank}")
+        )
+    if page is not None:
+        found.write(page)
+    if as_json:
+        print(found.to_json())
+        return
+    show(out, found)
+    if page is not None:
+        out.print(str(page), highlight=False, soft_wrap=True)
+
+
+def show(console: Console, found: Calibration) -> None:
+    """The fit of each bank, its error on held-out models, where models stand, faulty items."""
+    console.print(_fits(found))
+    console.print(_errors(found))
+    console.print(_standings(found))
+    for bank in found.banks:
+        for line in remarks(bank):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for name, reason in found.skipped.items():
+        console.print(f"{name}: left out: {reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _fits(found: Calibration) -> Table:
+    table = Table(
+        "bank", "signal", "models", "items", "model", "mean slope", "candidates (90 %)", "± there",
+        title="item response theory, on search", title_justify="left",
+    )  # fmt: skip
+    for bank in found.banks:
+        low, high = bank.range
+        table.add_row(
+            bank.name, bank.signal, str(bank.models), str(len(bank.ids)), bank.fit.model,
+            f"{bank.fit.items.slopes.mean():.2f}", f"{low:+.2f} to {high:+.2f}",
+            f"{bank.error:.2f}",
+        )  # fmt: skip
+    return table
+
+
+def _errors(found: Calibration) -> Table:
+    table = Table(
+        "bank", "shown", *NAMES.values(), "better", title_justify="left",
+        title="error of the mean of a held-out model's other answers",
+    )  # fmt: skip
+    for bank in found.banks:
+        cells = (f"{bank.held_out.errors[name]:.4f}" for name in NAMES)
+        table.add_row(bank.name, str(bank.held_out.seen), *cells, verdict(bank))
+    return table
+
+
+def verdict(bank: BankFit) -> str:
+    """IRT, or the best estimator without it; `no difference` where they can not be parted."""
+    return NAMES.get(bank.held_out.better, "no difference")
+
+
+def _standings(found: Calibration) -> Table:
+    cells: dict[str, dict[str, str]] = {}
+    for bank in found.banks:
+        for s in bank.standings:
+            mark = "" if s.split == "search" else "*"
+            cells.setdefault(s.label, {})[bank.name] = f"{s.ability:+.2f} ± {s.error:.2f}{mark}"
+    table = Table(
+        Column("ability", no_wrap=True), *(bank.name for bank in found.banks),
+        title="where models stand (mean 0 and spread 1 over the models of the fit)",
+        title_justify="left", caption_justify="left",
+        caption="* from validation" if "*" in str(cells) else None,
+    )  # fmt: skip
+    for label, row in cells.items():
+        table.add_row(label, *(row.get(bank.name, "-") for bank in found.banks))
+    return table
+
+
+def remarks(bank: BankFit) -> list[str]:
+    """Faulty items by kind, with the first ids; how many depend on each other or misfit."""
+    lines = []
+    for reason, ids in bank.reasons().items():
+        more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+        lines.append(f"{bank.name}: {reason}: {', '.join(ids[:NAMED])}{more}")
+    row = bank.summary()
+    lines.append(
+        f"{bank.name}: infit outside 0.7 to 1.3 for {row['infit_outside']} of {row['items']} items; "
+        f"{row['dependent_pairs']} of {row['examined_pairs']} pairs depend on each other beyond "
+        "ability"
+    )
+    if not row["converged"]:
+        lines.append(f"{bank.name}: the fit did not converge: take its numbers with caution")
+    return lines
