@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from evomerge.maths.irt_checks import FEWEST
+
 if TYPE_CHECKING:
     from evomerge.calibration import BankFit, Calibration
 
@@ -62,14 +64,15 @@ def show(console: Console, found: Calibration) -> None:
 
 
 def _fits(found: Calibration) -> Table:
+    signals = ", ".join(dict.fromkeys(bank.signal for bank in found.banks))
     table = Table(
-        "bank", "signal", "models", "items", "model", "mean slope", "candidates (90 %)", "± there",
-        title="item response theory, on search", title_justify="left",
+        "bank", "models", "items", "model", "mean slope", "candidates", "error",
+        title=f"item response theory, on search ({signals})", title_justify="left",
     )  # fmt: skip
     for bank in found.banks:
         low, high = bank.range
         table.add_row(
-            bank.name, bank.signal, str(bank.models), str(len(bank.ids)), bank.fit.model,
+            bank.name, str(bank.models), str(len(bank.ids)), bank.fit.model,
             f"{bank.fit.items.slopes.mean():.2f}", f"{low:+.2f} to {high:+.2f}",
             f"{bank.error:.2f}",
         )  # fmt: skip
@@ -77,13 +80,14 @@ def _fits(found: Calibration) -> Table:
 
 
 def _errors(found: Calibration) -> Table:
+    shown = " or ".join(dict.fromkeys(str(bank.held_out.seen) for bank in found.banks))
     table = Table(
-        "bank", "shown", *NAMES.values(), "better", title_justify="left",
-        title="error of the mean of a held-out model's other answers",
+        "bank", *NAMES.values(), Column("better", no_wrap=True), title_justify="left",
+        title=f"held-out models: error of the mean of their other answers, {shown} items shown",
     )  # fmt: skip
     for bank in found.banks:
         cells = (f"{bank.held_out.errors[name]:.4f}" for name in NAMES)
-        table.add_row(bank.name, str(bank.held_out.seen), *cells, verdict(bank))
+        table.add_row(bank.name, *cells, verdict(bank))
     return table
 
 
@@ -97,10 +101,11 @@ def _standings(found: Calibration) -> Table:
     for bank in found.banks:
         for s in bank.standings:
             mark = "" if s.split == "search" else "*"
-            cells.setdefault(s.label, {})[bank.name] = f"{s.ability:+.2f} ± {s.error:.2f}{mark}"
+            error = f"{s.error:.2f}".removeprefix("0")
+            cells.setdefault(s.label, {})[bank.name] = f"{s.ability:+.2f} ±{error}{mark}"
     table = Table(
-        Column("ability", no_wrap=True), *(bank.name for bank in found.banks),
-        title="where models stand (mean 0 and spread 1 over the models of the fit)",
+        Column("model", no_wrap=True), *(Column(b.name, no_wrap=True) for b in found.banks),
+        title="ability (0 and 1 are about the mean and the spread of all models) ± error",
         title_justify="left", caption_justify="left",
         caption="* from validation" if "*" in str(cells) else None,
     )  # fmt: skip
@@ -116,10 +121,11 @@ def remarks(bank: BankFit) -> list[str]:
         more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
         lines.append(f"{bank.name}: {reason}: {', '.join(ids[:NAMED])}{more}")
     row = bank.summary()
+    few = int((bank.counts < FEWEST).sum())
     lines.append(
-        f"{bank.name}: infit outside 0.7 to 1.3 for {row['infit_outside']} of {row['items']} items; "
-        f"{row['dependent_pairs']} of {row['examined_pairs']} pairs depend on each other beyond "
-        "ability"
+        f"{bank.name}: {few} items answered by fewer than {FEWEST} models; infit outside 0.7 to "
+        f"1.3 for {row['infit_outside']}; {row['dependent_pairs']} of {row['examined_pairs']} "
+        "pairs depend on each other beyond ability"
     )
     if not row["converged"]:
         lines.append(f"{bank.name}: the fit did not converge: take its numbers with caution")

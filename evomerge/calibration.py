@@ -1,4 +1,4 @@
-"""How item response theory describes the answers of a run, bank by bank, and where models stand."""
+"""How item response theory describes the answers of a run, and where its models stand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from evomerge import errors
 from evomerge.answers import Scores, seen
@@ -41,7 +42,8 @@ class Standing:
 
 @dataclass(frozen=True)
 class BankFit:
-    """The fit of one bank: `ids` names its items, `models` how many answered.
+    """The fit of one bank: `models` is how many answered, `ids` names its items, `counts` (I,) by
+    how many models each was answered.
 
     `candidates` holds their abilities and standard errors (C,), under the prior of the endpoints;
     `range` is where the middle nine tenths of them lie.
@@ -51,6 +53,7 @@ class BankFit:
     signal: str
     models: int
     ids: tuple[str, ...]
+    counts: npt.NDArray[np.int_]
     fit: Fit
     held_out: HeldOut
     infit: Scores
@@ -76,7 +79,8 @@ class BankFit:
         """Of each item (I,), averaged over the candidates in the range."""
         low, high = self.range
         theta = self.candidates[0]
-        return self.fit.items.information(theta[(theta >= low) & (theta <= high)]).mean(axis=0)
+        inside = theta[(theta >= low) & (theta <= high)]
+        return np.asarray(self.fit.items.information(inside).mean(axis=0))
 
     def reasons(self) -> dict[str, list[str]]:
         """Ids of faulty items by the kind of their fault, the most frequent first."""
@@ -105,18 +109,15 @@ class BankFit:
     def to_plain(self) -> dict[str, Any]:
         """Everything, with a row an item and a row a model that has a name."""
         items = self.fit.items
-        columns = (
-            items.slopes,
-            items.intercepts,
-            items.difficulties,
-            self.information,
-            self.infit,
-        )
-        keys = ("slope", "intercept", "difficulty", "information", "infit")
+        columns = {
+            "answers": self.counts, "slope": items.slopes, "intercept": items.intercepts,
+            "difficulty": items.difficulties, "information": self.information,
+            "infit": self.infit,
+        }  # fmt: skip
         rows = [
-            {"item": i, **{k: _number(v) for k, v in zip(keys, values, strict=True)},
-             "fault": self.faults.get(i)}
-            for i, *values in zip(self.ids, *(c.tolist() for c in columns), strict=True)
+            {"item": name, **{key: _number(column[i]) for key, column in columns.items()},
+             "fault": self.faults.get(name)}
+            for i, name in enumerate(self.ids)
         ]  # fmt: skip
         pairs = [[self.ids[a], self.ids[b], excess] for a, b, excess in self.dependence.pairs[:20]]
         standings = [vars(standing) for standing in self.standings]
@@ -236,7 +237,8 @@ def _fit(given: _Given, name: str, table: _Table, shown: int) -> BankFit:
     faults = irt_checks.faults(table.values, fit)
     standings = [*_ends(given, table, fit), *_textbook(given, name, table, fit, prior)]
     return BankFit(
-        name=name, signal=given.signals[name], models=len(table.keys), ids=table.items, fit=fit,
+        name=name, signal=given.signals[name], models=len(table.keys), ids=table.items,
+        counts=np.isfinite(table.values).sum(axis=0), fit=fit,
         held_out=irt_checks.held_out(table.values, seen=shown),
         infit=irt_checks.infit(table.values, fit),
         dependence=irt_checks.dependence(table.values, fit),
@@ -275,5 +277,5 @@ def _textbook(
         yield Standing(label, "textbook", float(ability), float(error), n, split)
 
 
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def _number(value: Any) -> float | None:
+    return value.item() if np.isfinite(value) else None
