@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from evomerge.maths.irt_checks import FEWEST
+from evomerge.maths.irt_checks import ESTIMATORS, FEWEST
 
 if TYPE_CHECKING:
     from evomerge.calibration import BankFit, Calibration
@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 out = Console()
 err = Console(stderr=True)
 
-NAMES = {
-    "irt": "IRT", "mean": "mean", "stratified": "stratified mean", "item_mean": "item means",
-    "difference": "shifted item means",
-}  # fmt: skip
-"""What the estimators of a held-out model's score are called."""
 NAMED = 5
 """Faulty items of a kind that are named; --json has all."""
 
@@ -82,18 +77,18 @@ def _fits(found: Calibration) -> Table:
 def _errors(found: Calibration) -> Table:
     shown = " or ".join(dict.fromkeys(str(bank.held_out.seen) for bank in found.banks))
     table = Table(
-        "bank", *NAMES.values(), Column("better", no_wrap=True), title_justify="left",
+        "bank", *ESTIMATORS.values(), Column("better", no_wrap=True), title_justify="left",
         title=f"held-out models: error of the mean of their other answers, {shown} items shown",
     )  # fmt: skip
     for bank in found.banks:
-        cells = (f"{bank.held_out.errors[name]:.4f}" for name in NAMES)
+        cells = (f"{bank.held_out.errors[name]:.4f}" for name in ESTIMATORS)
         table.add_row(bank.name, *cells, verdict(bank))
     return table
 
 
 def verdict(bank: BankFit) -> str:
     """IRT, or the best estimator without it; `no difference` where they can not be parted."""
-    return NAMES.get(bank.held_out.better, "no difference")
+    return ESTIMATORS.get(bank.held_out.better, "no difference")
 
 
 def _standings(found: Calibration) -> Table:

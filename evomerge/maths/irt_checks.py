@@ -29,7 +29,11 @@ SURE = 3.0
 """Standard errors below 0 at which a discrimination is called negative."""
 FEWEST = 10
 """Models that must have answered, both items of a pair too, for a correlation."""
-ESTIMATORS = ("irt", "mean", "stratified", "item_mean", "difference")
+ESTIMATORS = {
+    "irt": "IRT", "mean": "mean", "stratified": "stratified mean", "item_mean": "item means",
+    "difference": "shifted item means",
+}  # fmt: skip
+"""Estimators of a held-out model's score, and what they are called."""
 
 
 @dataclass(frozen=True)
@@ -208,12 +212,12 @@ def faults(answers: npt.ArrayLike, fit: Fit) -> dict[int, str]:
     """Items by number that tell models apart wrongly or not at all, and why.
 
     An item nobody answered; one on which all answers are alike; one whose answers get worse with
-    ability by three standard errors: its answer in the bank may be wrong, or it asks for what the
-    abler models lose.
+    the ability that the other items show, by three standard errors: its answer in the bank may be
+    wrong, or it asks for what the abler models lose.
     """
     table = irt.checked(answers)
     found: dict[int, str] = {}
-    usable = varying(table)
+    usable, others = varying(table), _without_each(table, fit)
     for i, column in enumerate(table.T):
         mine = np.isfinite(column)
         seen = column[mine]
@@ -222,11 +226,20 @@ def faults(answers: npt.ArrayLike, fit: Fit) -> dict[int, str]:
         elif np.ptp(seen) <= 1e-9:
             words = {0.0: "all wrong", 1.0: "all right"}
             found[i] = words.get(float(seen[0]), f"all answers are {seen[0]:.3f}")
-        elif usable[i] and np.ptp(fit.abilities[mine]) > 1e-9:
-            r = float(np.corrcoef(seen, fit.abilities[mine])[0, 1])
+        elif usable[i] and np.ptp(others[mine, i]) > 1e-9:
+            r = float(np.corrcoef(seen, others[mine, i])[0, 1])
             if np.arctanh(max(r, -1 + 1e-12)) * np.sqrt(max(len(seen) - 3, 1)) < -SURE:
                 found[i] = f"negative discrimination: answers and ability correlate by {r:.2f}"
     return found
+
+
+def _without_each(table: Array, fit: Fit) -> Array:
+    """Abilities (R, I) without each item, by one Newton step: an item goes with its own answer."""
+    p = fit.items.probability(fit.abilities)
+    score = fit.items.slopes * np.where(np.isfinite(table), table - p, 0.0) / fit.dispersion
+    own = fit.items.information(fit.abilities) / fit.dispersion
+    rest = fit.errors[:, None] ** -2 - np.where(np.isfinite(table), own, 0.0)
+    return np.asarray(fit.abilities[:, None] - score / rest)
 
 
 def constant_models(answers: npt.ArrayLike) -> dict[int, str]:

@@ -15,33 +15,31 @@ from plotly.subplots import make_subplots
 
 from evomerge.files.writer import atomic_text
 from evomerge.maths.irt import Array
+from evomerge.maths.irt_checks import ESTIMATORS
 from evomerge.report import style
 from evomerge.report.style import LOOKS
 
 if TYPE_CHECKING:
     from evomerge.calibration import BankFit, Calibration
 
-FAR = 12.0
-"""Abilities and difficulties further out stand at the edge: nearly flat items lie anywhere."""
-ESTIMATORS = {
-    "irt": "item response theory", "mean": "mean of the shown", "stratified": "stratified mean",
-    "item_mean": "item means", "difference": "shifted item means",
-}  # fmt: skip
+FAR = 6.0
+"""Difficulties further out stand at the edge of the map: nearly flat items lie anywhere."""
 
 _PAGE = Template(
     style.HEAD
     + """<p>$summary</p>
 <p class="small">Each item is a point: at the ability where it is answered right half of the time,
-and as high as it tells models apart (logarithmic). Large and dark ones say most about the
-candidates. Crosses are items to look at: wrong answers in the bank, or of no use to this search.
-Below: what all items say of an ability together, with the range of the candidates in grey; and
-where models stand, with 95 % intervals. Open markers stand on the scale by their answers to
-validation.</p>
+and as high as it tells models apart; those further out stand at the edge. Large and dark ones say
+most about the candidates. Crosses are items to look at: wrong answers in the bank, or of no use to
+this search. Below: what all items say of an ability together, with the range of the candidates in
+grey; and where models stand, with 95 % intervals. Open markers stand on the scale by their answers
+to validation.</p>
 $banks
 <h2>Does it predict?</h2>
 <p class="small">Every fifth model held out in turn, and the mean of its other answers predicted
-from the items shown: mean absolute error. In bold the better of item response theory and the best
-of the others, if two standard errors part them.</p>
+from the items shown: mean absolute error. In bold the better of item response theory (IRT) and the
+best of the others, if two standard errors part them. The item means are those of the other models:
+they know nothing of the model at hand, and cannot rank it.</p>
 <div class="wide">$held_out</div>
 <h2>Items to look at</h2>
 $faults
@@ -98,7 +96,7 @@ def figure(bank: BankFit) -> go.Figure:
     style.dressed(shown, sum(heights) + 130)
     low, high = bank.range
     shown.add_vrect(x0=low, x1=high, fillcolor=style.GREY, opacity=0.13, line_width=0, row="all")
-    shown.update_yaxes(title_text="discrimination", type="log", nticks=6, row=1, col=1)
+    shown.update_yaxes(title_text="discrimination", rangemode="tozero", nticks=6, row=1, col=1)
     shown.update_yaxes(title_text="information", rangemode="tozero", nticks=4, row=2, col=1)
     shown.update_yaxes(autorange="reversed", automargin=True, row=3, col=1)
     shown.update_xaxes(range=ends)
@@ -110,8 +108,7 @@ def _reach(bank: BankFit) -> list[float]:
     known = bank.fit.items.difficulties[_mapped(bank)]
     items = np.quantile(known, [0.1, 0.9]) if len(known) else np.zeros(2)
     models = [s.ability for s in bank.standings]
-    inside = np.clip([*items, *bank.candidates[0], *models], -FAR, FAR)
-    return style.span([*inside.tolist(), *(m for m in models if abs(m) > FAR)])
+    return style.span([*np.clip(items, -FAR, FAR).tolist(), *bank.candidates[0].tolist(), *models])
 
 
 def _mapped(bank: BankFit) -> Any:
@@ -144,7 +141,7 @@ def _points(
                    "opacity": 0.85}  # fmt: skip
     return go.Scatter(
         x=places, y=items.slopes[chosen], mode="markers", name=name, marker=marker,
-        hovertext=_hovers(bank, chosen), hoverinfo="text",
+        cliponaxis=False, hovertext=_hovers(bank, chosen), hoverinfo="text",
     )  # fmt: skip
 
 
