@@ -122,6 +122,11 @@ def remarks(bank: BankFit) -> list[str]:
         f"1.3 for {row['infit_outside']}; {row['dependent_pairs']} of {row['examined_pairs']} "
         "pairs depend on each other beyond ability"
     )
+    if bank.constant:
+        lines.append(
+            f"{bank.name}: {len(bank.constant)} models answered everything right or everything "
+            "wrong: only the prior bounds their ability"
+        )
     if not row["converged"]:
         lines.append(f"{bank.name}: the fit did not converge: take its numbers with caution")
     return lines

@@ -45,7 +45,8 @@ class BankFit:
     """The fit of one bank: `models` is how many answered, `ids` names its items, `counts` (I,) by
     how many models each was answered.
 
-    `candidates` holds their abilities and standard errors (C,), under the prior of the endpoints;
+    `faults` says by id what is wrong with an item, `constant` by plan key which models answered
+    all right or all wrong: the prior alone bounds their ability. `candidates` holds their abilities and standard errors (C,), under the prior of the endpoints;
     `range` is where the middle nine tenths of them lie.
     """
 
@@ -59,6 +60,7 @@ class BankFit:
     infit: Scores
     dependence: Dependence
     faults: Mapping[str, str]
+    constant: Mapping[str, str]
     standings: tuple[Standing, ...]
     candidates: tuple[Scores, Scores]
 
@@ -101,6 +103,7 @@ class BankFit:
             "rival": self.held_out.rival, "gain": self.held_out.gains[self.held_out.rival],
             "gain_error": self.held_out.gain_errors[self.held_out.rival],
             "better": self.held_out.better or None,
+            "constant_models": dict(self.constant),
             "infit_outside": int(np.isfinite(self.infit).sum() - inside.sum()),
             "dependent_pairs": len(self.dependence.pairs),
             "examined_pairs": self.dependence.examined,
@@ -156,7 +159,8 @@ def calibrate(
     Only reads. Textbook merges answer no `search` items; they are placed by their answers to
     `validation`, whose items are put on the scale by the models that answered both. `shown` is
     how many items of a held-out model the check of the fit may see.
-    Raises InputError where no bank has 10 items that 10 models answered.
+    Raises InputError where no bank has answers of 10 models to 10 items. A model that answered
+    one item says nothing of two, and is left out.
     """
     if shown < 1:
         raise errors.RecipeError(f"shown: expected at least 1, got {shown}")
@@ -175,7 +179,9 @@ def calibrate(
         banks.append(_fit(given, name, table, shown))
     if not banks:
         reasons = "; ".join(f"'{name}': {reason}" for name, reason in skipped.items())
-        raise errors.InputError(f"{folder}: no bank can be calibrated: {reasons or 'no bank'}")
+        raise errors.InputError(
+            f"{folder}: no bank can be calibrated: {reasons or 'no answers yet'}"
+        )
     return Calibration(Path(folder), tuple(banks), skipped)
 
 
@@ -201,7 +207,9 @@ class _Given:
         self.merges = {k: label for label, k in baselines.items() if k not in self.ends}
 
     def rows(self, name: str, split: str) -> Rows:
-        return self._tables.get((name, split), {})
+        """Models that answered at least two items of a split."""
+        rows = self._tables.get((name, split), {})
+        return {key: row for key, row in rows.items() if len(row) > 1}
 
     def _endpoints(self, ledger: Ledger) -> dict[str, str]:
         """Labels of base and experts by plan key: plans that merge nothing."""
@@ -243,6 +251,8 @@ def _fit(given: _Given, name: str, table: _Table, shown: int) -> BankFit:
         infit=irt_checks.infit(table.values, fit),
         dependence=irt_checks.dependence(table.values, fit),
         faults={table.items[i]: reason for i, reason in faults.items()},
+        constant={table.keys[m]: words
+                  for m, words in irt_checks.constant_models(table.values).items()},
         standings=tuple(standings),
         candidates=irt.ability(fit.items, table.of(others), prior, fit.dispersion),
     )  # fmt: skip
