@@ -50,6 +50,14 @@ def test_every_decision_is_linked_and_has_its_three_parts():
             assert part in text, f"{page.name} lacks {part}"
 
 
+def test_every_operator_has_its_row_of_evidence():
+    text = (ROOT / "docs" / "results.md").read_text()
+    section = text.split("## Operators\n")[1].split("\n## ")[0]
+    rows = {row[0]: row[1] for row in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.M)}
+    assert set(rows) == set(plugins.known("operator"))
+    assert not [name for name, evidence in rows.items() if evidence.strip() == "none"]
+
+
 def blocks(language):
     found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", README, re.M | re.S)
     assert found, f"README has no {language} block"
