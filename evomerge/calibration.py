@@ -46,8 +46,9 @@ class BankFit:
     how many models each was answered.
 
     `faults` says by id what is wrong with an item, `constant` by plan key which models answered
-    all right or all wrong: the prior alone bounds their ability. `candidates` holds their abilities and standard errors (C,), under the prior of the endpoints;
-    `range` is where the middle nine tenths of them lie.
+    all right or all wrong: the prior alone bounds their ability. `candidates` holds their
+    abilities and standard errors (C,), under the prior of the endpoints; `range` is where the
+    middle nine tenths of them lie.
     """
 
     name: str
