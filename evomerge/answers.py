@@ -74,7 +74,7 @@ class Answers:
     ) -> Scores:
         """What a plan scored on the items of an objective's blocks, in their order: (n,)."""
         found = self._answered(key, objective, places)
-        return np.array([_value(answer, signal) for answer in found])
+        return np.array([seen(answer, signal) for answer in found])
 
     def by_item(self, key: str, objective: str, places: Sequence[Place]) -> dict[str, float]:
         """Scores of a plan by item id, on the items of an objective's blocks."""
@@ -94,8 +94,9 @@ class Answers:
         return [self.column(key, objective, places) for objective in self.setup.banks]
 
 
-def _value(answer: Answer, signal: str) -> float:
-    """A scorer without the wanted signal gives its score."""
+def seen(answer: Answer, signal: str) -> float:
+    """What a search that looks at a signal sees of an answer: a scorer without that signal
+    gives its score."""
     return answer.score if signal == "score" else answer.extra.get(signal, answer.score)
 
 

@@ -1,5 +1,5 @@
-"""The command line: search, front, report, export, merge, compare, import, evaluate, plan, list,
-bank, zoo.
+"""The command line: search, front, report, calibrate, export, merge, compare, import, evaluate,
+plan, list, bank, zoo.
 
 Exit codes: 0 done, 2 usage or recipe, 3 inputs unusable, 4 environment, 5 ended unconfirmed,
 6 too many failures, 75 interrupted and resumable.
@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from evomerge import comparing, errors, merging, shelves
+from evomerge import calibrating, comparing, errors, merging, shelves
 
 app = typer.Typer(
     help="Search for the best way to merge fine-tuned language models.",
@@ -150,6 +150,7 @@ app.command()(merging.export)
 app.command()(merging.merge)
 app.command("import")(merging.import_)
 app.command()(comparing.compare)
+app.command()(calibrating.calibrate)
 
 
 @app.command()

@@ -35,10 +35,10 @@ LAYERS = """
     report
     signals
     loop run interop similarity
-    tables
+    tables calibration
     api
     preview progress
-    shelves merging comparing
+    shelves merging comparing calibrating
     cli
 """
 ORDER = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}
