@@ -22,7 +22,7 @@ them, the reference being resampled along.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import fitness_data
@@ -69,7 +69,7 @@ class Results:
     def equivalents(self, kind: str, case: Case, metric: str) -> np.ndarray:
         """Equivalent numbers of random questions answered by 0 or 1, like `draws`."""
         sign = 1 if metric in RISING else -1
-        asked = [n for n in REFERENCE_ASKED if (kind, _reference(case, n)) in self.tables]
+        asked = _asked(self, kind, case)
         curves = [sign * self.draws(kind, _reference(case, n), metric) for n in asked]
         values = sign * self.draws(kind, case, metric)
         pairs = zip(np.array(curves).T, values, strict=True)
@@ -80,10 +80,12 @@ def _reference(case: Case, n: int) -> Case:
     return Case(case.protocol, case.rows, *REFERENCE, n)
 
 
-def measure(file: Path, repeats: int, rows: Iterable[int]) -> Results:
+def measure(file: Path, repeats: int, rows: Iterable[int], kinds: Iterable[str]) -> Results:
     """Replay every population of a file."""
     found: dict[tuple[str, Case], list[list[np.ndarray]]] = {}
     for number, population in enumerate(fitness_data.load(file)):
+        if population.kind not in kinds:
+            continue
         for r in rows:
             ready = replays.tasks(population, r)
             for protocol in replays.PROTOCOLS:
@@ -97,19 +99,25 @@ def measure(file: Path, repeats: int, rows: Iterable[int]) -> Results:
     return Results(found)
 
 
+HEAD = (
+    "| signal | questions | estimator | error | Spearman | top 8 | regret "
+    "| as many random ones by Spearman | by regret | regret less that of 50 random ones "
+    "| less that of gmp-IRT |"
+)
+
+
 def table(results: Results, kind: str, protocol: str, rows: int, n: int, full: bool) -> str:
-    head = (
-        "| signal | questions | estimator | error | Spearman | top 8 | regret "
-        "| as many random ones by Spearman | by top 8 | by regret |"
-    )
-    lines = [head, "|" + "---|" * 10]
-    cases = [
-        c for k, c in results.tables if k == kind and (c.protocol, c.rows) == (protocol, rows)
-    ]
-    for case in cases:
-        if case.n == n and (full or case[2:5] in SHOWN):
+    lines = [HEAD, "|" + "---|" * 11]
+    for case in _cases(results, kind, protocol, rows, full):
+        if case.n == n:
             lines.append(_row(results, kind, case))
     return "\n".join(lines)
+
+
+def _cases(results: Results, kind: str, protocol: str, rows: int, full: bool) -> list[Case]:
+    found = [c for k, c in results.tables if k == kind and c[:2] == (protocol, rows)]
+    shown = {case: SHOWN.index(case[2:5]) for case in found if case[2:5] in SHOWN}
+    return found if full else sorted(shown, key=lambda case: (shown[case], case.n))
 
 
 def _row(results: Results, kind: str, case: Case) -> str:
@@ -117,53 +125,72 @@ def _row(results: Results, kind: str, case: Case) -> str:
         f"{results.draws(kind, case, metric)[0]:.{digits}f}"
         for metric, digits in (("error", 3), ("Spearman", 2), ("top 8", 2), ("regret", 4))
     ]
-    equal = [
-        _between(results.equivalents(kind, case, metric), case)
-        for metric in ("Spearman", "top 8", "regret")
-    ]
-    return f"| {case.signal} | {case.choice} | {case.estimator} | {' | '.join(values + equal)} |"
+    equal = [_equal(results, kind, case, metric) for metric in ("Spearman", "regret")]
+    rivals = (
+        _reference(case, 50),
+        case._replace(signal=PEER[0], choice=PEER[1], estimator=PEER[2]),
+    )
+    less = [_less(results, kind, case, rival) for rival in rivals]
+    return f"| {' | '.join([*case[2:5], *values, *equal, *less])} |"
 
 
-def _between(draws: np.ndarray, case: Case) -> str:
+def _less(results: Results, kind: str, case: Case, rival: Case) -> str:
+    if case == rival:
+        return ""
+    draws = results.draws(kind, case, "regret") - results.draws(kind, rival, "regret")
+    low, high = np.percentile(draws[1:], [2.5, 97.5])
+    return f"{draws[0]:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def _equal(results: Results, kind: str, case: Case, metric: str) -> str:
     """A number with its interval; the ends of the curve as what they are, bounds."""
-    most = max(REFERENCE_ASKED) if case.protocol == "same" else 100
+    draws = results.equivalents(kind, case, metric)
+    most = _asked(results, kind, case)[-1]
 
     def word(value: float) -> str:
         if value >= most * 0.999:
             return f">{most}"
         return "<5" if value <= REFERENCE_ASKED[0] * 1.001 else f"{value:.0f}"
 
+    if case[2:5] == REFERENCE:
+        return str(case.n)
     low, high = np.percentile(draws[1:], [2.5, 97.5])
     return f"{word(draws[0])} ({word(low)} to {word(high)})"
 
 
-def claims(results: Results, kind: str, protocol: str, rows: int) -> Iterator[str]:
-    """Regret against 50 random questions, and against the peer's method, at 30 questions."""
-    rivals = {
-        "50 random, score, mean": Case(protocol, rows, *REFERENCE, 50),
-        "30 random, score, gmp-IRT": Case(protocol, rows, *PEER, 30),
-    }
-    for signal, choice, estimator in SHOWN:
-        case = Case(protocol, rows, signal, choice, estimator, 30)
+def _asked(results: Results, kind: str, case: Case) -> list[int]:
+    """Numbers of questions of the curve of random ones."""
+    return [n for n in REFERENCE_ASKED if (kind, _reference(case, n)) in results.tables]
+
+
+def curves(results: Results, kind: str, protocol: str, rows: int, metric: str) -> str:
+    """A metric by number of questions."""
+    asked = [n for n in REFERENCE_ASKED if n <= (100 if protocol != "same" else 150)]
+    lines = [
+        f"| signal | questions | estimator | {' | '.join(map(str, asked))} |",
+        "|" + "---|" * (3 + len(asked)),
+    ]
+    for shown in SHOWN:
         cells = []
-        for rival in rivals.values():
-            draws = 1e3 * (
-                results.draws(kind, case, "regret") - results.draws(kind, rival, "regret")
-            )
-            low, high = np.percentile(draws[1:], [2.5, 97.5])
-            cells.append(f"{draws[0]:+.1f} ({low:+.1f} to {high:+.1f})")
-        yield f"| {signal} | {choice} | {estimator} | {' | '.join(cells)} |"
+        for n in asked:
+            key = (kind, Case(protocol, rows, *shown, n))
+            known = key in results.tables
+            cells.append(f"{results.draws(*key, metric)[0]:.3f}" if known else "")
+        lines.append(f"| {' | '.join([*shown, *cells])} |")
+    return "\n".join(lines)
 
 
 def report(results: Results, rows: Iterable[int], full: bool) -> None:
     for kind in results.kinds:
         for r in rows:
             for protocol in (p.name for p in replays.PROTOCOLS):
+                where = f"{kind} populations, truth on {protocol} questions, {r} models known"
                 for n in replays.ASKED if full else (30,):
-                    print(f"\n### {kind}, truth on {protocol} questions, {r} models, n = {n}\n")
+                    print(f"\n{where}, {n} questions\n")
                     print(table(results, kind, protocol, r, n, full))
-                print(f"\n{kind}, {protocol}, {r}: regret at 30 less that of a rival, in .001\n")
-                print("\n".join(claims(results, kind, protocol, r)))
+                for metric in METRICS if full else ("Spearman", "regret of the mean"):
+                    print(f"\n{where}: {metric} by number of questions\n")
+                    print(curves(results, kind, protocol, r, metric))
 
 
 def main() -> None:
@@ -173,6 +200,7 @@ def main() -> None:
     parser.add_argument("file", nargs="?", type=Path, default=FILE)
     parser.add_argument("--repeats", type=int, default=20, help="draws of questions")
     parser.add_argument("--smoke", action="store_true", help="two draws, one calibration")
+    parser.add_argument("--kinds", nargs="+", default=["narrow", "wide"], help="of populations")
     parser.add_argument("--full", action="store_true", help="every case, all numbers of questions")
     parser.add_argument("--collect", nargs="+", type=Path, metavar="RUN", default=[])
     parser.add_argument("-o", "--output", type=Path, default=FILE)
@@ -183,7 +211,7 @@ def main() -> None:
         fitness_data.collect(options.collect, options.output, options.first, options.last)
         return
     rows = ROWS[:1] if options.smoke else ROWS
-    results = measure(options.file, 2 if options.smoke else options.repeats, rows)
+    results = measure(options.file, 2 if options.smoke else options.repeats, rows, options.kinds)
     report(results, rows, options.full)
 
 

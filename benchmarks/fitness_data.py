@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ Array = npt.NDArray[np.float64]
 
 STEP = 1 / 32
 """Margins are kept as whole numbers of this; beyond +-127 of them, as that."""
+SIGNALS = ("score", "probability", "margin")
 WIDE = frozenset({"sobol"})
 """Strategies whose candidates never close in on anything."""
 
@@ -38,6 +39,20 @@ class Population:
     @property
     def kind(self) -> str:
         return "wide" if self.strategy in WIDE else "narrow"
+
+    def turned(self) -> Population:
+        """The first candidates as the last, so that they are ranked and the others known: for
+        strategies whose candidates have no order."""
+        models = len(next(iter(self.score.values())))
+        rest = np.arange(self.ends, models)
+        order = np.append(np.arange(self.ends), np.roll(rest, -self.last))
+        signals = [
+            {bank: table[order] for bank, table in signal.items()}
+            for signal in (self.score, self.probability, self.margin)
+        ]
+        return replace(
+            self, name=f"{self.name}, turned", **dict(zip(SIGNALS, signals, strict=True))
+        )
 
 
 def collect(runs: list[Path], file: Path, first: int, last: int) -> None:
@@ -96,13 +111,15 @@ def _answers(
 
 
 def load(file: Path) -> list[Population]:
-    """Populations of a file that `collect` wrote."""
+    """Populations of a file that `collect` wrote; a wide one comes a second time, `turned`."""
     with np.load(file, allow_pickle=False) as stored:
-        return [_population(stored, i, a) for i, a in enumerate(json.loads(str(stored["about"])))]
+        about = json.loads(str(stored["about"]))
+        found = [_population(stored, number, a) for number, a in enumerate(about)]
+    return [p for one in found for p in ([one, one.turned()] if one.kind == "wide" else [one])]
 
 
 def _population(stored: npt.NDArray, number: int, about: dict) -> Population:
-    signals: dict[str, dict[str, Array]] = {"score": {}, "probability": {}, "margin": {}}
+    signals: dict[str, dict[str, Array]] = {signal: {} for signal in SIGNALS}
     for bank in about["banks"]:
         at = f"{number}.{bank}"
         bits = np.unpackbits(stored[f"{at}.score"], axis=1, count=about["models"])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import fitness_methods as methods
 import numpy as np
 import numpy.typing as npt
-from fitness_data import Population
+from fitness_data import SIGNALS, Population
 from fitness_methods import Known
 from scipy.special import expit
 
@@ -26,7 +26,6 @@ RISING = {"Spearman", "top 8", "Spearman (probability)"}
 ASKED = (10, 20, 30, 50, 100)
 REFERENCE = ("score", "random", "mean")
 REFERENCE_ASKED = (5, 10, 20, 30, 50, 75, 100, 150)
-SIGNALS = ("score", "probability", "margin")
 
 
 class Protocol(NamedTuple):
