@@ -165,7 +165,7 @@ def _asked(results: Results, kind: str, case: Case) -> list[int]:
 
 def curves(results: Results, kind: str, protocol: str, rows: int, metric: str) -> str:
     """A metric by number of questions."""
-    asked = [n for n in REFERENCE_ASKED if n <= (100 if protocol != "same" else 150)]
+    asked = _asked(results, kind, Case(protocol, rows, *REFERENCE, 0))
     lines = [
         f"| signal | questions | estimator | {' | '.join(map(str, asked))} |",
         "|" + "---|" * (3 + len(asked)),
