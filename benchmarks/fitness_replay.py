@@ -195,6 +195,8 @@ def equivalent(curve: Array, asked: Sequence[int], value: float) -> float:
     largest number stand for everything beyond them.
     """
     rising = np.maximum.accumulate(curve)
+    if value > rising[-1]:
+        return float(asked[-1])
     first = np.append(True, np.diff(rising) > 0)
     return float(np.exp(np.interp(value, rising[first], np.log(np.asarray(asked)[first]))))
 

@@ -128,6 +128,9 @@ def test_equivalent_questions() -> None:
     assert replays.equivalent(curve, asked, 2) == pytest.approx(80)
     dipped = np.array([0.1, 0.2, 0.4, 0.3, 0.8])
     assert replays.equivalent(dipped, asked, 0.4) == pytest.approx(20)
+    flat = np.array([0.1, 0.2, 0.8, 0.7, 0.8])  # what 20 reach, and what none does
+    assert replays.equivalent(flat, asked, 0.8) == pytest.approx(20)
+    assert replays.equivalent(flat, asked, 0.9) == pytest.approx(80)
     assert replays.equivalent(-np.array([0.5, 0.4, 0.3, 0.2, 0.1]), asked, -0.3) == pytest.approx(
         20
     )
