@@ -22,6 +22,7 @@ them, the reference being resampled along.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def measure(file: Path, repeats: int, rows: Iterable[int], kinds: Iterable[str])
 
 
 HEAD = (
-    "| signal | questions | estimator | error | Spearman | top 8 | regret "
+    "| signal | questions | estimator | Spearman | top 8 | regret | regret of the mean "
     "| as many random ones by Spearman | by regret | regret less that of 50 random ones "
     "| less that of gmp-IRT |"
 )
@@ -123,7 +124,12 @@ def _cases(results: Results, kind: str, protocol: str, rows: int, full: bool) ->
 def _row(results: Results, kind: str, case: Case) -> str:
     values = [
         f"{results.draws(kind, case, metric)[0]:.{digits}f}"
-        for metric, digits in (("error", 3), ("Spearman", 2), ("top 8", 2), ("regret", 4))
+        for metric, digits in (
+            ("Spearman", 2),
+            ("top 8", 2),
+            ("regret", 4),
+            ("regret of the mean", 4),
+        )
     ]
     equal = [_equal(results, kind, case, metric) for metric in ("Spearman", "regret")]
     rivals = (
@@ -180,17 +186,46 @@ def curves(results: Results, kind: str, protocol: str, rows: int, metric: str) -
     return "\n".join(lines)
 
 
+def across(results: Results, kind: str, n: int, metric: str) -> str:
+    """A metric by what the truth is and how many models are known; instead of Spearman, as many
+    random questions."""
+    columns = dict.fromkeys(c[:2] for k, c in results.tables if k == kind)
+    heads = [f"{protocol}, {rows} known" for protocol, rows in columns]
+    lines = [
+        f"| signal | questions | estimator | {' | '.join(heads)} |",
+        "|" + "---|" * (3 + len(heads)),
+    ]
+    for shown in SHOWN:
+        cases = [Case(*column, *shown, n) for column in columns]
+        cells = [
+            _equal(results, kind, case, metric)
+            if metric == "Spearman"
+            else f"{results.draws(kind, case, metric)[0]:.4f}"
+            for case in cases
+        ]
+        lines.append(f"| {' | '.join([*shown, *cells])} |")
+    return "\n".join(lines)
+
+
 def report(results: Results, rows: Iterable[int], full: bool) -> None:
+    """What decides; or, if `full`, everything."""
+    most, asked = max(rows), replays.ASKED if full else (30,)
     for kind in results.kinds:
-        for r in rows:
-            for protocol in (p.name for p in replays.PROTOCOLS):
-                where = f"{kind} populations, truth on {protocol} questions, {r} models known"
-                for n in replays.ASKED if full else (30,):
-                    print(f"\n{where}, {n} questions\n")
-                    print(table(results, kind, protocol, r, n, full))
-                for metric in METRICS if full else ("Spearman", "regret of the mean"):
-                    print(f"\n{where}: {metric} by number of questions\n")
-                    print(curves(results, kind, protocol, r, metric))
+        for r, p in itertools.product(rows, replays.PROTOCOLS):
+            if not full and (r, p.name) != (most, "held-out"):
+                continue
+            where = f"{kind} populations, truth on {p.name} questions, {r} models known"
+            for n in asked:
+                print(f"\n{where}, {n} questions\n\n{table(results, kind, p.name, r, n, full)}")
+            for metric in METRICS if full else ("Spearman",):
+                print(f"\n{where}: {metric} by number of questions\n")
+                print(curves(results, kind, p.name, r, metric))
+        for words, metric in (
+            ("as many random ones by Spearman", "Spearman"), ("mean absolute error", "error"),
+            ("regret of the mean", "regret of the mean"),
+        ):  # fmt: skip
+            print(f"\n{kind} populations, 30 questions: {words}\n")
+            print(across(results, kind, 30, metric))
 
 
 def main() -> None:
