@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -93,6 +94,22 @@ def _start(ray: Any, address: str | None, workers: int) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address is not None:
-        ray.init(address=address, **options)
-        return
-    ray.init(num_cpus=workers, include_dashboard=False, **options)
+        options["address"] = address
+    else:
+        options.update(num_cpus=workers, include_dashboard=False)
+    with _silent():
+        ray.init(**options)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Ray's libraries write the log level that they were given to the terminal themselves; what
+    goes wrong comes as an exception all the same."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
