@@ -30,20 +30,13 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Fit item response theory to a run's answers: items, abilities, and whether it predicts."""
-    from evomerge import calibration
+    from evomerge import calibration, tables
 
     with err.status("reading answers") as status:
         found = calibration.calibrate(
             run, shown=shown, told=lambda bank: status.update(f"fitting {bank}")
         )
-    if page is not None:
-        found.write(page)
-    if as_json:
-        print(found.to_json())
-        return
-    show(out, found)
-    if page is not None:
-        out.print(str(page), highlight=False, soft_wrap=True)
+    tables.delivered(out, found, show, page=page, as_json=as_json)
 
 
 def show(console: Console, found: Calibration) -> None:

@@ -70,19 +70,21 @@ class BankFit:
         low, high = np.quantile(self.candidates[0], CENTRAL)
         return float(low), float(high)
 
+    @cached_property
+    def _inside(self) -> npt.NDArray[np.bool_]:
+        """Which candidates' abilities are in the range (C,)."""
+        low, high = self.range
+        return (self.candidates[0] >= low) & (self.candidates[0] <= high)
+
     @property
     def error(self) -> float:
         """Mean standard error of the candidates whose ability is in the range."""
-        low, high = self.range
-        theta, spread = self.candidates
-        return float(spread[(theta >= low) & (theta <= high)].mean())
+        return float(self.candidates[1][self._inside].mean())
 
     @cached_property
     def information(self) -> Scores:
         """Of each item (I,), averaged over the candidates in the range."""
-        low, high = self.range
-        theta = self.candidates[0]
-        inside = theta[(theta >= low) & (theta <= high)]
+        inside = self.candidates[0][self._inside]
         return np.asarray(self.fit.items.information(inside).mean(axis=0))
 
     def reasons(self) -> dict[str, list[str]]:

@@ -32,21 +32,14 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Say how alike experts are, by depth and role: cosines, conflicts, overlaps, ranks."""
-    from evomerge import progress, similarity
+    from evomerge import progress, similarity, tables
 
     with progress.stream(err, "comparing", f"{len(experts)} experts with {base}") as told:
         found = similarity.compare(
             base, experts, density=density, blocks=int(blocks) if blocks.isdigit() else blocks,
             largest_matrix=largest_matrix, told=told,
         )  # fmt: skip
-    if page is not None:
-        found.write(page)
-    if as_json:
-        print(found.to_json())
-        return
-    show(out, found)
-    if page is not None:
-        out.print(str(page), highlight=False, soft_wrap=True)
+    tables.delivered(out, found, show, page=page, as_json=as_json)
 
 
 def show(console: Console, found: Similarity) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -46,6 +48,31 @@ def show(out: Console, run: Run) -> None:
     out.print(
         f"save:   evomerge export {run.folder} best -o merged", highlight=False, soft_wrap=True
     )
+
+
+class Finding(Protocol):
+    """What a command has found out, as a page and as JSON."""
+
+    def write(self, file: Path) -> Path: ...
+
+    def to_json(self) -> str: ...
+
+
+F = TypeVar("F", bound=Finding)
+
+
+def delivered(
+    out: Console, found: F, show: Callable[[Console, F], None], *, page: Path | None, as_json: bool
+) -> None:
+    """A finding as JSON or as tables, and where one is asked for its page, which is named."""
+    if page is not None:
+        found.write(page)
+    if as_json:
+        print(found.to_json())
+        return
+    show(out, found)
+    if page is not None:
+        out.print(str(page), highlight=False, soft_wrap=True)
 
 
 def saved(out: Console, folder: Path) -> None:
