@@ -8,18 +8,13 @@ import inspect
 import pkgutil
 import re
 import sys
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
-import pydantic
-from typing_extensions import Unpack
-
-from evomerge import errors
-from evomerge.files import plain
+from evomerge import errors, keywords
 from evomerge.genome import Gene, Space
 
 REFERENCE_POINT = 1.1
@@ -76,7 +71,7 @@ class Strategy(Protocol):
     """strategies/NAME.py: `class Strategy`. Its keyword options are those of `__init__`.
 
     NEEDS names what it can not do without: "numbers_only" (no choice genes), "one_objective",
-    "answers" (per item). A combinator may define a module function `needs(options)` instead.
+    "several_objectives", "answers" (per item). A combinator may define a module function `needs(options)` instead.
     Given the same events in the same order it is in the same state, bit for bit: every random
     number derives from `seed`; global generators, clocks and files are not touched.
     A combinator hands what it knows to its inner strategy as `start`, if that takes it.
@@ -182,51 +177,12 @@ def strategy_needs(name: str, options: Mapping[str, Any]) -> frozenset[str]:
 def check_options(kind: str, name: str, options: Mapping[str, Any], where: str) -> None:
     """Raise RecipeError for an option that the plug-in does not take, or not with this value.
 
-    Options are the keywords of a class, or of a scorer's `prepare`, and the keys of a TypedDict
-    that it unpacks; what values one takes is its annotation: `Annotated[int, Field(ge=1)]`.
+    Options are the keywords of a class, or of a scorer's `prepare`.
     """
     module = load(kind, name, where)
     call = module.prepare if kind == "scorer" else getattr(module, kind.capitalize()).__init__
-    parameters = inspect.signature(call).parameters.values()
-    known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-    hints, shared = _hints(call)
-    names = [option for option in (*known, *shared) if option not in NOT_OPTIONS]
-    if shared or not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        for option in options:
-            if option not in names:
-                place = f"{where} ({name})"
-                raise errors.RecipeError(errors.unknown(place, "option", option, names))
-    needed = [o for o in names if o in known and known[o].default is inspect.Parameter.empty]
-    for option in needed:
-        if option not in options:
-            raise errors.RecipeError(f"{where} ({name}): option '{option}' is missing")
-    _check_values({**hints, **shared}, options, f"{where}.{name}")
-
-
-def _hints(call: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The annotations of a call, and those of the options that it shares with others.
-
-    Shared are the keys of a TypedDict in `**options: Unpack[...]`.
-    """
-    try:
-        hints = typing.get_type_hints(call, include_extras=True)
-    except NameError:  # a user's annotation that exists for type checkers alone
-        return {}, {}
-    unpacked = [typing.get_args(h)[0] for h in hints.values() if typing.get_origin(h) is Unpack]
-    shared = [typing.get_type_hints(keys, include_extras=True) for keys in unpacked]
-    return hints, {option: hint for keys in shared for option, hint in keys.items()}
-
-
-def _check_values(hints: Mapping[str, Any], options: Mapping[str, Any], where: str) -> None:
-    for option, value in options.items():
-        try:
-            pydantic.TypeAdapter(hints.get(option, Any)).validate_python(value, strict=True)
-        except pydantic.ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            text = f"{where}.{option}: got {plain.shown(value)}, {plain.worded(fault)}"
-            raise errors.RecipeError(text) from None
-        except pydantic.errors.PydanticUserError:  # an annotation that pydantic does not know
-            continue
+    with_name = (f"{where} ({name})", f"{where}.{name}")
+    keywords.check(call, options, *with_name, unless=NOT_OPTIONS)
 
 
 def begin(
@@ -291,6 +247,8 @@ def _offence(
         return f"searches numbers only, and '{choices[0]}' is a choice"
     if "one_objective" in needs and len(objectives) > 1:
         return f"has one objective, and {len(objectives)} are asked for"
+    if "several_objectives" in needs and len(objectives) < 2:
+        return f"trades objectives off, and '{objectives[0]}' is the only one"
     return None
 
 
