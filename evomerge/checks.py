@@ -15,6 +15,9 @@ from evomerge.plan import Input, Template
 from evomerge.schema import Recipe
 from evomerge.scorers import function
 
+AUTO = "auto"
+"""The device that is there."""
+
 
 def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> None:
     """Raise RecipeError, InputError or MachineError for what can not be.
@@ -96,12 +99,12 @@ def device(recipe: Recipe) -> str:
     import torch
 
     here = torch.accelerator.current_accelerator(check_available=True)
-    if recipe.device == "auto":
+    if recipe.device == AUTO:
         return here.type if here is not None else "cpu"
     try:
         wanted = torch.device(recipe.device)
     except RuntimeError:
-        known = ("auto", "cpu", "cuda", "mps", "xpu")
+        known = (AUTO, "cpu", "cuda", "mps", "xpu")
         raise errors.RecipeError(
             errors.unknown("device", "device", recipe.device, known)
         ) from None
@@ -110,6 +113,6 @@ def device(recipe: Recipe) -> str:
         there = there or (wanted.index or 0) < torch.accelerator.device_count()
     if not there:
         raise errors.MachineError(
-            f"device: '{recipe.device}' is not on this machine; 'auto' takes what there is"
+            f"device: '{recipe.device}' is not on this machine; '{AUTO}' takes what there is"
         )
     return recipe.device

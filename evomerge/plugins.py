@@ -71,7 +71,9 @@ class Strategy(Protocol):
     """strategies/NAME.py: `class Strategy`. Its keyword options are those of `__init__`.
 
     NEEDS names what it can not do without: "numbers_only" (no choice genes), "one_objective",
-    "several_objectives", "answers" (per item). A combinator may define a module function `needs(options)` instead.
+    "several_objectives", "answers" (per item). A combinator may define a module function
+    `needs(options)` instead. One that decides something by itself may define
+    `explain(space, objectives, options)`: a line that says what.
     Given the same events in the same order it is in the same state, bit for bit: every random
     number derives from `seed`; global generators, clocks and files are not touched.
     A combinator hands what it knows to its inner strategy as `start`, if that takes it.
@@ -193,17 +195,34 @@ def begin(
     *,
     seed: int,
     where: str,
+    start: Start = (),
 ) -> Strategy:
-    """A new strategy; whatever it says against its options is a RecipeError."""
+    """A new strategy, told the `start` if it takes one.
+
+    Whatever it says against its options is a RecipeError.
+    """
     module = load("strategy", name, where)
+    known = {"start": start} if start and takes(module.Strategy, "start") else {}
     try:
-        strategy: Strategy = module.Strategy(space, objectives, seed=seed, **options)
+        strategy: Strategy = module.Strategy(space, objectives, seed=seed, **options, **known)
     except errors.EvomergeError:
         raise
     except Exception as error:  # the user's own code
         reason = f"{type(error).__name__}: {error}"
         raise errors.RecipeError(f"{where}: '{name}' can not begin: {reason}") from error
     return strategy
+
+
+def inner(value: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of a combinator's inner strategy, checked.
+
+    Raises RecipeError unless it is a mapping with a name and options that this strategy takes.
+    """
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise errors.RecipeError(f"{where}: got {value!r}, expected a mapping with a name")
+    options = {key: option for key, option in value.items() if key != "name"}
+    check_options("strategy", value["name"], options, where)
+    return value["name"], options
 
 
 def takes(plugin: type[Any], keyword: str) -> bool:

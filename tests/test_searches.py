@@ -26,9 +26,9 @@ from tests.landscapes import NESTED, make, mixed, numeric, search
         ("nsga2", {"population": 2}, "strategy.nsga2.population: got 2, expected"),
         ("nsga2", {"population": True}, "strategy.nsga2.population: got True"),
         ("seeded", {"inner": "nsga2"}, "strategy.seeded.inner: got 'nsga2', expected a mapping"),
-        ("seeded", {"inner": {"name": "nsga"}}, "unknown strategy 'nsga'. Did you mean 'nsga2'"),
+        ("seeded", {"inner": {"name": "nsga"}}, "inner: unknown strategy 'nsga'. Did you mean"),
         ("seeded", {"inner": {"name": "nsga2", "size": 4}}, "unknown option 'size'"),
-        ("seeded", {"inner": {"name": "nsga2", "population": 2}}, "strategy.nsga2.population"),
+        ("seeded", {"inner": {"name": "nsga2", "population": 2}}, "inner.nsga2.population: got 2"),
     ],
 )
 def test_a_wrong_option_is_named(name, options, says):

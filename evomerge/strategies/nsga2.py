@@ -1,7 +1,7 @@
 """NSGA-II: a population, sorted by dominance and kept apart by crowding distance.
 
-Source: Deb, Pratap, Agarwal and Meyarivan (2002), in the
-implementation pymoo (Blank and Deb, 2020).
+Source: Deb, Pratap, Agarwal and Meyarivan (2002), in the implementation
+pymoo (Blank and Deb, 2020).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
-from pymoo.algorithms.moo.nsga2 import NSGA2
 from pydantic import Field
+from pymoo.algorithms.moo.nsga2 import NSGA2
 
 from evomerge.evolution import Evolution
 from evomerge.genome import Space

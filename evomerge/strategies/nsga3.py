@@ -26,9 +26,9 @@ from evomerge.plugins import Observation, Proposal, Start
 class Strategy:
     """Made for three objectives and more.
 
-    `population`: candidates per generation, no fewer than there are objectives. `steady`: children are bred one by one from what is
-    known, without waiting for a generation; more is learned with many workers, and another number
-    of them is another search.
+    `population`: candidates per generation, no fewer than there are objectives. `steady`: children
+    are bred one by one from what is known, without waiting for a generation; more is learned with
+    many workers, and another number of them is another search.
     """
 
     NEEDS: ClassVar[frozenset[str]] = frozenset()

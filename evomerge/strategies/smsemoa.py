@@ -1,7 +1,7 @@
 """SMS-EMOA: a population from which the candidate that adds least hypervolume is dropped.
 
-Source: Beume, Naujoks and Emmerich (2007), in the
-implementation pymoo (Blank and Deb, 2020).
+Source: Beume, Naujoks and Emmerich (2007), in the implementation
+pymoo (Blank and Deb, 2020).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
-from pymoo.algorithms.moo.sms import SMSEMOA
 from pydantic import Field
+from pymoo.algorithms.moo.sms import SMSEMOA
 
 from evomerge.evolution import Evolution
 from evomerge.genome import Space
