@@ -1,7 +1,6 @@
 """NSGA-III: a population, spread along fixed directions in the space of losses.
 
-Source: Deb and Jain (2014), in the
-implementation pymoo (Blank and Deb, 2020).
+Source: Deb and Jain (2014), in the implementation pymoo (Blank and Deb, 2020).
 """
 
 from __future__ import annotations
@@ -73,8 +72,10 @@ def reference_directions(objectives: int, count: int) -> npt.NDArray[np.float64]
             f" the {objectives} objectives"
         )
     outer = _layer(objectives, count)
-    inner = _layer(objectives, count - len(outer)) if count - len(outer) >= objectives else []
-    return np.array([*outer, *(0.5 * row + 0.5 / objectives for row in inner)])
+    if count - len(outer) < objectives:
+        return outer
+    inner = _layer(objectives, count - len(outer))
+    return np.concatenate([outer, 0.5 * inner + 0.5 / objectives])
 
 
 def _layer(objectives: int, count: int) -> npt.NDArray[np.float64]:

@@ -142,7 +142,7 @@ class Strategy:
         )  # fmt: skip
 
     def _values(self, losses: Sequence[float] | None) -> list[float]:
-        return pareto.filled(losses, self._objectives, FAILED_LOSS).tolist()
+        return list(pareto.filled(losses, self._objectives, FAILED_LOSS))
 
 
 def _depth(space: Space, gene: Gene) -> int:
