@@ -193,14 +193,9 @@ class Evolution:
 
     def _sobol(self, count: int) -> list[Point]:
         """The next points of a Sobol sequence, canonical."""
-        points: list[Point] = []
-        for index in range(self._fresh, self._fresh + count):
-            block, row = divmod(index, sequences.BLOCK)
-            if row == 0 or not points:
-                rows = sequences.sobol(len(self._space), self._seed, block)
-            points.append(self._space.canonical(rows[row]))
+        rows = sequences.stretch(len(self._space), self._seed, self._fresh, count)
         self._fresh += count
-        return points
+        return [self._space.canonical(row) for row in rows]
 
     def _first(self, start: Start) -> tuple[list[Point], list[tuple[float, ...]]]:
         """Points of the first generation, each once, and the losses of those that have them."""

@@ -63,6 +63,9 @@ class Observation:
 Start = Sequence[tuple[tuple[float, ...], tuple[float, ...] | None]]
 """Points (D,) that are known before a strategy begins, with their losses (None: failed)."""
 
+FEW = 8
+"""Genes that the need "few_genes" allows: a full quadratic then has 45 coefficients."""
+
 NOT_OPTIONS = frozenset({"seed", "start"})
 """Keywords of a plug-in that its caller fills, never a recipe."""
 
@@ -71,7 +74,7 @@ class Strategy(Protocol):
     """strategies/NAME.py: `class Strategy`. Its keyword options are those of `__init__`.
 
     NEEDS names what it can not do without: "numbers_only" (no choice genes), "one_objective",
-    "several_objectives", "answers" (per item). A combinator may define a module function
+    "several_objectives", "few_genes" (FEW), "expert_weights", "answers" (per item). A combinator may define a module function
     `needs(options)` instead. One that decides something by itself may define
     `explain(space, objectives, options)`: a line that says what.
     Given the same events in the same order it is in the same state, bit for bit: every random
@@ -96,6 +99,8 @@ class Strategy(Protocol):
     def incumbents(self) -> list[tuple[float, ...]]:
         """Points worth confirming beside the front, such as a distribution mean."""
         ...
+
+    # optional: notes() -> list[str], what people should know of how it went, after the search
 
 
 FOLDERS = {
@@ -268,6 +273,10 @@ def _offence(
         return f"has one objective, and {len(objectives)} are asked for"
     if "several_objectives" in needs and len(objectives) < 2:
         return f"trades objectives off, and '{objectives[0]}' is the only one"
+    if "few_genes" in needs and len(genes) > FEW:
+        return f"fits surrogates of at most {FEW} genes, and there are {len(genes)}"
+    if "expert_weights" in needs and not any(g.expert and g.name == "weight" for g in genes):
+        return "mixes experts by their weights, and no gene is an expert's weight"
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from evomerge.plugins import Observation, Proposal, Start, Strategy
 
@@ -60,3 +61,22 @@ class Relay:
         """The next ask is for `following`, which counts its own from 0."""
         self.current = following
         self._offset = self.asked
+
+
+class Listed:
+    """Proposes the given points, each once; whatever is told."""
+
+    NEEDS: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, points: Sequence[tuple[float, ...]]) -> None:
+        self._left = list(enumerate(points))
+
+    def ask(self, n: int) -> list[Proposal]:
+        asked, self._left = self._left[:n], self._left[n:]
+        return [Proposal(id, point) for id, point in asked]
+
+    def tell(self, observations: Sequence[Observation]) -> None:
+        """Nothing is learned."""
+
+    def incumbents(self) -> list[tuple[float, ...]]:
+        return []

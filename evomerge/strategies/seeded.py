@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from evomerge import errors, plugins
 from evomerge.genome import Gene, Space, Value
 from evomerge.plugins import Observation, Proposal, Start
-from evomerge.relay import Relay
+from evomerge.relay import Listed, Relay
 
 INNER: Mapping[str, Any] = {"name": "cma_es"}
 WHERE = "strategy.seeded.inner"
@@ -58,25 +58,6 @@ class Strategy:
 
     def incumbents(self) -> list[tuple[float, ...]]:
         return self._relay.current.incumbents()
-
-
-class Listed:
-    """Proposes the given points, each once; whatever is told."""
-
-    NEEDS: ClassVar[frozenset[str]] = frozenset()
-
-    def __init__(self, points: Sequence[tuple[float, ...]]) -> None:
-        self._left = list(enumerate(points))
-
-    def ask(self, n: int) -> list[Proposal]:
-        asked, self._left = self._left[:n], self._left[n:]
-        return [Proposal(id, point) for id, point in asked]
-
-    def tell(self, observations: Sequence[Observation]) -> None:
-        """Nothing is learned."""
-
-    def incumbents(self) -> list[tuple[float, ...]]:
-        return []
 
 
 def textbook(space: Space) -> list[tuple[float, ...]]:
