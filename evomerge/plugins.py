@@ -74,8 +74,8 @@ class Strategy(Protocol):
     """strategies/NAME.py: `class Strategy`. Its keyword options are those of `__init__`.
 
     NEEDS names what it can not do without: "numbers_only" (no choice genes), "one_objective",
-    "several_objectives", "few_genes" (FEW), "expert_weights", "answers" (per item). A combinator may define a module function
-    `needs(options)` instead. One that decides something by itself may define
+    "several_objectives", "few_genes" (FEW), "expert_weights", "answers" (per item). A combinator
+    may define a module function `needs(options)` instead; one that decides something by itself
     `explain(space, objectives, options)`: a line that says what.
     Given the same events in the same order it is in the same state, bit for bit: every random
     number derives from `seed`; global generators, clocks and files are not touched.

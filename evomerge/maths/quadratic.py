@@ -53,6 +53,5 @@ def fit(points: npt.ArrayLike, values: npt.ArrayLike) -> Quadratic:
     left_out = (((y - x @ coefficients) / (1 - leverage)) ** 2).sum(axis=0)
     spread = ((y - y.mean(axis=0)) ** 2).sum(axis=0) * (len(y) / (len(y) - 1)) ** 2
     nothing = spread <= 1e-24 * len(y)
-    return Quadratic(
-        coefficients, np.where(nothing, 1.0, 1 - left_out / np.where(nothing, 1, spread))
-    )
+    share = left_out / np.where(nothing, 1.0, spread)
+    return Quadratic(coefficients, np.where(nothing, 1.0, 1.0 - share))

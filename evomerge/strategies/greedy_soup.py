@@ -59,11 +59,9 @@ class Strategy:
     def _followed(self) -> list[tuple[str, ...]]:
         """All soups so far, and the next to try, by what every one of them scored."""
         alone = [soup for soup in self._soups if len(soup) == 1]
-        loss = dict(
-            zip(self._soups, (self._losses[i] for i in range(len(self._soups))), strict=True)
-        )
+        loss = {soup: self._losses[id] for id, soup in enumerate(self._soups)}
         order = sorted(alone, key=lambda soup: loss[soup])
-        best = order[0]
+        best: tuple[str, ...] = order[0]
         for expert in order[1:]:
             tried = best + expert
             if tried not in loss:

@@ -39,7 +39,8 @@ class Strategy:
 
     Each round waits for the one before and is fitted to everything known. Where a surrogate
     explains less than `least_fit` of a loss, points left out being predicted from the others,
-    its front is not trusted: the strategy `otherwise` goes on from what is known.
+    its front is not trusted: the strategy `otherwise` goes on from what is known. A front of few
+    points is filled up with Sobol points to half a round.
     `population`: candidates per round; `generations`: of NSGA-II on the surrogates.
     """
 
@@ -104,7 +105,9 @@ class Strategy:
         found = self._front(surrogate, points[pareto.nondominated([f for _, f in known])])
         seen = {tuple(point.tolist()) for point in points}
         new = dict.fromkeys(tuple(self._space.canonical(x).tolist()) for x in found)
-        return Listed([p for p in new if p not in seen] or self._sobol(self._population))
+        unseen = [point for point in new if point not in seen]
+        # a front that is a few points, or is known by now, leaves room for what is not
+        return Listed([*unseen, *self._sobol(max(self._population // 2 - len(unseen), 0))])
 
     def _fits(self, surrogate: quadratic.Quadratic) -> str:
         shares = zip(self._objectives, surrogate.explained, strict=True)
