@@ -42,6 +42,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     **FIRST,
     "nsga2 steady": ("nsga2", {"steady": True}),
     "smsemoa steady": ("smsemoa", {"steady": True}),
+    "seeded with nsga2": ("seeded", {"inner": {"name": "nsga2"}}),
+    "seeded with smsemoa steady": ("seeded", {"inner": {"name": "smsemoa", "steady": True}}),
+    "staged with smsemoa": ("staged", {"then": {"name": "smsemoa"}}),
 }
 BASELINE = "sobol"
 GENES, TOLD, TIMED = 256, 5000, 200

@@ -252,20 +252,19 @@ def check_strategy(
     check_options("strategy", name, options, where)
     if not len(space):
         raise errors.RecipeError(f"{where}: the space has no genes: there is nothing to search")
-    offence = _offence(strategy_needs(name, options), space.genes, objectives)
-    if offence:
+    reason = refusal(strategy_needs(name, options), space.genes, objectives)
+    if reason:
         able = [
             other
             for other in known("strategy")
-            if not _offence(strategy_needs(other, {}), space.genes, objectives)
+            if not refusal(strategy_needs(other, {}), space.genes, objectives)
         ]
-        raise errors.RecipeError(f"{where}: '{name}' {offence}. Strategies that can: {able}")
+        raise errors.RecipeError(f"{where}: '{name}' {reason}. Strategies that can: {able}")
     begin(name, options, space, objectives, seed=seed, where=where)
 
 
-def _offence(
-    needs: frozenset[str], genes: Sequence[Gene], objectives: Sequence[str]
-) -> str | None:
+def refusal(needs: frozenset[str], genes: Sequence[Gene], objectives: Sequence[str]) -> str | None:
+    """Why a strategy with these needs can not search this; None if it can."""
     choices = [gene.key for gene in genes if gene.choices]
     if "numbers_only" in needs and choices:
         return f"searches numbers only, and '{choices[0]}' is a choice"

@@ -26,6 +26,8 @@ from evomerge.relay import Listed, Relay
 
 OTHERWISE: Mapping[str, Any] = {"name": "nsga2"}
 WHERE = "strategy.map.otherwise"
+TRIES = 3
+"""Times that pymoo mates anew for children which differ: a front may be a single point."""
 
 
 def needs(options: Mapping[str, Any]) -> frozenset[str]:
@@ -125,6 +127,7 @@ class Strategy:
         algorithm = NSGA2(
             pop_size=self._population, sampling=np.vstack([first, fresh])[: self._population]
         )
+        algorithm.mating.n_max_iterations = TRIES
         problem = Surrogates(surrogate, len(self._space), len(self._objectives))
         done = minimize(problem, algorithm, ("n_gen", self._generations), seed=seed)
         return done.pop.get("X")
