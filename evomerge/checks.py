@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evomerge import errors, plugins, shelf, zoo
 from evomerge.files.bank import Sheet
@@ -35,6 +36,8 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
         raise errors.RecipeError("fidelity.items: only 'first' takes a number of items")
     if not any((recipe.budget.candidates, recipe.budget.items, recipe.budget.seconds)):
         raise errors.RecipeError("budget: give candidates, items or seconds")
+    if recipe.budget.candidates is not None:
+        _room(recipe.strategy.options, recipe.budget.candidates, "strategy")
     for name in functions:
         if name in recipe.objectives:
             raise errors.RecipeError(f"objectives: '{name}' is in the recipe and in functions")
@@ -46,6 +49,18 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
     space, _ = lay_out(_imagined(recipe), recipe.space.genes, "space.genes")
     strategy(recipe, space, [*recipe.objectives, *functions])
     device(recipe)
+
+
+def _room(options: Mapping[str, Any], candidates: int, where: str) -> None:
+    """Refuse a population that the budget ends before; at whatever depth of combinators."""
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            _room(value, candidates, f"{where}.{key}")
+        elif key == "population" and isinstance(value, int) and value > candidates:
+            raise errors.RecipeError(
+                f"{where}.population: {value} candidates are more than the budget has"
+                f" ({candidates}): no generation would follow the first one"
+            )
 
 
 def _objectives(recipe: Recipe, folder: Path) -> None:

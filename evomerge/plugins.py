@@ -230,6 +230,17 @@ def inner(value: Any, where: str) -> tuple[str, dict[str, Any]]:
     return value["name"], options
 
 
+def explain(name: str, options: Mapping[str, Any], space: Space, objectives: Sequence[str]) -> str:
+    """What a strategy decides by itself for this space, in a line; empty for most."""
+    module = load("strategy", name)
+    return str(module.explain(space, objectives, options)) if hasattr(module, "explain") else ""
+
+
+def notes(strategy: Strategy) -> list[str]:
+    """What people should know of how a search went; nothing from most strategies."""
+    return list(getattr(strategy, "notes", list)())
+
+
 def takes(plugin: type[Any], keyword: str) -> bool:
     """Whether the plug-in's class can be given this keyword."""
     parameters = inspect.signature(plugin.__init__).parameters

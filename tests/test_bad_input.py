@@ -51,6 +51,10 @@ WRONG = [
     ({"strategy": {"name": "nsga2", "populaton": 6}}, "Did you mean 'population'?"),
     ({"strategy": {"name": "nsga2", "population": "many"}}, "got 'many', expected a whole number"),
     ({"strategy": {"name": "cma_es", "sigma0": 0}}, "strategy.cma_es.sigma0: got 0, expected"),
+    (
+        {"strategy": {"name": "seeded", "inner": {"name": "nsga2", "population": 10**6}}},
+        "strategy.inner.population: 1000000 candidates are more than the budget has",
+    ),
     ({"strategy": {"name": "seeded", "inner": "cma_es"}}, "got 'cma_es', expected a mapping"),
     ({"strategy": {"name": "seeded", "inner": {"name": "cma"}}}, "Did you mean 'cma_es'?"),
     (
@@ -124,7 +128,7 @@ def test_a_device_that_is_not_here(refused, family, tmp_path):
         ("name: &a b\nbase: *a\n", "line 1: anchors and aliases"),
         ("name: [a\n", "is not YAML"),
         (b"name: caf\xe9\n", "is not UTF-8 at byte 9"),
-        ("name: a\n", ["base: is missing", "strategy: is missing"]),
+        ("name: a\n", ["base: is missing", "objectives: is missing"]),
         ("name: !!python/object/apply:os.getcwd []\n", "line 1: is not YAML"),
     ],
 )

@@ -18,10 +18,11 @@ def rule(space: Space, objectives: int) -> tuple[dict[str, Any], str]:
     """The inner strategy after the textbook merges, and why."""
     choices = sum(bool(gene.choices) for gene in space.genes)
     if choices and objectives > 1:
-        return {"name": "nsga2"}, f"{choices} choice genes, {objectives} objectives"
+        inner = {"name": "smsemoa", "steady": True}
+        return inner, f"{choices} of {len(space)} genes are choices, {objectives} objectives"
     if choices:
-        return {"name": "tpe"}, f"{choices} choice genes, one objective"
-    return {"name": "cma_es"}, f"{len(space)} genes, all numbers"
+        return {"name": "tpe"}, f"{choices} of {len(space)} genes are choices, one objective"
+    return {"name": "cma_es"}, f"{len(space)} genes, all of them numbers"
 
 
 def explain(space: Space, objectives: Sequence[str], options: Mapping[str, Any]) -> str:
@@ -52,3 +53,6 @@ class Strategy:
 
     def incumbents(self) -> list[tuple[float, ...]]:
         return self._chosen.incumbents()
+
+    def notes(self) -> list[str]:
+        return plugins.notes(self._chosen)

@@ -89,8 +89,8 @@ class Strategy:
         return self._relay.current.incumbents()
 
     def notes(self) -> list[str]:
-        """How well the surrogates fit, the last time."""
-        return self._notes
+        """How well the surrogates fit, the last time, and what followed from it."""
+        return [*self._notes, *plugins.notes(self._relay.current)]
 
     def _following(self) -> plugins.Strategy:
         """The next round, or the other strategy where surrogates do not fit."""

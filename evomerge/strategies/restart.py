@@ -45,8 +45,8 @@ class Strategy:
         seed: int,
         start: Start = (),
         inner: Mapping[str, Any] = INNER,
-        patience: Annotated[int, Field(ge=1)] = 120,
-        tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.01,
+        patience: Annotated[int, Field(ge=1)] = 48,
+        tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.02,
         growth: Annotated[float, Field(ge=1, le=10)] = 2.0,
     ) -> None:
         self._space, self._objectives, self._seed = space, objectives, seed
@@ -71,6 +71,9 @@ class Strategy:
     def incumbents(self) -> list[tuple[float, ...]]:
         """Those of the instance that came furthest so far, and of the current one."""
         return list(dict.fromkeys([*self._kept, *self._relay.current.incumbents()]))
+
+    def notes(self) -> list[str]:
+        return plugins.notes(self._relay.current)
 
     def _look(self) -> None:
         """Go on, or begin anew."""

@@ -59,6 +59,9 @@ class Strategy:
     def incumbents(self) -> list[tuple[float, ...]]:
         return self._relay.current.incumbents()
 
+    def notes(self) -> list[str]:
+        return plugins.notes(self._relay.current)
+
 
 def textbook(space: Space) -> list[tuple[float, ...]]:
     """The textbook merges that the space can express, as canonical points, each once."""

@@ -75,3 +75,6 @@ class Strategy:
 
     def incumbents(self) -> list[tuple[float, ...]]:
         return self._relay.current.incumbents()
+
+    def notes(self) -> list[str]:
+        return plugins.notes(self._relay.current)
