@@ -145,7 +145,10 @@ def by_landscape(rows: Mapping[str, Any]) -> str:
 
 
 def overall(rows: Mapping[str, Any]) -> str:
-    """Means over the landscapes that a strategy can search, and differences to the baseline."""
+    """Means over the landscapes that a strategy can search, and differences to the baseline.
+
+    Rows over different landscapes compare by their differences alone.
+    """
     against: dict[str, list[tuple[str, float]]] = {"volume": [], "mean": []}
     labels = ranked(rows)
     for kind, found in against.items():
@@ -153,12 +156,13 @@ def overall(rows: Mapping[str, Any]) -> str:
             difference = np.nanmean(values(rows, label, kind) - values(rows, BASELINE, kind), 0)
             p = stats.wilcoxon(difference).pvalue if difference.any() else 1.0
             found.append((interval(difference), p))
-    head = [f"volume at {n}" for n in POINTS]
+    head = ["landscapes", *(f"volume at {n}" for n in POINTS)]
     head += ["against sobol, p", "mean loss above the least", "against sobol, p"]
     lines = ["| strategy | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     adjusted = {kind: intervals.holm([p for _, p in found]) for kind, found in against.items()}
     for i, label in enumerate(labels):
-        cells = [
+        cells = [str(sum(run[0] is not None for run in rows[label]))]
+        cells += [
             interval(np.nanmean(values(rows, label, "volume", k), 0)) for k in range(len(POINTS))
         ]
         cells.append(f"{against['volume'][i][0]}, {adjusted['volume'][i]:.3f}")

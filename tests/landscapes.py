@@ -69,7 +69,9 @@ def able(name, options, space, objectives=2):
 
 
 def spaces_for(name, options):
-    return [space for space in (numeric(3), mixed()) if able(name, options, space)]
+    """One with numbers alone and one with choices, unless it does not tell them apart."""
+    spaces = (mixed(),) if name in {"tpe", "sobol"} else (numeric(3), mixed())
+    return [space for space in spaces if able(name, options, space)]
 
 
 def losses_at(point, objectives=2):

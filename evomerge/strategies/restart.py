@@ -31,8 +31,9 @@ def needs(options: Mapping[str, Any]) -> frozenset[str]:
 class Strategy:
     """Every `patience` candidates, once all are told, the hypervolume is looked at.
 
-    Where it has grown by less than the share `tolerance`, `inner` begins anew, with its
-    `population` multiplied by `growth` and nothing of what is known: it would end where it did.
+    Where no more than the share `tolerance` of its growth since the first look came after the
+    last one, `inner` begins anew, with its `population` and the patience multiplied by `growth`,
+    and nothing of what is known: it would end where it did.
     """
 
     NEEDS: ClassVar[frozenset[str]] = frozenset()
@@ -45,15 +46,16 @@ class Strategy:
         seed: int,
         start: Start = (),
         inner: Mapping[str, Any] = INNER,
-        patience: Annotated[int, Field(ge=1)] = 48,
-        tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.02,
+        patience: Annotated[int, Field(ge=1)] = 72,
+        tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1,
         growth: Annotated[float, Field(ge=1, le=10)] = 2.0,
     ) -> None:
         self._space, self._objectives, self._seed = space, objectives, seed
         self._name, self._options = plugins.inner(inner, WHERE)
         self._patience, self._tolerance, self._growth = patience, tolerance, growth
         self._restarts = 0
-        self._best = self._volume = 0.0
+        self._best = 0.0
+        self._volumes: list[float] = []
         self._kept: list[tuple[float, ...]] = []
         self._relay = Relay(self._begin(start), start)
         self._left = patience
@@ -77,17 +79,22 @@ class Strategy:
 
     def _look(self) -> None:
         """Go on, or begin anew."""
-        self._left = self._patience
         measured = [losses for losses in self._relay.own if pareto.measured(losses)]
         volume = pareto.hypervolume(measured, REFERENCE_POINT) if measured else 0.0
-        if volume > self._volume * (1 + self._tolerance):
-            self._volume = volume
+        self._volumes.append(volume)
+        first, last = self._volumes[0], self._volumes[-2:][0]
+        if len(self._volumes) == 1 or volume - last > self._tolerance * (volume - first):
+            self._left = self._grown(self._patience)
             return
         if volume > self._best:
             self._best, self._kept = volume, self._relay.current.incumbents()
-        self._volume = 0.0
+        self._volumes.clear()
         self._restarts += 1
+        self._left = self._grown(self._patience)
         self._relay.hand_over(self._begin(()))
+
+    def _grown(self, number: int) -> int:
+        return round(number * self._growth**self._restarts)
 
     def _begin(self, start: Start) -> plugins.Strategy:
         options, seed = dict(self._options), self._seed
@@ -95,7 +102,7 @@ class Strategy:
         if self._restarts:
             seed = int(np.random.SeedSequence([seed, self._restarts]).generate_state(1)[0])
         if self._restarts and isinstance(population, int):
-            options["population"] = round(population * self._growth**self._restarts)
+            options["population"] = self._grown(population)
         return plugins.begin(
             self._name, options, self._space, self._objectives,
             seed=seed, where=WHERE, start=start,

@@ -68,7 +68,7 @@ def test_what_waits_does_not_depend_on_how_asks_are_cut_up(name, options):
     for space in spaces_for(name, options):
         strategy = make(name, options, space)
         whole = search(strategy, 80)
-        if len(strategy.ask(400)) < 400:  # else it learns whatever is known by then
+        if len(strategy.ask(60)) < 60:  # else it learns whatever is known by then
             for chunk in (1, 3):
                 assert points(search(make(name, options, space), 80, chunk)) == points(whole)
 
@@ -85,8 +85,8 @@ def test_the_order_of_tells_and_repeated_tells_change_nothing(name, options):
     """As long as the set completes; half of it first, the rest after another ask."""
     for space in spaces_for(name, options):
         strategies = [make(name, options, space) for _ in range(4)]
-        for turn in range(5):
-            batches = [strategy.ask(16) for strategy in strategies]
+        for turn in range(4):
+            batches = [strategy.ask(12) for strategy in strategies]
             assert all(batch == batches[0] for batch in batches)
             assert batches[0] or name in ENDS
             told = [seen(p, fails=lambda id: id % 5 == 0) for p in batches[0]]
@@ -195,11 +195,11 @@ def disturb(number):
 
 @STRATEGY
 def test_a_killed_search_continues_bit_for_bit(name, options):
-    length = 90
+    length = 80
     for space in spaces_for(name, options):
         whole, scheduler = make(name, options, space), Scheduler()
         events = [scheduler.event(whole) for _ in range(length)]
-        assert sum(len(content) for kind, content in events if kind == "ask") > 40 or name in ENDS
+        assert sum(len(content) for kind, content in events if kind == "ask") > 35 or name in ENDS
         for kill in random.Random(name).sample(range(length), 2):
             resumed = make(name, options, space)
             replay(resumed, events[:kill])
@@ -228,7 +228,7 @@ for name, options in CASES:
     for objectives in range(1, 6):
         if not able(name, options, numeric(3), objectives):
             continue
-        for share in (0, 2, 4):  # quarters of the first candidates
+        for share in (0, 2, 4) if objectives in (1, 2, 5) else (4,):  # quarters of the first
             fails = lambda id: id < 16 and id % 4 < share
             told = search(make(name, options, numeric(3), objectives), 36, 8, objectives, fails)
             assert len(told) == 36 or name in ENDS, name
@@ -325,7 +325,7 @@ def test_a_combinator_needs_what_its_inner_strategies_need():
 @STRATEGY
 def test_a_small_space_can_be_exhausted(name, options):
     space = Space([Gene("weight", 0, 1, 0, 0.5, expert="a")])
-    found = {o.point[0] for o in search(make(name, options, space), 90)}
+    found = {o.point[0] for o in search(make(name, options, space), 40)}
     assert found == {1 / 6, 0.5, 5 / 6} or name in ENDS
 
 
