@@ -1,6 +1,6 @@
 """Every strategy on landscapes that look like merges: hypervolume, mean skill, overhead.
 
-    python benchmarks/strategies.py [FOLDER] [--seeds 10] [--candidates 200] [--only NAME...]
+    python benchmarks/strategies.py [FOLDER] [--seeds 10] [--candidates 200] [--only ROW...]
     python benchmarks/strategies.py --overhead
 
 All strategies with their defaults, the same landscapes, questions and number of candidates, asked
@@ -36,7 +36,8 @@ from evomerge.maths import intervals, pareto
 from evomerge.plugins import REFERENCE_POINT, Observation, Strategy
 
 CHUNK = 8
-POINTS = (25, 50, 100, 200)
+SHARES = (8, 4, 2, 1)
+"""Of the budget, at which a search is looked at: an eighth of it, a quarter, ..."""
 FIRST = {name: (name, {}) for name in plugins.known("strategy")}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     **FIRST,
@@ -54,22 +55,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/strategies"))
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--candidates", type=int, default=POINTS[-1])
-    parser.add_argument("--only", nargs="+", choices=ROWS, help="measured anew")
+    parser.add_argument("--candidates", type=int, default=200)
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     if options.smoke:
         options.seeds, options.candidates = 2, 40
     if options.overhead:
-        overhead(options.only or list(FIRST), 200 if options.smoke else TOLD)
+        overhead([n for n in options.only if n in FIRST], 200 if options.smoke else TOLD)
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     landscapes = {(s, seed): Landscape(s, seed) for s in SHAPES for seed in range(options.seeds)}
     rows = {}
-    for label in ROWS:
+    for label in dict.fromkeys([*options.only, BASELINE]):
         kept = options.folder / f"{label}-{options.seeds}-{options.candidates}.json"
-        if not kept.exists() or label in (options.only or ()):
+        if not kept.exists():
             started = time.process_time()
             found = [
                 [curve(*ROWS[label], landscapes[s, seed], seed, options.candidates)
@@ -79,7 +80,7 @@ def main() -> None:
             kept.write_text(json.dumps(found))
             print(f"{label}: {time.process_time() - started:.0f} s", flush=True)
         rows[label] = json.loads(kept.read_text())
-    print("", by_landscape(rows), "", overall(rows), sep="\n")
+    print("", by_landscape(rows), "", overall(rows, options.candidates), sep="\n")
 
 
 def begun(name: str, options: Mapping[str, Any], space: Space, skills: int, seed: int) -> Strategy:
@@ -91,7 +92,7 @@ def begun(name: str, options: Mapping[str, Any], space: Space, skills: int, seed
 def curve(
     name: str, options: Mapping[str, Any], landscape: Landscape, seed: int, budget: int
 ) -> dict[str, list[float]] | None:
-    """At each of POINTS the share of the volume and the distance of the mean; None: refused."""
+    """At each of SHARES the share of the volume and the distance of the mean; None: refused."""
     try:
         strategy = begun(name, options, landscape.space, landscape.shape.skills, seed)
     except errors.RecipeError:
@@ -110,7 +111,7 @@ def curve(
         losses += told
     seen, true = np.array(losses), landscape.true(np.array(points))
     found: dict[str, list[float]] = {"volume": [], "mean": []}
-    for n in POINTS:
+    for n in (budget // share for share in SHARES):
         front = true[:n][pareto.nondominated(seen[:n])]
         found["volume"].append(pareto.hypervolume(front, REFERENCE_POINT) / landscape.volume)
         best = true[seen[:n].mean(axis=1).argmin()]
@@ -144,7 +145,7 @@ def by_landscape(rows: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def overall(rows: Mapping[str, Any]) -> str:
+def overall(rows: Mapping[str, Any], budget: int) -> str:
     """Means over the landscapes that a strategy can search, and differences to the baseline.
 
     Rows over different landscapes compare by their differences alone.
@@ -156,14 +157,14 @@ def overall(rows: Mapping[str, Any]) -> str:
             difference = np.nanmean(values(rows, label, kind) - values(rows, BASELINE, kind), 0)
             p = stats.wilcoxon(difference).pvalue if difference.any() else 1.0
             found.append((interval(difference), p))
-    head = ["landscapes", *(f"volume at {n}" for n in POINTS)]
+    head = ["landscapes", *(f"volume at {budget // share}" for share in SHARES)]
     head += ["against sobol, p", "mean loss above the least", "against sobol, p"]
     lines = ["| strategy | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     adjusted = {kind: intervals.holm([p for _, p in found]) for kind, found in against.items()}
     for i, label in enumerate(labels):
         cells = [str(sum(run[0] is not None for run in rows[label]))]
         cells += [
-            interval(np.nanmean(values(rows, label, "volume", k), 0)) for k in range(len(POINTS))
+            interval(np.nanmean(values(rows, label, "volume", k), 0)) for k in range(len(SHARES))
         ]
         cells.append(f"{against['volume'][i][0]}, {adjusted['volume'][i]:.3f}")
         cells.append(interval(np.nanmean(values(rows, label, "mean"), 0)))
