@@ -170,7 +170,9 @@ def disk(plans: Plans, folders: list[Path], operators: list[str], repeats: int) 
             target = CACHE / "merged"
             shutil.rmtree(target, ignore_errors=True)
             plan = plans.plan(name, repeat)
-            ours.append(timed(lambda: save(plan, Workshop(plans.files, kept=0), target)))  # noqa: B023
+            ours.append(
+                timed(lambda: save(plan, Workshop(plans.files, kept=0, once=True), target))
+            )  # noqa: B023
             shutil.rmtree(target)
             if other is not None:
                 theirs.append(other.seconds(name, folders, target))

@@ -22,6 +22,7 @@ LAYERS = """
     operators strategies scorers
     plan
     inputs arguments work
+    passes
     materialize layout
     live
     lowrank
