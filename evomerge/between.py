@@ -44,7 +44,7 @@ def between(
     if not 0 < share < 1:
         raise errors.RecipeError(f"at: expected a number between 0 and 1, got {share:g}")
     run = Run(folder)
-    label = f"{first}~{second}@{share:g}"
+    label = f"{run.point(first).label}~{run.point(second).label}@{share:g}"
     problem = resolve(run.recipe, pinned=pinned(run.folder))
     plan = interpolated(problem, run.plan(first), run.plan(second), share)
     ledger = Ledger(run.folder, write=True)

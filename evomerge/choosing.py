@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -74,7 +75,8 @@ def between(
         print(json.dumps(line.rows(), indent=1))
         return
     out.print(tables.table_of(f"from {first} to {second} (scored on test)", line))
-    out.print(f"save:   evomerge export {run} {made[0].label} -o merged", soft_wrap=True)
+    command = shlex.join(["evomerge", "export", str(run), made[0].label, "-o", "merged"])
+    out.print(f"save:   {command}", highlight=False, soft_wrap=True)
 
 
 def across(out: Console, run: Path, banks: list[str], split: str, as_json: bool) -> None:
