@@ -152,6 +152,16 @@ def test_exponents_are_numbers(run, family, tmp_path):
     assert run("plan", path)[0] == 0
 
 
+def test_a_recipe_without_a_strategy_is_told_which_it_gets(run, family, tmp_path):
+    path = command.write(tmp_path, families.recipe(family, strategy=None))
+    code, out, _ = run("plan", path, "--json")
+    notes = json.loads(out)["notes"]
+    assert code == 0 and json.loads(out)["strategy"] == "auto"
+    assert any(
+        note.startswith("strategy auto: textbook merges, then cma_es (6 ") for note in notes
+    )
+
+
 def test_more_items_than_a_bank_has_are_all_asked(run, family, tmp_path):
     fidelity = {"name": "first", "items": 5000}
     path = command.write(tmp_path, families.recipe(family, fidelity=fidelity))
