@@ -138,7 +138,8 @@ def look_at(items: Sequence[Item]) -> dict[str, Any]:
     that count.
     """
     named = [(item.id, item.split) for item in items]
-    texts = [" ".join([item.prompt, *item.accepted[:1]]) for item in items]
+    # of images nothing is told: equal ones are refused, and near ones have no words in common
+    texts = [" ".join([item.prompt, *item.accepted[:1]]) for item in items if not item.pixels]
     for i, shot in enumerate(items[0].shots):
         named.append((f"example {i + 1}", "examples"))
         texts.append(" ".join(shot))
