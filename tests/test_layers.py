@@ -23,7 +23,7 @@ LAYERS = """
     plan
     inputs arguments work
     materialize layout
-    live
+    live products
     lowrank
     saving
     schema shelf
