@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from evomerge.genome import Gene
 from evomerge.inputs import Inputs
-from evomerge.maths import combine
 from evomerge.materialize import EXTENT, Merged, Workshop
+from evomerge.maths import combine
 from evomerge.plan import Template
 from evomerge.work import extents
 

@@ -14,7 +14,7 @@ Array = npt.NDArray[np.float64]
 
 
 def shares(answers: Sequence[Mapping[str, float]], alpha: float) -> Array:
-    """What each of P members gets of each item: (P, I), divided by the number of items it answered.
+    """What each of P members gets of each item (P, I), over the number of items it answered.
 
     A score is divided by (the sum over all members)^alpha: an item that all solve is worth little
     to each. Where members have answered different items, the sum is P times the mean of those who

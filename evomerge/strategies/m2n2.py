@@ -35,10 +35,10 @@ class Strategy:
 
     Child number i is bred from what candidates up to i - `ahead` have shown, in the order of their
     ids: so many can be open, none waits for a generation, and 1 is the paper's own order. A child
-    of a and b takes w of the way from a to b in the groups before a split point, 1 - w of it behind;
+    of a and b goes w of the way from a to b in the groups before a split point, 1 - w behind it;
     groups stand in order of depth. Merges are `spherical`, on the sphere of task vectors whose
     inner products the space knows (unknown: at right angles and of one length), or `linear`. Genes
-    that are no expert's weight are always merged linearly.
+    that are no expert's weight are always merged linearly. Scores are expected in [0, 1].
 
     Further options: `archive`, its size; `alpha`, how much items are shared (0: not at all);
     `mutation`, the deviation of normal noise on each gene, in parts of its range, which the paper
@@ -85,6 +85,7 @@ class Strategy:
     def tell(self, observations: Sequence[Observation]) -> None:
         for seen in observations:
             known = pareto.measured(seen.losses) and seen.point is not None
+            # told again without answers, those that are known count
             if known and seen.answers is not None:
                 self._told[seen.id] = (np.array(seen.point), dict(seen.answers))
             elif not known or self._told.get(seen.id) is None:
