@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import evomerge
 from evomerge import errors
 from evomerge.files.checkpoint import Checkpoint
 from evomerge.genome import Gene, Space, alone
@@ -185,3 +186,15 @@ def test_wrong_options_are_named(options, says):
     with pytest.raises(errors.RecipeError) as refusal:
         make("m2n2", options, numeric(2))
     assert says in str(refusal.value)
+
+
+def test_a_search_that_is_extended_is_the_one_that_was_not_interrupted(family, tmp_path):
+    objectives = {name: str(family / f"{name}.jsonl") for name in ("one", "two")}
+    experts = {name: str(family / name) for name in ("left", "right")}
+    recipe = {**families.RECIPE, "base": str(family / "base"), "experts": experts}
+    recipe |= {"objectives": objectives, "strategy": {"name": "m2n2", "archive": 4, "ahead": 3}}
+    for budget in (11, 24):
+        extended = evomerge.search(recipe, tmp_path / "a", budget={"candidates": budget})
+    whole = evomerge.search(recipe, tmp_path / "b", budget={"candidates": 24})
+    assert len(whole.asked()) == 24
+    assert extended.asked() == whole.asked()
