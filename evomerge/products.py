@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from evomerge.genome import Gene
 from evomerge.inputs import Inputs
-from evomerge.materialize import EXTENT, Merged, Workshop
+from evomerge.materialize import Merged, Workshop
 from evomerge.maths import combine
+from evomerge.passes import EXTENT
 from evomerge.plan import Template
 from evomerge.work import extents
 
