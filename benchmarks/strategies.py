@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from strategies_landscapes import SHAPES, Landscape
+from strategies_landscapes import ITEMS, SHAPES, Landscape
 
 from evomerge import errors, plugins
 from evomerge.genome import Gene, Space
@@ -97,15 +97,20 @@ def curve(
         strategy = begun(name, options, landscape.space, landscape.shape.skills, seed)
     except errors.RecipeError:
         return None
+    needed = "answers" in plugins.strategy_needs(name, options)
     points: list[tuple[float, ...]] = []
     losses: list[list[float]] = []
     while len(points) < budget:
         asked = strategy.ask(min(CHUNK, budget - len(points)))
         if not asked:  # it has no more to propose: nothing is out
             break
-        told = landscape.asked(np.array([p.point for p in asked])).tolist()
+        answers = landscape.answers(np.array([p.point for p in asked]))
+        told = landscape.asked(answers).tolist()
         strategy.tell(
-            [Observation(p.id, p.point, tuple(f)) for p, f in zip(asked, told, strict=True)]
+            [
+                Observation(p.id, p.point, tuple(f), answers=by_item(rows) if needed else None)
+                for p, f, rows in zip(asked, told, answers, strict=True)
+            ]
         )
         points += [p.point for p in asked]
         losses += told
@@ -117,6 +122,14 @@ def curve(
         best = true[seen[:n].mean(axis=1).argmin()]
         found["mean"].append(float(best.mean()) - landscape.least_mean)
     return found
+
+
+def by_item(rows: np.ndarray) -> dict[str, dict[str, float]]:
+    """Answers (M, items) by objective and item."""
+    return {
+        f"skill {m}": {str(i): float(right) for i, right in enumerate(row)}
+        for m, row in enumerate(rows)
+    }
 
 
 def values(rows: Mapping[str, Any], label: str, kind: str, place: int = -1) -> np.ndarray:
@@ -199,7 +212,9 @@ def overhead(names: Sequence[str], told: int) -> None:
             if not asked:
                 break
             spent = time.perf_counter() - started
-            seen = Observation(asked[0].id, asked[0].point, spheres(asked[0].point))
+            (p,) = asked
+            answers = by_item(np.random.default_rng(p.id).random((2, ITEMS)) < 0.5)
+            seen = Observation(p.id, p.point, spheres(p.point), answers=answers)
             started = time.perf_counter()
             strategy.tell([seen])
             times.append(1000 * (spent + time.perf_counter() - started))

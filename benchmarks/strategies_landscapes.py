@@ -102,18 +102,21 @@ class Landscape:
         weights, method = self._read(points)
         return (self._zero - self._scores(weights, method)) / self._unit
 
-    def asked(self, points: np.ndarray) -> np.ndarray:
-        """Losses (N, M) by the questions that are asked: right or wrong, by guessing too."""
-        weights, method = self._read(points)
-        ability = self._ability(weights, method)
-        right = np.empty_like(ability)
+    def answers(self, points: np.ndarray) -> np.ndarray:
+        """Right or wrong (N, M, ITEMS), by knowing or by guessing."""
+        ability = self._ability(*self._read(points))
+        right = np.empty((len(points), *self._difficulty.shape), dtype=bool)
         for i, point in enumerate(points):
             key = np.frombuffer(np.ascontiguousarray(point).tobytes(), dtype=np.uint32)
             draw = np.random.default_rng([self._seed, *key])
             own = OWN * draw.standard_normal(self._difficulty.shape)
             known = ability[i][:, None] + own > self._difficulty
-            right[i] = (known | (draw.random(known.shape) < CHANCE)).mean(axis=1)
-        return (self._zero - right) / self._unit
+            right[i] = known | (draw.random(known.shape) < CHANCE)
+        return right
+
+    def asked(self, answers: np.ndarray) -> np.ndarray:
+        """Losses (N, M) by answers (N, M, ITEMS)."""
+        return (self._zero - answers.mean(axis=2)) / self._unit
 
     @cached_property
     def front(self) -> np.ndarray:

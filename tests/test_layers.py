@@ -25,7 +25,7 @@ LAYERS = """
     inputs arguments work
     passes
     materialize layout
-    live
+    live products
     lowrank
     saving
     schema shelf

@@ -25,6 +25,7 @@ from tests.landscapes import (
     make,
     mixed,
     numeric,
+    observed,
     points,
     search,
     seen,
@@ -163,18 +164,18 @@ class Scheduler:
                 and old not in dict(self.flying).values()
             ):
                 ids.append(old)  # once more, with more items
-            told = [self.observed(id) for id in ids]
+            told = [self.scored(id) for id in ids]
             strategy.tell(told)
             event = ["tell", [[o.id, list(o.point), o.losses and list(o.losses)] for o in told]]
         self.note(*event)
         return event
 
-    def observed(self, id):
+    def scored(self, id):
         if random.Random(f"fails {id}").random() < 0.1:
-            return Observation(id, tuple(self.points[id]), None)
+            return observed(id, tuple(self.points[id]), None)
         noise = random.Random(f"noise {id} {self.count}")
         losses = tuple(loss + 0.01 * noise.random() for loss in losses_at(self.points[id]))
-        return Observation(id, tuple(self.points[id]), losses)
+        return observed(id, tuple(self.points[id]), losses)
 
 
 def replay(strategy, events):
