@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from evomerge import errors, plugins, shelf, zoo
+from evomerge import errors, plugins, saving, shelf, zoo
 from evomerge.files.bank import Sheet
 from evomerge.genome import Space
 from evomerge.layers import Layers
@@ -30,8 +30,9 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
         raise errors.RecipeError("fidelity.items: 'first' needs a number of items")
     if recipe.fidelity.name == "all" and recipe.fidelity.items is not None:
         raise errors.RecipeError("fidelity.items: only 'first' takes a number of items")
-    if not any((recipe.budget.candidates, recipe.budget.items, recipe.budget.seconds)):
-        raise errors.RecipeError("budget: give candidates, items or seconds")
+    saving.size(recipe.disk_reserve, "disk_reserve")
+    if recipe.budget.is_empty:
+        raise errors.RecipeError("budget: give candidates, items, seconds or until")
     for name in functions:
         if name in recipe.objectives:
             raise errors.RecipeError(f"objectives: '{name}' is in the recipe and in functions")

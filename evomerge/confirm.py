@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge import ancestry, errors
-from evomerge.answers import Answers, Desk
+from evomerge.answers import Answers
+from evomerge.desk import Desk
 from evomerge.maths import pareto
 from evomerge.objectives import Losses, anchor
 from evomerge.plan import Plan
@@ -27,6 +28,9 @@ Report = Callable[[str, Mapping[str, Any]], None]
 COEFFICIENTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5)
 """Global coefficients of the baseline task arithmetic: small ones belong there, or any search
 would look good."""
+
+SAFETY, REPORTED = 1.25, 2.0
+"""How much longer than expected a confirmation may take, and seconds for the report after it."""
 
 
 def endpoints(problem: Problem) -> dict[str, Plan]:
@@ -117,6 +121,16 @@ def best_of_front(told: Sequence[Candidate], n: int) -> list[Candidate]:
     extremes = np.argmin(np.array([c.losses for c in front]), axis=0)
     chosen = list(dict.fromkeys([*extremes.tolist(), *order.tolist()]))[:n]
     return [front[i] for i in sorted(chosen)]
+
+
+def seconds(problem: Problem, desk: Desk) -> float:
+    """What confirming a full shortlist may take, by what jobs have taken so far."""
+    picked = problem.recipe.shortlist
+    plans = {"validation": len(COEFFICIENTS) + picked, "test": len(problem.experts) + 4 + picked}
+    rounds = {split: -(-n // desk.workers) for split, n in plans.items()}
+    places = desk.answers.places
+    jobs = sum(n * desk.pace.of(places(split)) for split, n in rounds.items())
+    return SAFETY * jobs + REPORTED
 
 
 def confirm(

@@ -14,7 +14,7 @@ PACKAGE = Path(plugins.__file__).parent
 LAYERS = """
     errors
     maths
-    files genome layers
+    files genome layers budget
     zoo modules ancestry
     stacks
     plugins prompts
@@ -28,10 +28,11 @@ LAYERS = """
     saving
     schema shelf
     worker
-    executors answers
-    objectives checks
+    executors answers pace
+    objectives checks desk
     recipe
-    confirm fidelity front session
+    confirm fidelity front
+    session watch
     report
     signals
     loop run interop similarity
