@@ -113,6 +113,9 @@ class Search:
         self.report("stage", {"name": "search"})
         if not self._may_ask():
             confirm_by = math.inf  # a session that has no time to search may confirm
+            if watch.deadline.is_set and not self.candidates:
+                kept = confirm.seconds(self.problem, self.desk)
+                self._note(f"no time for a candidate: confirming one takes about {kept:.0f} s")
         watch.by = math.inf
         self._loop()
         watch.by = confirm_by

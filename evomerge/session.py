@@ -91,7 +91,7 @@ def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
             if old.get(key) != new.get(key):
                 yield from differences(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
     elif old != new:
-        yield f"{place}: the run has {_short(old)}, the recipe {_short(new)}"
+        yield f"{place}: the run has {_short(old)}, now it is {_short(new)}"
 
 
 def _short(value: Any) -> str:
