@@ -141,11 +141,18 @@ def _executor(recipe: str, name: str | None, workers: int | None) -> dict[str, A
 
 @app.command()
 def front(run: RunFolder, as_json: Json = False) -> None:
-    """Show the confirmed front of a run."""
-    from evomerge import tables
+    """Show the confirmed front of a run; before that, with exit code 5, what the search says."""
+    from evomerge import status, tables
     from evomerge.run import Run
 
     opened = Run(run)
+    if not opened.is_confirmed:
+        facts = status.read(run)
+        if as_json:
+            print(json.dumps({"unconfirmed_front": facts["front"]}, indent=1))
+        else:
+            out.print(status.front_table(facts))
+        opened.confirmed  # noqa: B018 (it says what to do, and gives the exit code)
     if as_json:
         print(opened.to_json())
     else:
@@ -165,6 +172,18 @@ app.command()(merging.merge)
 app.command("import")(merging.import_)
 app.command()(comparing.compare)
 app.command()(calibrating.calibrate)
+
+
+@app.command("status")
+def status_(
+    run: RunFolder,
+    watch: Annotated[bool, typer.Option("--watch", help="look again until it ends")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say how far a run is, from another shell too, while it works."""
+    from evomerge import status
+
+    status.show(out, run, watch=watch, as_json=as_json)
 
 
 @app.command()
@@ -207,6 +226,23 @@ def plan(recipe: RecipeFile, as_json: Json = False) -> None:
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         table.add_row(key, shown)
     out.print(table)
+
+
+@app.command()
+def doctor(
+    ray: Annotated[bool, typer.Option(help="start a local Ray cluster and end it")] = True,
+    as_json: Json = False,
+) -> None:
+    """Say what a bug report needs: versions, devices, memory, space, whether Ray starts."""
+    from evomerge import doctor, tables
+
+    found = doctor.examine(Path("runs"), ray=ray)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        tables.facts(out, found)
+    if found["problems"]:
+        raise errors.MachineError("; ".join(found["problems"]))
 
 
 @app.command("list")

@@ -1,4 +1,4 @@
-"""An objective that fails in every way a worker can; good models are told by their weights."""
+"""An objective that fails in every way a worker can; which, is told by a model's weights."""
 
 import ctypes
 import math
@@ -6,18 +6,23 @@ import os
 import resource
 import sys
 import time
+from pathlib import Path
 
 import torch
 
 BEST = 0.9
 
 
+def total(model):
+    """What tells models apart."""
+    return float(model.get_input_embeddings().weight.detach().double().sum())
+
+
 def score(model, tokenizer):
-    """0.5 for what stands near base or experts, else by the 10 bits of a weight's hash."""
-    weight = model.get_input_embeddings().weight
-    draw = int(abs(float(weight.double().sum())) * 1e6) % 10
-    if os.environ.get("AWFUL_SPARES", "").find(f"{float(weight.double().sum()):.9f}") >= 0:
+    """0.5 for base and experts, else one of ten ways, by a digit of the model's total."""
+    if f"{total(model):.9f}" in os.environ.get("AWFUL_SPARES", ""):
         return 0.5
+    draw = int(abs(total(model)) * 1e6) % 10
     return (
         lambda: 0.6, lambda: BEST, _raise, lambda: None, lambda: math.nan, lambda: "good",
         lambda: sys.exit(0), lambda: ctypes.string_at(0), lambda: time.sleep(3600), _allocate,
@@ -30,7 +35,8 @@ def _raise():
 
 def _allocate():
     """Without end, in an address space of little more than there is."""
-    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    used = pages * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, hard))
     held = []

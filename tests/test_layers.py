@@ -38,7 +38,7 @@ LAYERS = """
     loop run interop similarity
     tables calibration
     api
-    preview progress
+    preview progress status doctor
     shelves merging comparing calibrating
     cli
 """

@@ -195,6 +195,20 @@ def _start(ray: Any, address: str | None, workers: int | None) -> None:
         ray.init(**options)
 
 
+def examine() -> str:
+    """Start a local cluster, have it add two numbers, end it: `ok`, or what is odd."""
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    import ray
+
+    if ray.is_initialized():
+        return "a cluster is running in this process"
+    _start(ray, None, 1)
+    try:
+        return "ok" if ray.get(ray.remote(sum).remote((1, 1)), timeout=60) == 2 else "adds wrongly"
+    finally:
+        ray.shutdown()
+
+
 @contextmanager
 def _silent() -> Iterator[None]:
     """Ray's libraries write the log level that they were given to the terminal themselves; what

@@ -34,6 +34,8 @@ CREATE TABLE IF NOT EXISTS answers (
     plan TEXT NOT NULL, bank TEXT NOT NULL, item TEXT NOT NULL, split TEXT NOT NULL,
     score REAL NOT NULL, extra TEXT NOT NULL, time REAL NOT NULL, host TEXT, slot INTEGER,
     PRIMARY KEY (plan, bank, item)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS events_by_kind ON events (kind, number);
+CREATE INDEX IF NOT EXISTS events_by_time ON events (time);
 """
 
 _NAMES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
@@ -97,8 +99,8 @@ class Ledger:
         elif lacking := sorted(set(_NAMES) - tables):
             raise errors.InputError(f"{self.path}: not a whole ledger: lacks {', '.join(lacking)}")
         if write:
-            wal = "DELETE" if _file_system(self.folder) in _NETWORK else "WAL"
-            self._db.execute(f"PRAGMA journal_mode={wal}")
+            self._db.executescript(_TABLES)  # indexes, where an earlier evomerge had none
+            self._db.execute(f"PRAGMA journal_mode={journal(file_system(self.folder))}")
             self._db.execute("PRAGMA synchronous=FULL")
 
     def _create(self) -> None:
@@ -148,6 +150,20 @@ class Ledger:
         query = "SELECT body FROM sessions ORDER BY number DESC LIMIT 1"
         row = self._db.execute(query).fetchone()
         return json.loads(row[0]) if row else None
+
+    def asked(self) -> int:
+        """How many candidates have been asked."""
+        query = """SELECT count(DISTINCT json_extract(p.value, '$.id')) FROM events,
+            json_each(events.body, '$.proposals') AS p WHERE events.kind='ask'"""
+        return int(self._db.execute(query).fetchone()[0])
+
+    def last_time(self) -> float:
+        """When the latest event or session was, in seconds since the epoch."""
+        found = [
+            self._db.execute(f"SELECT max(time) FROM {table}").fetchone()[0]
+            for table in ("events", "sessions")
+        ]
+        return max((when for when in found if when is not None), default=0.0)
 
     def seconds(self) -> float:
         """Time from the start of each session to its last event, added up."""
@@ -245,7 +261,12 @@ def _plain(path: Path) -> Iterator[None]:
         raise errors.InputError(f"{path}: not a readable ledger: {error}") from error
 
 
-def _file_system(folder: Path) -> str:
+def journal(kind: str) -> str:
+    """SQLite's journal mode for a type of file system."""
+    return "DELETE" if kind in _NETWORK else "WAL"
+
+
+def file_system(folder: Path) -> str:
     """Type of the file system a folder lies on; empty where the machine does not tell."""
     try:
         mounts = Path("/proc/mounts").read_text()
