@@ -1,5 +1,5 @@
-"""The command line: search, front, report, calibrate, export, merge, compare, import, evaluate,
-plan, list, bank, zoo.
+"""The command line: search, status, front, report, calibrate, export, rebuild, merge, compare,
+import, evaluate, plan, doctor, list, bank, zoo.
 
 Exit codes: 0 done, 2 usage or recipe, 3 inputs unusable, 4 environment, 5 ended unconfirmed,
 6 too many failures, 75 interrupted and resumable.
@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from evomerge import calibrating, comparing, errors, merging, shelves
+from evomerge import calibrating, comparing, errors, examining, merging, shelves
 
 app = typer.Typer(
     help="Search for the best way to merge fine-tuned language models.",
@@ -172,18 +172,9 @@ app.command()(merging.merge)
 app.command("import")(merging.import_)
 app.command()(comparing.compare)
 app.command()(calibrating.calibrate)
-
-
-@app.command("status")
-def status_(
-    run: RunFolder,
-    watch: Annotated[bool, typer.Option("--watch", help="look again until it ends")] = False,
-    as_json: Json = False,
-) -> None:
-    """Say how far a run is, from another shell too, while it works."""
-    from evomerge import status
-
-    status.show(out, run, watch=watch, as_json=as_json)
+app.command()(examining.status)
+app.command()(examining.doctor)
+app.command()(examining.rebuild)
 
 
 @app.command()
@@ -226,23 +217,6 @@ def plan(recipe: RecipeFile, as_json: Json = False) -> None:
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         table.add_row(key, shown)
     out.print(table)
-
-
-@app.command()
-def doctor(
-    ray: Annotated[bool, typer.Option(help="start a local Ray cluster and end it")] = True,
-    as_json: Json = False,
-) -> None:
-    """Say what a bug report needs: versions, devices, memory, space, whether Ray starts."""
-    from evomerge import doctor, tables
-
-    found = doctor.examine(Path("runs"), ray=ray)
-    if as_json:
-        print(json.dumps(found, indent=1))
-    else:
-        tables.facts(out, found)
-    if found["problems"]:
-        raise errors.MachineError("; ".join(found["problems"]))
 
 
 @app.command("list")

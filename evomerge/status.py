@@ -1,4 +1,4 @@
-"""The command `evomerge status`: how far a run is, read from its ledger while others write it."""
+"""How far a run is, read from its ledger while another process writes it."""
 
 from __future__ import annotations
 

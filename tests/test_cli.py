@@ -196,8 +196,8 @@ def test_plan_says_what_a_search_would_do(family, tmp_path, run):
 
 @pytest.mark.parametrize(
     "words",
-    ["search", "front", "report", "export", "merge", "import", "compare", "evaluate", "plan",
-     "list", "bank check",
+    ["search", "status", "front", "report", "rebuild", "doctor", "export", "merge", "import",
+     "compare", "evaluate", "plan", "list", "bank check",
      "zoo build", "zoo list"],
 )  # fmt: skip
 def test_each_command_has_help(run, words):

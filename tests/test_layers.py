@@ -38,8 +38,8 @@ LAYERS = """
     loop run interop similarity
     tables calibration
     api
-    preview progress status doctor
-    shelves merging comparing calibrating
+    preview progress status doctor rebuilding
+    shelves merging comparing calibrating examining
     cli
 """
 ORDER = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}
