@@ -204,19 +204,21 @@ def evaluate(
 
 
 @app.command()
-def plan(recipe: RecipeFile, as_json: Json = False) -> None:
-    """Check a recipe and print what it would do, without running it."""
-    from evomerge import preview
+def plan(
+    recipe: RecipeFile,
+    probe: Annotated[bool, typer.Option("--probe", help="measure one candidate")] = False,
+    amount: Annotated[str | None, typer.Option("--budget", help="as in search")] = None,
+    until: Annotated[str | None, typer.Option(help="as in search")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a recipe and print what it would do and need; exit code 4 if it does not fit."""
+    from evomerge import preview, tables
 
-    problem = preview.describe(recipe)
+    found = preview.describe(recipe, probe=probe, **_budget(recipe, amount, until, {}))
     if as_json:
-        print(json.dumps(problem, indent=1))
-        return
-    table = Table(show_header=False)
-    for key, value in problem.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        table.add_row(key, shown)
-    out.print(table)
+        print(json.dumps(found, indent=1))
+    else:
+        tables.facts(out, found)
 
 
 @app.command("list")

@@ -6,7 +6,7 @@ Answers to `validation` and `test` never reach a strategy. The shortlist is rank
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,11 @@ from evomerge.answers import Answers
 from evomerge.desk import Desk
 from evomerge.maths import pareto
 from evomerge.objectives import Losses, anchor
+from evomerge.pace import Pace
 from evomerge.plan import Plan
+from evomerge.plugins import Strategy
 from evomerge.recipe import Problem
+from evomerge.worker import n_blocks
 
 if TYPE_CHECKING:
     from evomerge.loop import Candidate
@@ -107,6 +110,20 @@ def _point_out(name: str, plans: Mapping[str, Plan], answers: Answers, report: R
         report("note", {"text": text})
 
 
+def shortlist(
+    problem: Problem, strategy: Strategy, candidates: Iterable[Candidate]
+) -> dict[str, Plan]:
+    """Label -> plan of what is confirmed: the strategy's incumbents, then of the front."""
+    found: dict[str, Plan] = {}
+    for i, point in enumerate(strategy.incumbents()):
+        found[f"m{i}"] = problem.plan(problem.space.canonical(np.asarray(point)))
+    told = [c for c in candidates if c.losses is not None]
+    room = max(1, problem.recipe.shortlist - len(found))
+    found |= {f"c{c.id}": c.plan for c in best_of_front(told, room)}
+    unique = {plan.key: label for label, plan in found.items()}
+    return {label: plan for label, plan in found.items() if unique[plan.key] == label}
+
+
 def best_of_front(told: Sequence[Candidate], n: int) -> list[Candidate]:
     """The nondominated candidates of most items; above n, the best of each objective and mean."""
     if not told:
@@ -123,13 +140,18 @@ def best_of_front(told: Sequence[Candidate], n: int) -> list[Candidate]:
     return [front[i] for i in sorted(chosen)]
 
 
-def seconds(problem: Problem, desk: Desk) -> float:
+def seconds(problem: Problem, pace: Pace, workers: int) -> float:
     """What confirming a full shortlist may take, by what jobs have taken so far."""
-    picked = problem.recipe.shortlist
+    picked, batch = problem.recipe.shortlist, problem.recipe.batch
     plans = {"validation": len(COEFFICIENTS) + picked, "test": len(problem.experts) + 4 + picked}
-    rounds = {split: -(-n // desk.workers) for split, n in plans.items()}
-    places = desk.answers.places
-    jobs = sum(n * desk.pace.of(places(split)) for split, n in rounds.items())
+    jobs = 0.0
+    for split, n in plans.items():
+        blocks = [
+            (name, split, number)
+            for name, bank in problem.banks.items()
+            for number in range(n_blocks(bank, split, batch))
+        ]
+        jobs += -(-n // workers) * pace.of(blocks)
     return SAFETY * jobs + REPORTED
 
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from evomerge import confirm, fidelity, plugins
+from evomerge import confirm, fidelity, forecast, plugins
 from evomerge.answers import Answers, Place, text
 from evomerge.budget import Clock
 from evomerge.desk import Desk
@@ -111,16 +109,20 @@ class Search:
             self.report("complete", {"candidates": len(self.candidates)})
             return
         self.report("stage", {"name": "search"})
+        self.report(
+            "forecast",
+            forecast.times(self.problem, self.desk.pace, self.desk.workers, watch.deadline),
+        )
         if not self._may_ask():
             confirm_by = math.inf  # a session that has no time to search may confirm
             if watch.deadline.is_set and not self.candidates:
-                kept = confirm.seconds(self.problem, self.desk)
-                self._note(f"no time for a candidate: confirming one takes about {kept:.0f} s")
+                kept = f"{self._confirming():.0f}"
+                self._note(f"no time for a candidate: the confirmation may take {kept} s")
         watch.by = math.inf
         self._loop()
         watch.by = confirm_by
         ledger.set_meta("pace", self.desk.pace.medians())
-        shortlist = self._shortlist()
+        shortlist = confirm.shortlist(self.problem, self.strategy, self.candidates.values())
         self.desk.answer(shortlist.values(), self._usual(), self._told_result)
         confirm.confirm(self.problem, self.desk, self.losses, shortlist, self.report)
 
@@ -149,13 +151,17 @@ class Search:
         if not deadline.is_set:
             return many
         each = self.desk.pace.of(self._usual())
-        fit = self.desk.workers * deadline.room(each, confirm.seconds(self.problem, self.desk))
+        fit = self.desk.workers * deadline.room(each, self._confirming())
         return max(0, min(many, fit - len(self.outstanding)))
+
+    def _confirming(self) -> float:
+        """Seconds that are kept for confirming what is found."""
+        return confirm.seconds(self.problem, self.desk.pace, self.desk.workers)
 
     def _is_over(self) -> bool:
         """Whether what is left of the time is what confirming takes."""
         deadline = self.watch.deadline
-        return deadline.is_set and deadline.left < confirm.seconds(self.problem, self.desk)
+        return deadline.is_set and deadline.left < self._confirming()
 
     def _loop(self) -> None:
         while (self.outstanding and not self._is_over()) or self._may_ask():
@@ -273,17 +279,6 @@ class Search:
                 "note",
                 {"text": f"{diverged} asks came out otherwise than recorded; the record is used"},
             )
-
-    def _shortlist(self) -> dict[str, Plan]:
-        """Label -> plan of what is confirmed: the strategy's incumbents, then of the front."""
-        found: dict[str, Plan] = {}
-        for i, point in enumerate(self.strategy.incumbents()):
-            found[f"m{i}"] = self.problem.plan(self.problem.space.canonical(np.asarray(point)))
-        told = [c for c in self.candidates.values() if c.losses is not None]
-        room = max(1, self.recipe.shortlist - len(found))
-        found |= {f"c{c.id}": c.plan for c in confirm.best_of_front(told, room)}
-        unique = {plan.key: label for label, plan in found.items()}
-        return {label: plan for label, plan in found.items() if unique[plan.key] == label}
 
 
 def _observed(candidate: Candidate) -> dict[str, Any]:

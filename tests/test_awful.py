@@ -15,7 +15,7 @@ import ast, sys, evomerge
 from evomerge import desk, watch
 desk.PATIENCE, watch.WINDOW = 5.0, 100
 evomerge.search(ast.literal_eval(sys.stdin.read()), sys.argv[1],
-                report=lambda event, facts: print(facts.get("text", ""), file=sys.stderr))
+                report=lambda event, facts: print(event, facts.get("text", ""), file=sys.stderr))
 """
 
 REASONS = (
@@ -33,7 +33,7 @@ def test_no_candidate_stops_a_search(family, tmp_path):
         model = AutoModelForCausalLM.from_pretrained(family / name)
         spared.append(f"{awful.total(model):.9f}")
     recipe = families.recipe(
-        family, strategy="sobol", budget={"candidates": 60}, shortlist=3,
+        family, strategy="sobol", budget={"candidates": 24}, shortlist=3,
         objectives={"awful": {"function": "tests.awful:score"}},
         executor={"name": "ray", "workers": 2},
     )  # fmt: skip
@@ -45,7 +45,7 @@ def test_no_candidate_stops_a_search(family, tmp_path):
     assert done.returncode == 0, done.stderr
     run = evomerge.Run(tmp_path / "run")
     reasons = list(run.failures().values())
-    assert len(run.asked()) == 60
+    assert len(run.asked()) == 24
     for reason in REASONS:
         assert any(reason in found for found in reasons), (reason, reasons)
     assert run.chosen.means("test") == [awful.BEST]

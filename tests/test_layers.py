@@ -33,7 +33,7 @@ LAYERS = """
     recipe
     confirm fidelity front
     session watch
-    report
+    report forecast
     signals
     loop run interop similarity
     tables calibration
