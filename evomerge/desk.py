@@ -19,9 +19,9 @@ TRIES: Mapping[str, int] = {"memory": 2, "died": 2, "evicted": 6, "slow": 1, "":
 
 A worker that the machine's memory monitor ended need not have been the cause of the shortage."""
 
-SLOW, PATIENCE, LEARNT = 10.0, 60.0, 5
-"""A job is slow after this many times the expected seconds, but never before so many; nothing is
-expected before so many jobs are done."""
+SLOW, PATIENCE, LEARNT = 10.0, 60.0, 2
+"""A job hangs after this many times the expected seconds, but never before so many; nothing is
+expected before so many jobs (base and an expert) are done."""
 
 
 class Desk:
@@ -69,11 +69,14 @@ class Desk:
         if not missing or plan.key in self.answers.failures:
             return False
         self._given += 1
-        limit = math.inf
-        if self.pace.jobs >= LEARNT:
-            limit = max(PATIENCE, SLOW * self.pace.of(missing))
-        self._give(Job(plan.model_dump(mode="json"), plan.key, missing, self._given, limit))
+        self._give(Job(plan.model_dump(mode="json"), plan.key, missing, self._given))
         return True
+
+    def _limit(self, job: Job) -> float:
+        """Seconds after which a job is taken to hang."""
+        if self.pace.jobs < LEARNT:
+            return math.inf
+        return max(PATIENCE, SLOW * self.pace.of(job.blocks))
 
     def _give(self, job: Job) -> None:
         self._flying[job.number] = job
@@ -83,7 +86,8 @@ class Desk:
         """The next result, recorded before it is given out; None: nothing came for a moment."""
         result = None
         if self._executor is not None and self._flying:
-            result = self._settled(next(self._executor.completed(), None))
+            overdue = getattr(self._executor, "overdue", lambda limit: None)(self._limit)
+            result = self._settled(overdue or next(self._executor.completed(), None))
         self._between(self)
         return result
 

@@ -45,15 +45,14 @@ class Setup:
 class Job:
     """One plan and the blocks it is to answer, as (objective, split, block number).
 
-    `limit`: seconds after which an executor that can ends it. `fresh`: a worker that has done
-    nothing else is to do it. `halved`: blocks are scored in two halves, to need less memory.
+    `fresh`: a worker that has done nothing else is to do it. `halved`: blocks are scored in two
+    halves, to need less memory.
     """
 
     plan: Mapping[str, Any]
     key: str
     blocks: tuple[tuple[str, str, int], ...]
     number: int = 0
-    limit: float = math.inf
     fresh: bool = False
     halved: bool = False
 

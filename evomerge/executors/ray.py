@@ -1,13 +1,13 @@
 """Jobs run on Ray actors, one a slot: on this machine (loopback only) or on a running cluster.
 
-A worker that dies, or takes longer than a job's limit, is replaced by a fresh one.
+A worker that dies, or takes too long, is replaced by a fresh one.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -103,11 +103,9 @@ class Executor:
         """Results as they come; None when nothing has come for a second."""
         while self._waiting or any(slot.job for slot in self._slots):
             done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_TICK)
-            results = [self._received(ref) for ref in done] or [self._overdue()]
+            result = self._received(done[0]) if done else None
             self._dispatch()
-            for result in results:
-                if result is not None or not done:
-                    yield result
+            yield result
 
     def _received(self, ref: Any) -> Result | None:
         """What has come from a worker: a result, or that it has started (None)."""
@@ -136,14 +134,14 @@ class Executor:
             raise errors.MachineError(f"Ray worker {slot.number} can not start: {reason}")
         self._renew(slot)
 
-    def _overdue(self) -> Result | None:
-        """Replace the worker of a job that is beyond its limit."""
+    def overdue(self, limit: Callable[[Job], float]) -> Result | None:
+        """Replace the worker of a job that takes longer than its limit in seconds."""
         for ref, slot in list(self._running.items()):
-            if slot.job is not None and time.monotonic() - slot.begun > slot.job.limit:
-                job = slot.job
+            job = slot.job
+            if job is not None and time.monotonic() - slot.begun > limit(job):
                 del self._running[ref]
                 self._renew(slot)
-                reason = f"slow: no answer within {job.limit:.0f} s, its worker was ended"
+                reason = f"slow: no answer within {limit(job):.0f} s, its worker was ended"
                 return _failure(job, slot, reason, "slow")
         return None
 
