@@ -1,5 +1,5 @@
-"""The command line: search, status, front, report, calibrate, export, rebuild, merge, compare,
-import, evaluate, plan, doctor, list, bank, zoo.
+"""The command line: search, status, front, between, report, calibrate, export, rebuild, merge,
+compare, import, evaluate, plan, doctor, list, bank, zoo.
 
 Exit codes: 0 done, 2 usage or recipe, 3 inputs unusable, 4 environment, 5 ended unconfirmed,
 6 too many failures, 75 interrupted and resumable.
@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from evomerge import calibrating, comparing, errors, examining, merging, shelves
+from evomerge import calibrating, choosing, comparing, errors, examining, merging, shelves
 
 app = typer.Typer(
     help="Search for the best way to merge fine-tuned language models.",
@@ -140,26 +140,6 @@ def _executor(recipe: str, name: str | None, workers: int | None) -> dict[str, A
 
 
 @app.command()
-def front(run: RunFolder, as_json: Json = False) -> None:
-    """Show the confirmed front of a run; before that, with exit code 5, what the search says."""
-    from evomerge import status, tables
-    from evomerge.run import Run
-
-    opened = Run(run)
-    if not opened.is_confirmed:
-        facts = status.read(run)
-        if as_json:
-            print(json.dumps({"unconfirmed_front": facts["front"]}, indent=1))
-        else:
-            out.print(status.front_table(facts))
-        opened.confirmed  # noqa: B018 (it says what to do, and gives the exit code)
-    if as_json:
-        print(opened.to_json())
-    else:
-        tables.show(out, opened)
-
-
-@app.command()
 def report(run: RunFolder) -> None:
     """Write the run's report, one HTML file."""
     from evomerge.run import Run
@@ -167,6 +147,8 @@ def report(run: RunFolder) -> None:
     out.print(str(Run(run).report()), highlight=False, soft_wrap=True)
 
 
+app.command()(choosing.front)
+app.command()(choosing.between)
 app.command()(merging.export)
 app.command()(merging.merge)
 app.command("import")(merging.import_)
@@ -180,15 +162,21 @@ app.command()(examining.rebuild)
 @app.command()
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="model folder, zoo:family/member, or a plan (JSON)")
+        str, typer.Argument(help="model folder, zoo:family/member, a plan (JSON), or a run")
     ],
     bank: Annotated[list[str], typer.Option("--bank", "-b", help="bank name or file; repeat")],
     split: Annotated[str, typer.Option(help="search, validation or test")] = "test",
+    front: Annotated[
+        bool, typer.Option("--front", help="MODEL is a run: its front and its baselines")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Score one model on banks."""
+    """Score one model on banks, or with --front all that a run has confirmed."""
     from evomerge import api
 
+    if front:
+        choosing.across(out, Path(model), bank, split, as_json)
+        return
     what = api.read_plan(model) if model.endswith(".json") else model
     found = api.evaluate(what, bank, split=split)
     if as_json:

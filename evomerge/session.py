@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import errors
-from evomerge.files.ledger import Ledger
+from evomerge.files.ledger import NAME, Ledger
 from evomerge.files.writer import atomic_text
 from evomerge.recipe import Problem
 
@@ -82,6 +82,13 @@ def _banks(problem: Problem) -> dict[str, Any]:
     return {
         name: {"bank": bank.name, "scorer": bank.scorer} for name, bank in problem.banks.items()
     }
+
+
+def pinned(folder: Path) -> dict[str, str]:
+    """The commits of a run that has begun, by the names that its recipe has for them."""
+    if not (folder / NAME).is_file():
+        return {}
+    return dict(Ledger(folder).meta("origins") or {})
 
 
 def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:

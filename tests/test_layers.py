@@ -22,6 +22,7 @@ LAYERS = """
     operators strategies scorers
     plan
     inputs arguments work
+    passes
     materialize layout
     live
     lowrank
@@ -35,11 +36,14 @@ LAYERS = """
     session watch
     report forecast
     signals
+    recorded
+    preferences
     loop run interop similarity
+    between
     tables calibration
     api
     preview progress status doctor rebuilding
-    shelves merging comparing calibrating examining
+    shelves merging comparing calibrating choosing examining
     cli
 """
 ORDER = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}
