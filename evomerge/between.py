@@ -12,6 +12,7 @@ from evomerge.answers import Answers
 from evomerge.desk import Desk
 from evomerge.files.ledger import Ledger
 from evomerge.front import Point
+from evomerge.pace import Pace
 from evomerge.plan import Plan, nested
 from evomerge.recipe import Problem, resolve
 from evomerge.run import Run

@@ -56,7 +56,7 @@ def words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {words(v)}" for key, v in value.items())
     if isinstance(value, list):
-        return "; ".join(map(words, value)) or "none"
+        return ", ".join(map(words, value)) or "none"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return f"{value:,}" if is_number else str(value)
 

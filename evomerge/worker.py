@@ -146,7 +146,7 @@ class Worker:
         except (Exception, SystemExit) as error:  # it may fail in any way; the run goes on
             failed = f"{where}{type(error).__name__}: {error}"
             cause: Cause = "memory" if _is_memory(error) else ""
-            trace = traceback.format_exc(limit=-8)
+            trace = "".join([*traceback.format_tb(error.__traceback__)[-8:], failed])
             return replace(result, failed=failed, cause=cause, trace=trace)
         return replace(result, answers=tuple(answers))
 
