@@ -18,7 +18,7 @@ LAYERS = """
     zoo modules ancestry
     stacks
     plugins prompts
-    likelihood generation
+    likelihood generation harness
     operators strategies scorers
     plan
     inputs arguments work

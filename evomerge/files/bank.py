@@ -148,25 +148,45 @@ class Sheet(pydantic.BaseModel):
 
     @pydantic.model_validator(mode="after")
     def _one_origin(self) -> Sheet:
-        if (self.source is None) == (self.items is None):
+        if self.source is not None and self.items is not None:
             raise ValueError("expected either 'source' or 'items'")
         return self
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Items that a scorer brings with it, its options with every path found, what else can
+    change a score, and the benchmark that they are from."""
+
+    items: Sequence[Item]
+    options: Mapping[str, Any]
+    identity: str
+    benchmark: Benchmark | None = None
 
 
 def _no_zoo(reference: str) -> Path:
     raise errors.RecipeError(f"{reference}: the zoo is not available here")
 
 
-def load(reference: str | Path, *, resolve: Callable[[str], Path] = _no_zoo) -> Bank:
+def _no_origin(keys: Sheet, path: Path) -> Origin:
+    raise errors.InputError(f"{path}: expected either 'source' or 'items'")
+
+
+def load(
+    reference: str | Path,
+    *,
+    resolve: Callable[[str], Path] = _no_zoo,
+    origin: Callable[[Sheet, Path], Origin] = _no_origin,
+) -> Bank:
     """The bank behind a path (.yaml, .jsonl), a `zoo:` reference, or the name of a shipped bank.
 
-    `resolve` turns a `zoo:` reference into a path. RecipeError for a wrong name or key,
-    InputError for an unusable bank.
+    `resolve` turns a `zoo:` reference into a path, `origin` gets a scorer's own items where the
+    YAML has none. RecipeError for a wrong name or key, InputError for an unusable bank.
     """
     if isinstance(reference, str) and reference.startswith("zoo:"):
         reference = resolve(reference)
     path = find(reference)
-    return _bare(path) if path.suffix == ".jsonl" else _from_yaml(path, resolve)
+    return _bare(path) if path.suffix == ".jsonl" else _from_yaml(path, resolve, origin)
 
 
 def find(reference: str | Path) -> Path:
@@ -202,8 +222,14 @@ def _bare(path: Path) -> Bank:
     return _bank(keys, found, path)
 
 
-def _from_yaml(path: Path, resolve: Callable[[str], Path]) -> Bank:
+def _from_yaml(
+    path: Path, resolve: Callable[[str], Path], origin: Callable[[Sheet, Path], Origin]
+) -> Bank:
     keys = sheet(path)
+    if keys.items is None and keys.source is None:
+        own = origin(keys, path)
+        made = _bank(keys, own.items, path, own.identity)
+        return replace(made, options=own.options, benchmark=keys.benchmark or own.benchmark)
     shares = keys.split.model_dump() if keys.split else None
     if keys.items is not None:
         found = items.read_list(keys.items, str(path), shares)
@@ -216,9 +242,10 @@ def _from_yaml(path: Path, resolve: Callable[[str], Path]) -> Bank:
     return _bank(keys, found, path)
 
 
-def _bank(keys: Sheet, found: list[Item], path: Path) -> Bank:
+def _bank(keys: Sheet, found: Sequence[Item], path: Path, identity: str = "") -> Bank:
     asked = _with_shots(keys, [items.reworded(item, keys.prompt) for item in found], path)
     content = [keys.name, keys.version, keys.scorer, sorted(map(_content, asked))]
+    content += [identity] if identity else []
     try:
         text = json.dumps(content, sort_keys=True)
     except (TypeError, ValueError) as error:  # YAML has dates, JSON does not

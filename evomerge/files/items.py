@@ -103,7 +103,7 @@ def _item(entry: object, shares: Mapping[str, float] | None) -> Item:
     answer = "" if "text" in entry else _answer(first, choices)
     content = json.dumps([prompt, choices, answer, *also], separators=(",", ":"))
     digest = sha256(content.encode()).hexdigest()
-    split = entry["split"] if "split" in entry else _split(digest, shares)
+    split = entry["split"] if "split" in entry else split_of(digest, shares)
     if split not in SPLITS:
         raise ValueError(f"split {plain.shown(split)} is not one of {', '.join(SPLITS)}")
     return Item(_text(entry.get("id", digest[:16]), "id"), prompt, choices, answer, split, also)
@@ -165,7 +165,8 @@ def _answer(value: object, choices: tuple[str, ...]) -> int | str:
     return choices.index(value)
 
 
-def _split(digest: str, shares: Mapping[str, float] | None) -> str:
+def split_of(digest: str, shares: Mapping[str, float] | None) -> str:
+    """The split of an item whose content has this sha256; `shares` say how large each is."""
     number = int(digest[:8], 16)
     if shares is None:
         return SPLITS[min(number % 4, 2)]
