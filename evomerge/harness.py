@@ -49,7 +49,7 @@ def load(place: str, shots: int | None, shares: Mapping[str, float] | None = Non
     Which split an item is in follows from its question and choices; questions that are equal are
     asked once. Raises MachineError without lm-eval, InputError for a task that can not be used.
     """
-    if find_spec("lm_eval") is None:
+    if not find_spec("lm_eval"):
         raise errors.MachineError(
             "lm-evaluation-harness is not installed: pip install 'evomerge[lm_eval]'"
         )
@@ -114,11 +114,11 @@ def _task(place: str) -> Any:
     if not path.is_file():
         raise errors.InputError(f"{path}: no such file")
     keys = load_yaml(path)
-    _beside(keys.get("dataset_kwargs") or {}, path.parent)
-    found = TaskManager(include_defaults=False).load(keys)["tasks"]
-    if len(found) != 1 or "group" in keys:
+    if "group" in keys:
         raise errors.InputError("is a group, of which each task is a bank of its own")
-    return next(iter(found.values()))
+    _beside(keys.get("dataset_kwargs") or {}, path.parent)
+    [task] = TaskManager(include_defaults=False).load(keys)["tasks"].values()
+    return task
 
 
 def _beside(keys: dict[str, Any], folder: Path) -> None:
