@@ -37,7 +37,7 @@ LAYERS = """
     loop run interop similarity
     tables calibration
     api
-    preview progress
+    preview progress caching
     shelves merging comparing calibrating
     cli
 """

@@ -43,8 +43,13 @@ class Item:
         return () if self.answer == "" else (str(self.answer), *self.also)
 
 
-def read_jsonl(path: Path, shares: Mapping[str, float] | None = None) -> list[Item]:
-    """The items of a JSONL file; InputError with file:line for the first bad one."""
+def read_jsonl(
+    path: Path, shares: Mapping[str, float] | None = None, *, unanswered: bool = False
+) -> list[Item]:
+    """The items of a JSONL file; InputError with file:line for the first bad one.
+
+    `unanswered`: a prompt needs no answer.
+    """
     data = plain.read_bytes(path, MAX_BYTES, str(path), errors.InputError)
     entries = []
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
@@ -54,7 +59,7 @@ def read_jsonl(path: Path, shares: Mapping[str, float] | None = None) -> list[It
                 entries.append((where, plain.parse_json(line)))
             except ValueError as error:
                 raise errors.InputError(f"{where}: {error}") from None
-    return _items(entries, str(path), shares)
+    return _items(entries, str(path), shares, unanswered)
 
 
 def read_list(
@@ -77,12 +82,15 @@ def _fill(template: str, prompt: str) -> str:
 
 
 def _items(
-    entries: Iterable[tuple[str, object]], where: str, shares: Mapping[str, float] | None
+    entries: Iterable[tuple[str, object]],
+    where: str,
+    shares: Mapping[str, float] | None,
+    unanswered: bool = False,
 ) -> list[Item]:
     found: list[tuple[str, Item]] = []
     for place, entry in entries:
         try:
-            found.append((place, _item(entry, shares)))
+            found.append((place, _item(entry, shares, unanswered)))
         except ValueError as error:
             name = entry.get("id") if isinstance(entry, dict) else None
             shown = f"item {plain.shown(name)}: " if name is not None else ""
@@ -93,14 +101,16 @@ def _items(
     return [item for _, item in found]
 
 
-def _item(entry: object, shares: Mapping[str, float] | None) -> Item:
+def _item(entry: object, shares: Mapping[str, float] | None, unanswered: bool) -> Item:
     if not isinstance(entry, dict):
         raise ValueError(f"expected an object with prompt and answer, got {plain.shown(entry)}")
     _check_keys(entry)
+    if not unanswered and "answer" not in entry and "text" not in entry:
+        raise ValueError("has no answer")
     prompt = _text(next(entry[key] for key in ASKED if key in entry), "prompt")
     choices = _choices(entry["choices"]) if "choices" in entry else ()
     first, also = _answers(entry.get("answer", ""), choices)
-    answer = "" if "text" in entry else _answer(first, choices)
+    answer = _answer(first, choices) if "answer" in entry else ""
     content = json.dumps([prompt, choices, answer, *also], separators=(",", ":"))
     digest = sha256(content.encode()).hexdigest()
     split = entry["split"] if "split" in entry else split_of(digest, shares)
@@ -119,8 +129,6 @@ def _check_keys(entry: Mapping[str, Any]) -> None:
         raise ValueError("expected one of 'prompt' and 'question', or a 'text' without a question")
     if "text" in entry and ("answer" in entry or "choices" in entry):
         raise ValueError("a 'text' has no answer and no choices: nothing is asked")
-    if "answer" not in entry and "text" not in entry:
-        raise ValueError("has no answer")
 
 
 def _text(value: object, what: str) -> str:
