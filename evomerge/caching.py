@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from evomerge import api, errors, generation, prompts, shelf
-from evomerge.files import cached, items
+from evomerge.files import cached, items, sources
 from evomerge.files.items import Item
 from evomerge.files.writer import atomic_text
 from evomerge.scorers import kl_to
@@ -31,17 +31,18 @@ def cache(
 ) -> dict[str, Any]:
     """Have an expert answer prompts, and write the bank `target` (.yaml) with its answers beside.
 
-    The prompts are those of a bank, or of JSON lines, whose answers are not looked at. The expert
-    goes on for up to `tokens` tokens, and what it expected at each of them is kept: its `top`
-    likeliest tokens and the rest. `tokens=0`: at each token of the prompts, which are texts then.
-    Returns numbers of items and places, and bytes. Raises InputError for prompts that do not do.
+    The prompts are those of a bank, or of a file of items, whose answers are not looked at. The
+    expert goes on for up to `tokens` tokens, and what it expected at each of them is kept: its
+    `top` likeliest tokens and the rest. `tokens=0`: at each token of the prompts, which are texts
+    then. Returns numbers of items and places, and bytes. Raises InputError for a prompt
+    that can not be asked.
     """
     if tokens < 0 or top < 1:
         raise errors.RecipeError("expected tokens of at least 0, and top of at least 1")
     if target.suffix not in (".yaml", ".yml"):
         raise errors.RecipeError(f"{target}: expected a name that ends with .yaml")
-    bare = file.suffix == ".jsonl"
-    asked = items.read_jsonl(file, unanswered=True) if bare else shelf.load(str(file)).items
+    bare = file.suffix in sources.SUFFIXES
+    asked = items.read_file(file, unanswered=True) if bare else shelf.load(str(file)).items
     kept = _cached(expert, asked, tokens, top, chat)
     place = target.with_suffix(".safetensors")
     cached.write(place, kept)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evomerge import errors, plugins, shelf, zoo
-from evomerge.files.bank import Sheet
+from evomerge.files.sheet import Sheet
 from evomerge.genome import Space
 from evomerge.layers import Layers
 from evomerge.layout import lay_out

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from evomerge import errors, plugins, zoo
 from evomerge.files import bank as banks
-from evomerge.files import plain
+from evomerge.files import plain, sources
+from evomerge.files.sheet import Sheet
 
 
-def check(reference: str, folder: Path) -> banks.Sheet | None:
+def check(reference: str, folder: Path) -> Sheet | None:
     """What is wrong with a bank before any item is read: its name, its file, its scorer.
 
     Returns its keys, if it has a YAML file. `folder` is where relative paths may begin beside the
@@ -19,7 +20,7 @@ def check(reference: str, folder: Path) -> banks.Sheet | None:
         zoo.check(reference, "bank")
         return None
     path = banks.find(_near(reference, folder))
-    if path.suffix == ".jsonl":
+    if path.suffix in sources.SUFFIXES:
         if not path.is_file():
             raise errors.InputError(f"{path}: no such file")
         return None
@@ -44,12 +45,12 @@ def load(reference: str | Path, folder: Path | None = None) -> banks.Bank:
     return found
 
 
-def _origin(keys: banks.Sheet, path: Path) -> banks.Origin:
+def _origin(keys: Sheet, path: Path) -> banks.Origin:
     own: banks.Origin = plugins.load("scorer", keys.scorer["name"]).origin(keys, path)
     return own
 
 
-def _check_origin(keys: banks.Sheet, path: Path, own: bool) -> None:
+def _check_origin(keys: Sheet, path: Path, own: bool) -> None:
     """Items come from the YAML, from the file that it names, or from the scorer: one of them."""
     given = keys.source is not None or keys.items is not None
     if not own and not given:

@@ -20,7 +20,9 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 @bank_app.command("check")
 def bank_check(
-    file: Annotated[Path, typer.Argument(help="items: JSON lines, or a bank's YAML")],
+    file: Annotated[
+        Path, typer.Argument(help="items: JSON lines, CSV or Parquet, or a bank's YAML")
+    ],
     base: Annotated[str, typer.Option(help="model to score it with")] = "zoo:tiny/base",
     expert: Annotated[
         list[str] | None, typer.Option(help="further models, name=folder; repeat")
@@ -71,7 +73,9 @@ def _tell(found: Mapping[str, Any]) -> None:
 
 @bank_app.command("cache")
 def bank_cache(
-    file: Annotated[Path, typer.Argument(help="prompts: JSON lines, or a bank's YAML")],
+    file: Annotated[
+        Path, typer.Argument(help="prompts: JSON lines, CSV or Parquet, or a bank's YAML")
+    ],
     expert: Annotated[str, typer.Option(help="the model whose answers are kept")],
     output: Annotated[Path, typer.Option("-o", "--output", help="the bank's YAML")],
     tokens: Annotated[int, typer.Option(help="how far it goes on; 0: not at all")] = 32,

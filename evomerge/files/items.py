@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import errors
-from evomerge.files import plain
+from evomerge.files import plain, sources
 
 SPLITS = ("search", "validation", "test")
 KEYS = ("id", "prompt", "question", "text", "choices", "answer", "split")
 ASKED = ("prompt", "question", "text")
-MAX_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -43,23 +42,14 @@ class Item:
         return () if self.answer == "" else (str(self.answer), *self.also)
 
 
-def read_jsonl(
+def read_file(
     path: Path, shares: Mapping[str, float] | None = None, *, unanswered: bool = False
 ) -> list[Item]:
-    """The items of a JSONL file; InputError with file:line for the first bad one.
+    """The items of a JSONL, CSV or Parquet file; InputError with file:line for the first bad one.
 
     `unanswered`: a prompt needs no answer.
     """
-    data = plain.read_bytes(path, MAX_BYTES, str(path), errors.InputError)
-    entries = []
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            where = f"{path}:{number}"
-            try:
-                entries.append((where, plain.parse_json(line)))
-            except ValueError as error:
-                raise errors.InputError(f"{where}: {error}") from None
-    return _items(entries, str(path), shares, unanswered)
+    return _items(sources.rows(path), str(path), shares, unanswered)
 
 
 def read_list(

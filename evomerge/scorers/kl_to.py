@@ -17,8 +17,9 @@ from pydantic import Field
 
 from evomerge import errors, prompts
 from evomerge.files import cached
-from evomerge.files.bank import Origin, Sheet
+from evomerge.files.bank import Origin
 from evomerge.files.items import Item
+from evomerge.files.sheet import Sheet
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ import torch
 from pydantic import Field
 
 from evomerge import errors, generation, harness, likelihood, prompts
-from evomerge.files.bank import Benchmark, Origin, Sheet
+from evomerge.files.bank import Origin
 from evomerge.files.items import SPLITS, Item
+from evomerge.files.sheet import Benchmark, Sheet
 
 PERPLEXITIES = ("perplexity", "weighted_perplexity", "bits_per_byte")
 """Aggregations of log-likelihoods, or of pairs of one and a number of words or bytes."""
