@@ -299,7 +299,9 @@ def test_bare_names_are_shipped_banks(tmp_path, monkeypatch):
     known = sorted(path.stem for path in bank.shipped("fitness").glob("*.yaml"))
     message = refusal("nonsense_bank", errors.RecipeError)
     assert "unknown bank 'nonsense_bank'" in message and ", ".join(known) in message
-    assert "expected a .yaml or .jsonl file" in refusal("a/b.txt", errors.RecipeError)
+    assert "expected a .yaml, .jsonl, .csv or .parquet file" in refusal(
+        "a/b.txt", errors.RecipeError
+    )
     assert bank.shipped("recipes").name == "recipes"
 
 
