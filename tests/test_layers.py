@@ -22,6 +22,7 @@ LAYERS = """
     operators strategies scorers
     plan
     inputs arguments work
+    passes
     materialize layout
     live
     lowrank
@@ -34,11 +35,14 @@ LAYERS = """
     confirm fidelity front session
     report
     signals
+    recorded
+    preferences
     loop run interop similarity
+    between
     tables calibration
     api
     preview progress caching
-    shelves merging comparing calibrating
+    shelves merging comparing calibrating choosing
     cli
 """
 ORDER = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}
