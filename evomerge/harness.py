@@ -6,6 +6,7 @@ Follows lm-eval 0.4.13: requests are those that its evaluator builds with its de
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import io
 import json
@@ -46,8 +47,9 @@ def loaded(place: str, shots: int | None) -> Task:
 def load(place: str, shots: int | None, shares: Mapping[str, float] | None = None) -> Task:
     """The task of a name or of a YAML file, with all its requests; `shots` None: as it says.
 
-    Which split an item is in follows from its question and choices; questions that are equal are
-    asked once. Raises MachineError without lm-eval, InputError for a task that can not be used.
+    Which split an item is in follows from its question and choices; questions that are equal, the
+    right answer included, are asked once. Raises MachineError without lm-eval, InputError for a
+    task that can not be used.
     """
     if not find_spec("lm_eval"):
         raise errors.MachineError(
@@ -107,7 +109,9 @@ def _task(place: str) -> Any:
     if not path.suffix:
         index = TaskManager().task_index
         if place not in index:
-            raise errors.InputError(errors.unknown("lm-eval", "task", place, index))
+            near = difflib.get_close_matches(place, index, n=1, cutoff=0.5)
+            guess = f" Did you mean '{near[0]}'?" if near else ""
+            raise errors.InputError(f"is none of lm-eval's {len(index):,} tasks.{guess}")
         if index[place].yaml_path is None:
             raise errors.InputError("is a group, of which each task is a bank of its own")
         path = index[place].yaml_path
@@ -169,8 +173,10 @@ def _item(task: Any, row: Sequence[Any], shares: Mapping[str, float] | None) -> 
     if isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(choices):
         right, choices = str(target), ()
     text = question if isinstance(question, str) and question else str(target)
-    digest = sha256(json.dumps([text, choices or _choices(task, doc)]).encode()).hexdigest()
-    return Item(digest[:16], str(row[0].args[0]), choices, right, split_of(digest, shares))
+    content = [text, choices or _choices(task, doc)]
+    split = split_of(_digest(content), shares)
+    name = _digest([*content, target])[:16]
+    return Item(name, str(row[0].args[0]), choices, right, split)
 
 
 def _choices(task: Any, doc: Any) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ import evomerge
 from evomerge import errors, harness, shelf, worker
 from evomerge.files.companions import Form
 from evomerge.scorers import lm_eval as scorer
-from tests import families, ledgers
+from evomerge.zoo import tiny
+from tests import bigrams, families, ledgers
 
 needs_lm_eval = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval not installed")
 
@@ -188,6 +189,24 @@ def test_metrics_and_likelihoods_are_those_of_lm_eval(model, tmp_path, name, fir
                 assert answers == pytest.approx(theirs, abs=1e-4)
     assert compared >= 20
     assert all(0 <= score <= 1 for score in found["score"])
+
+
+@needs_lm_eval
+def test_what_the_model_would_have_said_itself(tmp_path):
+    """Of a model that must go on with the alphabet; lm-eval's own model sees the same."""
+    rows = [("x a", "bcd", 1), ("x a", "bce", 0), ("b", "c", 1), ("b", "d", 0), ("ab", "cde", 1)]
+    path = write(tmp_path, "words", metric_list=[{"metric": "acc"}])
+    lines = [json.dumps({"prompt": p, "choices": [c], "answer": 0}) for p, c, _ in rows]
+    (tmp_path / "test.jsonl").write_text("\n".join(lines) + "\n")
+    causal, tokenizer = bigrams.model("abcdefg"), tiny.tokenizer()
+    made = bank(path)
+    batch = scorer.prepare(tokenizer, made.items, **made.options)
+    found = dict(zip(batch.ids, scorer.score(causal, batch)["score"], strict=True))
+    requests = harness.loaded(made.options["task"], None).requests
+    names = {tuple(row[0].args): name for name, row in requests.items()}
+    assert [found[names[p, c]] for p, c, _ in rows] == [right for *_, right in rows]
+    for row in reference(causal, tokenizer, path, least=5):
+        assert found[names[tuple(row["arguments"][0])]] == row["acc"]
 
 
 CODE = """
