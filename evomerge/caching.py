@@ -43,6 +43,11 @@ def cache(
         raise errors.RecipeError(f"{target}: expected a name that ends with .yaml")
     bare = file.suffix in sources.SUFFIXES
     asked = items.read_file(file, unanswered=True) if bare else shelf.load(str(file)).items
+    for item in asked:
+        if item.pixels:
+            raise errors.InputError(
+                f"{file}: item {item.id}: is an image, after which none goes on"
+            )
     kept = _cached(expert, asked, tokens, top, chat)
     place = target.with_suffix(".safetensors")
     cached.write(place, kept)
@@ -57,6 +62,15 @@ def cache(
     places = sum(len(answer.top) for answer in kept.answers.values())
     size = place.stat().st_size
     return {"bank": str(target), "items": len(kept.items), "places": places, "bytes": size}
+
+
+def _prompts(file: Path) -> Sequence[Item]:
+    bare = file.suffix in sources.SUFFIXES
+    asked = items.read_file(file, unanswered=True) if bare else shelf.load(str(file)).items
+    for item in asked:
+        if item.pixels:
+            raise errors.InputError(f"{file}: item {item.id}: is an image, which no text follows")
+    return asked
 
 
 def _cached(
