@@ -41,14 +41,7 @@ def cache(
         raise errors.RecipeError("expected tokens of at least 0, and top of at least 1")
     if target.suffix not in (".yaml", ".yml"):
         raise errors.RecipeError(f"{target}: expected a name that ends with .yaml")
-    bare = file.suffix in sources.SUFFIXES
-    asked = items.read_file(file, unanswered=True) if bare else shelf.load(str(file)).items
-    for item in asked:
-        if item.pixels:
-            raise errors.InputError(
-                f"{file}: item {item.id}: is an image, after which none goes on"
-            )
-    kept = _cached(expert, asked, tokens, top, chat)
+    kept = _cached(expert, _prompts(file), tokens, top, chat)
     place = target.with_suffix(".safetensors")
     cached.write(place, kept)
     keys = {
