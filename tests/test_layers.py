@@ -16,8 +16,9 @@ LAYERS = """
     maths
     files genome layers
     zoo modules ancestry
-    stacks
+    stacks keywords
     plugins prompts
+    evolution relay
     likelihood generation harness
     operators strategies scorers
     plan
