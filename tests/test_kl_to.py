@@ -163,7 +163,12 @@ def test_what_is_kept_is_small(bank):
 def test_a_search_towards_an_expert(family, bank, tmp_path):
     """Nothing is right or wrong: the expert itself scores 1, the base less."""
     objectives = {"one": str(family / "one.jsonl"), "left": str(bank)}
-    changes = {"objectives": objectives, "budget": {"candidates": 3}, "shortlist": 1}
+    changes = {
+        "objectives": objectives,
+        "budget": {"candidates": 3},
+        "shortlist": 1,
+        "strategy": "sobol",
+    }
     evomerge.search(families.recipe(family, **changes), tmp_path / "run")
     content = ledgers.content(tmp_path / "run")
     assert not content["failures"]

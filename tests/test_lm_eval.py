@@ -335,7 +335,13 @@ def test_a_search_on_a_task(family, tmp_path):
     path = write(tmp_path, "choices")
     bank(path)
     objectives = {"one": str(family / "one.jsonl"), "own": str(tmp_path / "bank.yml")}
-    changes = {"objectives": objectives, "budget": {"candidates": 2}, "ask": 2, "shortlist": 1}
+    changes = {
+        "objectives": objectives,
+        "budget": {"candidates": 2},
+        "ask": 2,
+        "shortlist": 1,
+        "strategy": "sobol",
+    }
     evomerge.search(families.recipe(family, **changes), tmp_path / "run")
     content = ledgers.content(tmp_path / "run")
     assert not content["failures"]
