@@ -32,8 +32,13 @@ class Answers:
         self.searched += answer.split == "search" and answer.item not in row
         row.setdefault(answer.item, answer)
 
-    def add(self, result: Result) -> None:
-        """Keep a result, on disk first."""
+    def add(self, results: Iterable[Result]) -> None:
+        """Keep results, on disk first: all of them in one transaction."""
+        with self.ledger.together():
+            for result in results:
+                self._add(result)
+
+    def _add(self, result: Result) -> None:
         if result.failed is not None:
             self.ledger.record_failure(result.key, result.failed, result.host, result.slot)
             self.failures[result.key] = result.failed
