@@ -12,9 +12,9 @@ from evomerge import errors, plugins
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.plan import Plan, canonical
 from evomerge.worker import Job, Result, Setup, block, n_blocks
+from evomerge.worker import Place as Place
 
 Scores = npt.NDArray[np.float64]
-Place = tuple[str, str, int]
 
 
 class Answers:
@@ -76,9 +76,17 @@ class Answers:
         found = self._answered(key, objective, places)
         return np.array([seen(answer, signal) for answer in found])
 
-    def by_item(self, key: str, objective: str, places: Sequence[Place]) -> dict[str, float]:
-        """Scores of a plan by item id, on the items of an objective's blocks."""
-        return {a.item: a.score for a in self._answered(key, objective, places)}
+    def row(self, key: str, objective: str, signal: str = "score") -> Scores:
+        """What a plan scored on all `search` items of an objective (I,): nan where not asked."""
+        row = self._table.get((key, objective), {})
+        items = self.setup.banks[objective].split("search")
+        return np.array([seen(row[i.id], signal) if i.id in row else np.nan for i in items])
+
+    def by_item(
+        self, key: str, objective: str, places: Sequence[Place], signal: str = "score"
+    ) -> dict[str, float]:
+        """What a plan scored by item id, on the items of an objective's blocks."""
+        return {a.item: seen(a, signal) for a in self._answered(key, objective, places)}
 
     def _answered(self, key: str, objective: str, places: Sequence[Place]) -> Iterator[Answer]:
         row, bank = self._table.get((key, objective), {}), self.setup.banks[objective]

@@ -8,39 +8,21 @@ import platform
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from evomerge import confirm, errors, fidelity, plugins
-from evomerge.answers import Answers, Desk, Place, text
+from evomerge import confirm, errors, plugins
+from evomerge.answers import Answers, Desk, text
 from evomerge.files.ledger import Ledger
 from evomerge.files.writer import atomic_text
-from evomerge.plan import Plan
-from evomerge.plugins import Observation, Proposal
 from evomerge.recipe import Problem
 from evomerge.session import differences, interruptible
+from evomerge.state import Candidate, State
 from evomerge.worker import Result
 
 Report = Callable[[str, Mapping[str, Any]], None]
 
 _LIBRARIES = ("evomerge", "torch", "transformers", "numpy", "pymoo", "cma")
-
-
-@dataclass
-class Candidate:
-    """A plan that the strategy has proposed, and what is known of it."""
-
-    id: int
-    point: tuple[float, ...] | None
-    plan: Plan
-    places: list[Place]
-    losses: tuple[float, ...] | None = None
-    errors: tuple[float, ...] = ()
-    items: int = 0
-    failed: bool = False
 
 
 class Search:
@@ -51,8 +33,6 @@ class Search:
         self.recipe = problem.recipe
         self.folder = folder
         self.report = report
-        self.candidates: dict[int, Candidate] = {}
-        self.outstanding: list[Candidate] = []
         self._stop = threading.Event()
 
     def run(self) -> None:
@@ -81,20 +61,22 @@ class Search:
         self.ledger = ledger
         self.losses = confirm.sanity(self.problem, self.desk, self.report)
         named = self.recipe.strategy
-        self.strategy = plugins.begin(
+        strategy = plugins.begin(
             named.name, named.options, self.problem.space, self.problem.objectives,
             seed=self.recipe.seed, where="strategy",
         )  # fmt: skip
-        self._replay()
+        self.state = State(self.problem, self.answers, self.losses, strategy, self.report)
+        self.state.replay()
         done = ledger.last("confirmed")
         if done and done["candidates"] == len(self.candidates) and not self._may_ask():
             self.report("complete", {"candidates": len(self.candidates)})
             return
         self.report("stage", {"name": "search"})
         self._loop()
-        shortlist = self._shortlist()
-        seen = fidelity.wanted(self.recipe.fidelity, self.answers, None)
-        self.desk.answer(shortlist.values(), seen, self._told_result)
+        shortlist = self.state.shortlist()
+        asked = {c.plan.key for c in self.candidates.values()}
+        others = [plan for plan in shortlist.values() if plan.key not in asked]
+        self.desk.answer(others, self.state.chosen.wanted(None), self._told_result)
         confirm.confirm(self.problem, self.desk, self.losses, shortlist, self.report)
 
     def _told_result(self, result: Result) -> None:
@@ -130,6 +112,14 @@ class Search:
     # The loop
 
     @property
+    def candidates(self) -> dict[int, Candidate]:
+        return self.state.candidates
+
+    @property
+    def outstanding(self) -> list[Candidate]:
+        return self.state.outstanding
+
+    @property
     def _barrier(self) -> bool:
         return self.recipe.deterministic or self.desk.in_order
 
@@ -146,6 +136,7 @@ class Search:
         return 10**9 if budget.candidates is None else budget.candidates - len(self.candidates)
 
     def _loop(self) -> None:
+        self.state.revise()
         while self.outstanding or self._may_ask():
             if self._may_ask() and not (self._barrier and self.outstanding):
                 self._ask()
@@ -175,8 +166,8 @@ class Search:
         n = min(room, self.left())
         if n < 1:
             return
-        proposals = self.strategy.ask(n)
-        asked = [self._admit(proposal) for proposal in proposals]
+        proposals = self.state.strategy.ask(n)
+        asked = [self.state.admit(proposal) for proposal in proposals]
         self.ledger.add_plans((c.plan.key, text(c.plan)) for c in asked)
         body = [
             {"id": p.id, "point": p.point, "items": p.items, "plan": c.plan.key}
@@ -184,57 +175,11 @@ class Search:
         ]
         self.ledger.append("ask", {"n": n, "proposals": body})
 
-    def _admit(self, proposal: Proposal, key: str | None = None) -> Candidate:
-        """Make a proposal an outstanding candidate; `key`: the plan that the ledger has for it."""
-        if key is not None and proposal.point is None:
-            plan = Plan.parse(self.ledger.plan(key), "ledger")
-        elif proposal.point is not None:
-            plan = self.problem.plan(proposal.point)
-        else:
-            plan = Plan.parse(proposal.plan, "strategy")
-        places = fidelity.wanted(self.recipe.fidelity, self.answers, proposal.items)
-        known = self.candidates.get(proposal.id)
-        if known is None:
-            known = Candidate(proposal.id, proposal.point, plan, places)
-            self.candidates[proposal.id] = known
-        known.places = places
-        self.outstanding.append(known)
-        return known
-
     def _tell(self, ready: Sequence[Candidate]) -> None:
-        for candidate in ready:
-            candidate.failed = candidate.plan.key in self.answers.failures
-            if not candidate.failed:
-                candidate.losses, candidate.errors, candidate.items = self.losses.of(
-                    self.answers, candidate.plan.key, candidate.places
-                )
-        body = [_observed(candidate) for candidate in ready]
-        self.ledger.append("tell", body)
-        self._pass_on(body)
+        self.state.tell(ready)
         self._check_failures()
         self.report("told", {"search": self, "told": list(ready)})
-
-    def _pass_on(self, body: Sequence[Mapping[str, Any]]) -> None:
-        """Give the strategy what a tell event holds."""
-        needs = plugins.strategy_needs(self.recipe.strategy.name, self.recipe.strategy.options)
-        observations = []
-        for row in body:
-            candidate = self.candidates[row["id"]]
-            candidate.failed = row["losses"] is None
-            candidate.losses = None if candidate.failed else tuple(row["losses"])
-            candidate.errors, candidate.items = tuple(row["errors"]), row["items"]
-            known = (candidate.losses, candidate.errors, candidate.items)
-            answers = self._answers_of(candidate) if "answers" in needs else None
-            observations.append(Observation(candidate.id, candidate.point, *known, answers))
-            if candidate in self.outstanding:
-                self.outstanding.remove(candidate)
-        self.strategy.tell(observations)
-
-    def _answers_of(self, candidate: Candidate) -> dict[str, dict[str, float]] | None:
-        if candidate.failed:
-            return None
-        key, places = candidate.plan.key, candidate.places
-        return {name: self.answers.by_item(key, name, places) for name in self.problem.objectives}
+        self.state.revise()
 
     def _check_failures(self) -> None:
         told = [c for c in self.candidates.values() if c.failed or c.losses is not None]
@@ -246,53 +191,8 @@ class Search:
                 f"{reasons.most_common(1)[0][0]}. Put it right, then search in another folder (-o)"
             )
 
-    def _replay(self) -> None:
-        """Bring the strategy to where the ledger ends."""
-        diverged = 0
-        for event in self.ledger.events("ask", "tell"):
-            if event.kind == "tell":
-                self._pass_on(event.body)
-                continue
-            again = self.strategy.ask(event.body["n"])
-            recorded = event.body["proposals"]
-            diverged += [(p.id, p.point) for p in again] != [
-                (row["id"], _point(row["point"])) for row in recorded
-            ]
-            for row in recorded:
-                proposal = Proposal(row["id"], _point(row["point"]), items=row["items"])
-                self._admit(proposal, row["plan"])
-        if diverged:
-            self.report(
-                "note",
-                {"text": f"{diverged} asks came out otherwise than recorded; the record is used"},
-            )
-
-    def _shortlist(self) -> dict[str, Plan]:
-        """Label -> plan of what is confirmed: the strategy's incumbents, then of the front."""
-        found: dict[str, Plan] = {}
-        for i, point in enumerate(self.strategy.incumbents()):
-            found[f"m{i}"] = self.problem.plan(self.problem.space.canonical(np.asarray(point)))
-        told = [c for c in self.candidates.values() if c.losses is not None]
-        room = max(1, self.recipe.shortlist - len(found))
-        found |= {f"c{c.id}": c.plan for c in confirm.best_of_front(told, room)}
-        unique = {plan.key: label for label, plan in found.items()}
-        return {label: plan for label, plan in found.items() if unique[plan.key] == label}
-
 
 def _banks(problem: Problem) -> dict[str, Any]:
     return {
         name: {"bank": bank.name, "scorer": bank.scorer} for name, bank in problem.banks.items()
     }
-
-
-def _observed(candidate: Candidate) -> dict[str, Any]:
-    return {
-        "id": candidate.id,
-        "losses": candidate.losses,
-        "errors": candidate.errors,
-        "items": candidate.items,
-    }
-
-
-def _point(value: Sequence[float] | None) -> tuple[float, ...] | None:
-    return None if value is None else tuple(value)

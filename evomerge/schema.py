@@ -54,10 +54,47 @@ class Objective(_Part):
 
 
 class Fidelity(_Part):
-    """How many items of each bank's `search` split a candidate answers, in a fixed order."""
+    """Which items of each bank's `search` split a candidate is asked, and how its answers are read.
 
-    name: Literal["all", "first"] = "all"
+    All of them, the `first` of a fixed order, a `random` draw, one in equal parts from strata of
+    difficulty, or the most informative for the front and a share `random` from strata. Everybody
+    is asked the same `items`, but the first `calibration` candidates all there are. `estimator` is
+    `mean`, `stratified` or `p_irt`. When `every` further candidates, and half as many again, have
+    been told, item response theory is fitted anew, and a share `rotate` of the items replaced.
+    """
+
+    name: Literal["all", "first", "random", "stratified", "informative"] = "all"
     items: int | None = Field(default=None, ge=1)
+    estimator: Literal["mean", "stratified", "p_irt"] | None = None
+    random: float = Field(default=0.3, ge=0, le=1)
+    calibration: int | None = Field(default=None, ge=0)
+    every: int = Field(default=25, ge=1)
+    rotate: float = Field(default=0.0, ge=0, le=1)
+
+    @property
+    def reads(self) -> str:
+        """The estimator: by default the one that goes with the choice of items."""
+        usual = {"informative": "p_irt", "stratified": "stratified"}
+        return self.estimator or usual.get(self.name, "mean")
+
+    @property
+    def draws(self) -> bool:
+        """Whether items are chosen, not taken in their fixed order."""
+        return self.name not in ("all", "first")
+
+    @property
+    def modelled(self) -> bool:
+        """Whether item response theory is fitted."""
+        return self.name == "informative" or self.reads == "p_irt"
+
+    @property
+    def whole(self) -> int:
+        """How many of the first candidates are asked every item."""
+        return (6 if self.modelled else 0) if self.calibration is None else self.calibration
+
+    def identity(self) -> dict[str, Any]:
+        """What was given, so that a run keeps its identity when there are further options."""
+        return {"name": self.name, "items": self.items, **self.model_dump(exclude_defaults=True)}
 
 
 class Budget(_Part):

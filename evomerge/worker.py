@@ -39,13 +39,17 @@ class Setup:
     vocabulary: Vocabulary | None = None
 
 
+Place = tuple[str, str, int | tuple[str, ...]]
+"""A block of an objective's items on a split: its number in the fixed order, or item ids."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """One plan and the blocks it is to answer, as (objective, split, block number)."""
+    """One plan and the blocks it is to answer."""
 
     plan: Mapping[str, Any]
     key: str
-    blocks: tuple[tuple[str, str, int], ...]
+    blocks: tuple[Place, ...]
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,11 @@ class Result:
     slot: int = 0
 
 
-def block(bank: Bank, split: str, number: int, batch: int) -> Sequence[Item]:
+def block(bank: Bank, split: str, number: int | tuple[str, ...], batch: int) -> Sequence[Item]:
     """Items of one block: the same for every candidate, whatever else is asked."""
+    if isinstance(number, tuple):
+        named = {item.id: item for item in bank.split(split)}
+        return [named[id] for id in number]
     return bank.split(split)[number * batch : (number + 1) * batch]
 
 
@@ -93,7 +100,7 @@ class Worker:
                 )
             self._try(scorer, bank, str(base.folder))
         self.live = Live(modules.writable(self.model), Workshop(opened, self.device))
-        self._batches: dict[tuple[str, str, int], Any] = {}
+        self._batches: dict[Place, Any] = {}
 
     def _try(self, scorer: Any, bank: Bank, folder: str) -> None:
         """InputError where not even one item can be prepared, such as for a missing template."""
@@ -118,7 +125,7 @@ class Worker:
                 self.live.build(Plan.parse(job.plan, "plan"))
                 for place in job.blocks:
                     where = f"objective '{place[0]}': "
-                    answers += self._answer(*place)
+                    answers += self._answer(place)
         except errors.EvaluationError as error:
             failed = str(error)
         except (Exception, SystemExit) as error:  # it may fail in any way; the run goes on
@@ -128,11 +135,11 @@ class Worker:
             return Result(job.key, failed=failed, seconds=seconds, slot=self.slot)
         return Result(job.key, tuple(answers), seconds=seconds, slot=self.slot)
 
-    def _answer(self, objective: str, split: str, number: int) -> Iterator[Answer]:
+    def _answer(self, place: Place) -> Iterator[Answer]:
+        objective, split, number = place
         bank = self.setup.banks[objective]
         scorer = plugins.load("scorer", bank.scorer)
         items = block(bank, split, number, self.setup.batch)
-        place = (objective, split, number)
         if place not in self._batches:
             self._batches[place] = scorer.prepare(self.tokenizer, items, **bank.options)
         found = scorer.score(self.model, self._batches[place])

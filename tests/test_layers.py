@@ -29,11 +29,12 @@ LAYERS = """
     schema shelf
     worker
     executors answers
-    objectives checks
+    estimation
+    objectives checks fidelity
     recipe
-    confirm fidelity front session
+    confirm front session
     report
-    signals
+    signals state
     loop run interop similarity
     tables calibration
     api

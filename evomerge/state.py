@@ -1,0 +1,280 @@
+"""What a search knows: its candidates, the items they are asked, how their answers are read.
+
+It changes by events of the ledger alone, so that replaying them leads to where they were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evomerge import confirm, plugins
+from evomerge.answers import Answers, Place
+from evomerge.estimation import Estimation
+from evomerge.fidelity import Chosen
+from evomerge.maths import pareto
+from evomerge.objectives import Losses
+from evomerge.plan import Plan
+from evomerge.plugins import Observation, Proposal
+from evomerge.recipe import Problem
+
+Report = Callable[[str, Mapping[str, Any]], None]
+
+GROWTH = 1.5
+"""Refits are so much rarer the longer a search is: all of them together cost a few of the last."""
+
+
+@dataclass
+class Candidate:
+    """A plan that the strategy has proposed, and what is known of it.
+
+    `asked` is how many items of a bank the strategy wants (None: as many as the recipe says).
+    """
+
+    id: int
+    point: tuple[float, ...] | None
+    plan: Plan
+    places: list[Place]
+    asked: int | None = None
+    losses: tuple[float, ...] | None = None
+    errors: tuple[float, ...] = ()
+    items: int = 0
+    failed: bool = False
+
+    @property
+    def told(self) -> bool:
+        return self.failed or self.losses is not None
+
+    def observed(self) -> dict[str, Any]:
+        known = {"losses": self.losses, "errors": self.errors, "items": self.items}
+        return {"id": self.id, **known}
+
+
+class State:
+    """Candidates by id, and those `outstanding`, whose answers are waited for."""
+
+    def __init__(
+        self, problem: Problem, answers: Answers, losses: Losses, strategy: plugins.Strategy,
+        report: Report,
+    ) -> None:  # fmt: skip
+        self.problem, self.answers, self.losses = problem, answers, losses
+        self.strategy, self.report = strategy, report
+        self.fidelity = problem.recipe.fidelity
+        self.ledger = answers.ledger
+        self.where = str(self.ledger.folder)
+        self.candidates: dict[int, Candidate] = {}
+        self.outstanding: list[Candidate] = []
+        self.ends = [plan.key for plan in confirm.endpoints(problem).values()]
+        self.estimation = Estimation(self.fidelity, answers, problem.signals, self.ends)
+        self.chosen = Chosen(self.fidelity, answers, problem.recipe.seed)
+        self._fitted: int | None = None
+        self._drawn: int | None = None
+        self._stale = False
+
+    # Proposals and observations
+
+    def admit(self, proposal: Proposal, key: str | None = None) -> Candidate:
+        """Make a proposal an outstanding candidate; `key`: the plan that the ledger has for it."""
+        if key is not None and proposal.point is None:
+            plan = Plan.parse(self.ledger.plan(key), "ledger")
+        elif proposal.point is not None:
+            plan = self.problem.plan(proposal.point)
+        else:
+            plan = Plan.parse(proposal.plan, "strategy")
+        known = self.candidates.get(proposal.id)
+        if known is None:
+            known = Candidate(proposal.id, proposal.point, plan, [])
+            self.candidates[proposal.id] = known
+        known.asked = proposal.items
+        known.places = self._wanted(known)
+        self.outstanding.append(known)
+        return known
+
+    def _wanted(self, candidate: Candidate) -> list[Place]:
+        if self.is_whole(candidate):
+            return self.answers.places("search")
+        return self.chosen.wanted(candidate.asked)
+
+    def is_whole(self, candidate: Candidate) -> bool:
+        """Whether it is one of the first, who answer every item."""
+        return candidate.id in list(self.candidates)[: self.fidelity.whole]
+
+    def tell(self, ready: Sequence[Candidate]) -> None:
+        """Record what is known of candidates who have answered, then tell the strategy."""
+        for candidate in ready:
+            candidate.failed = candidate.plan.key in self.answers.failures
+            if not candidate.failed:
+                self._estimate(candidate)
+        body = [candidate.observed() for candidate in ready]
+        self.ledger.append("tell", body)
+        self._pass_on(body)
+
+    def _estimate(self, candidate: Candidate) -> None:
+        found, items = self.estimation.of(candidate.plan.key, candidate.places)
+        candidate.losses, candidate.errors = self.losses.of(found)
+        candidate.items = items
+
+    def _pass_on(self, body: Sequence[Mapping[str, Any]]) -> None:
+        """Give the strategy what a tell event holds."""
+        named = self.problem.recipe.strategy
+        needs = plugins.strategy_needs(named.name, named.options)
+        observations = []
+        for row in body:
+            candidate = self.candidates[row["id"]]
+            candidate.failed = row["losses"] is None
+            candidate.losses = None if candidate.failed else tuple(row["losses"])
+            candidate.errors, candidate.items = tuple(row["errors"]), row["items"]
+            known = (candidate.losses, candidate.errors, candidate.items)
+            answers = self._answers_of(candidate) if "answers" in needs else None
+            observations.append(Observation(candidate.id, candidate.point, *known, answers))
+            if candidate in self.outstanding:
+                self.outstanding.remove(candidate)
+        self.strategy.tell(observations)
+
+    def _answers_of(self, candidate: Candidate) -> dict[str, dict[str, float]] | None:
+        if candidate.failed:
+            return None
+        key, places, signals = candidate.plan.key, candidate.places, self.problem.signals
+        return {name: self.answers.by_item(key, name, places, s) for name, s in signals.items()}
+
+    # Estimates and items, as answers come in
+
+    def revise(self) -> None:
+        """Refit, choose items and tell again, as far as that is due; each is an event."""
+        if self._fit_is_due():
+            told = [c for c in self._known() if c not in self.outstanding]
+            views = self.estimation.refitted([c.plan.key for c in told])
+            body = {"told": self._told(), "banks": views}
+            self.ledger.append("calibrated", body)
+            self._use_views(body)
+            self._say(views)
+        if self._items_are_due():
+            share = self.fidelity.rotate if self._drawn else 1.0
+            chosen = self.chosen.choose(self._fitted or 0, self.estimation, self._front(), share)
+            body = {**chosen, "again": [c.id for c in self._elite()]}
+            self.ledger.append("items", body)
+            self._use_items(body)
+        if self._stale:
+            self._stale = False
+            self._tell_again()
+
+    def _known(self) -> list[Candidate]:
+        return [c for _, c in sorted(self.candidates.items()) if c.losses is not None]
+
+    def _told(self) -> int:
+        return sum(c.told for c in self.candidates.values())
+
+    def _fit_is_due(self) -> bool:
+        if self.fidelity.reads == "mean" and self.fidelity.name != "stratified":
+            return False
+        if self._fitted is None:
+            return True
+        first = list(self.candidates.values())[: self.fidelity.whole]
+        if self._fitted == 0 and self.fidelity.whole:
+            return len(first) == self.fidelity.whole and all(c.told for c in first)
+        if not self.fidelity.modelled and not self.fidelity.rotate:
+            return False
+        return self._told() >= max(self._fitted + self.fidelity.every, GROWTH * self._fitted)
+
+    def _items_are_due(self) -> bool:
+        """At first, after the calibration, and at every refit where items rotate."""
+        if not self.fidelity.draws or self._drawn == (self._fitted or 0):
+            return False
+        return not self._drawn or self.fidelity.rotate > 0
+
+    def _front(self) -> list[str]:
+        """Plans of the nondominated among base, experts and candidates."""
+        scores = [[e.score for e in self.estimation.of(key, self.answers.places("search"))[0]]
+                  for key in self.ends]  # fmt: skip
+        losses = [self.losses.of_scores(row) for row in scores]
+        losses += [c.losses for c in self._known() if c.losses is not None]
+        keys = [*self.ends, *(c.plan.key for c in self._known())]
+        kept = pareto.nondominated(np.array(losses))
+        return list(dict.fromkeys(k for k, good in zip(keys, kept, strict=True) if good))
+
+    def _elite(self) -> list[Candidate]:
+        """The nondominated candidates, who answer newly chosen items too."""
+        known = [c for c in self._known() if c not in self.outstanding]
+        if not known:
+            return []
+        kept = pareto.nondominated(np.array([c.losses for c in known]))
+        return [c for c, good in zip(known, kept, strict=True) if good]
+
+    def _tell_again(self) -> None:
+        """Tell anew whose estimates another fit has changed."""
+        changed = []
+        for candidate in self._known():
+            if candidate not in self.outstanding:
+                before = candidate.observed()
+                self._estimate(candidate)
+                changed += [candidate] if candidate.observed() != before else []
+        if changed:
+            body = [candidate.observed() for candidate in changed]
+            self.ledger.append("tell", body)
+            self._pass_on(body)
+
+    def _use_views(self, body: Mapping[str, Any]) -> None:
+        self.estimation.use(body["banks"], self.where)
+        self._fitted, self._stale = body["told"], True
+
+    def _use_items(self, body: Mapping[str, Any]) -> None:
+        self.chosen.use(body["blocks"], self.where)
+        self._drawn = body["told"]
+        for id in body["again"]:
+            candidate = self.candidates[id]
+            candidate.places = self._wanted(candidate)
+            self.outstanding.append(candidate)
+
+    def _say(self, views: Mapping[str, Mapping[str, Any]]) -> None:
+        """Why a bank is not read as the recipe wants, once the calibration is complete."""
+        for name, view in views.items() if self._told() >= self.fidelity.whole else ():
+            if view["fallback"]:
+                text = f"'{name}': {view['fallback']}: the stratified mean is used"
+                self.report("note", {"text": text})
+
+    # An earlier session
+
+    def replay(self) -> None:
+        """Bring the strategy to where the ledger ends."""
+        diverged = 0
+        use: dict[str, Callable[[Any], None]] = {
+            "tell": self._pass_on, "calibrated": self._use_views, "items": self._use_items
+        }  # fmt: skip
+        for event in self.ledger.events("ask", *use):
+            if event.kind == "ask":
+                diverged += self._asked(event.body)
+            else:
+                use[event.kind](event.body)
+        if diverged:
+            self.report(
+                "note",
+                {"text": f"{diverged} asks came out otherwise than recorded; the record is used"},
+            )
+
+    def _asked(self, body: Mapping[str, Any]) -> bool:
+        """Repeat an ask; whether it came out otherwise than recorded."""
+        again = self.strategy.ask(body["n"])
+        recorded = body["proposals"]
+        for row in recorded:
+            self.admit(Proposal(row["id"], _point(row["point"]), items=row["items"]), row["plan"])
+        return [(p.id, p.point) for p in again] != [
+            (row["id"], _point(row["point"])) for row in recorded
+        ]
+
+    def shortlist(self) -> dict[str, Plan]:
+        """Label -> plan of what is confirmed: the strategy's incumbents, then of the front."""
+        found: dict[str, Plan] = {}
+        for i, point in enumerate(self.strategy.incumbents()):
+            found[f"m{i}"] = self.problem.plan(self.problem.space.canonical(np.asarray(point)))
+        told = [c for c in self.candidates.values() if c.losses is not None]
+        room = max(1, self.problem.recipe.shortlist - len(found))
+        found |= {f"c{c.id}": c.plan for c in confirm.best_of_front(told, room)}
+        unique = {plan.key: label for label, plan in found.items()}
+        return {label: plan for label, plan in found.items() if unique[plan.key] == label}
+
+
+def _point(value: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if value is None else tuple(value)
