@@ -54,10 +54,10 @@ def _fidelity(fidelity: Fidelity) -> None:
         ("estimator", name == "informative" and reads == "mean", "the mean of the most "
          "informative items is not that of all: expected p_irt or stratified"),
         ("random", name != "informative" and "random" in given, "goes with 'informative'"),
-        ("rotate", fidelity.rotate > 0 and not fidelity.draws, f"'{name}' has one fixed order"),
+        ("rotate", fidelity.rotates > 0 and not fidelity.draws, f"'{name}' has one fixed order"),
         *((key, reads == "mean" and key in given, "goes with the estimators stratified and p_irt:"
            " means of different items can not be compared")
-          for key in ("calibration", "every", "rotate")),
+          for key in ("calibration", "recalibration", "every", "rotate")),
     ):  # fmt: skip
         if wrong:
             raise errors.RecipeError(f"fidelity.{key}: {reason}")

@@ -54,13 +54,14 @@ class Objective(_Part):
 
 
 class Fidelity(_Part):
-    """Which items of each bank's `search` split a candidate is asked, and how its answers are read.
+    """Which items of each bank's `search` split a candidate is asked; how its answers are read.
 
     All of them, the `first` of a fixed order, a `random` draw, one in equal parts from strata of
     difficulty, or the most informative for the front and a share `random` from strata. Everybody
-    is asked the same `items`, but the first `calibration` candidates all there are. `estimator` is
-    `mean`, `stratified` or `p_irt`. When `every` further candidates, and half as many again, have
-    been told, item response theory is fitted anew, and a share `rotate` of the items replaced.
+    is asked the same `items`. `estimator` is `mean`, `stratified` or `p_irt`. When `every` further
+    candidates, and half as many again, have been told, item response theory is fitted anew, and
+    at most a share `rotate` of the items is replaced. The first `calibration` candidates, and
+    the first `recalibration` after each fit, are asked every item.
     """
 
     name: Literal["all", "first", "random", "stratified", "informative"] = "all"
@@ -68,8 +69,9 @@ class Fidelity(_Part):
     estimator: Literal["mean", "stratified", "p_irt"] | None = None
     random: float = Field(default=0.3, ge=0, le=1)
     calibration: int | None = Field(default=None, ge=0)
+    recalibration: int | None = Field(default=None, ge=0)
     every: int = Field(default=25, ge=1)
-    rotate: float = Field(default=0.0, ge=0, le=1)
+    rotate: float | None = Field(default=None, ge=0, le=1)
 
     @property
     def reads(self) -> str:
@@ -91,6 +93,18 @@ class Fidelity(_Part):
     def whole(self) -> int:
         """How many of the first candidates are asked every item."""
         return (6 if self.modelled else 0) if self.calibration is None else self.calibration
+
+    @property
+    def fresh(self) -> int:
+        """How many candidates after each further fit are asked every item."""
+        return int(self.modelled) if self.recalibration is None else self.recalibration
+
+    @property
+    def rotates(self) -> float:
+        """The share of the items that is replaced at each further fit."""
+        return (
+            (0.3 if self.modelled and self.draws else 0.0) if self.rotate is None else self.rotate
+        )
 
     def identity(self) -> dict[str, Any]:
         """What was given, so that a run keeps its identity when there are further options."""

@@ -31,7 +31,8 @@ GROWTH = 1.5
 class Candidate:
     """A plan that the strategy has proposed, and what is known of it.
 
-    `asked` is how many items of a bank the strategy wants (None: as many as the recipe says).
+    `asked` is how many items of a bank the strategy wants (None: as many as the recipe says);
+    `whole`, whether it is one of those who answer every item.
     """
 
     id: int
@@ -39,6 +40,7 @@ class Candidate:
     plan: Plan
     places: list[Place]
     asked: int | None = None
+    whole: bool = False
     losses: tuple[float, ...] | None = None
     errors: tuple[float, ...] = ()
     items: int = 0
@@ -72,6 +74,7 @@ class State:
         self.chosen = Chosen(self.fidelity, answers, problem.recipe.seed)
         self._fitted: int | None = None
         self._drawn: int | None = None
+        self._admitted = 0  # since the last fit
         self._stale = False
 
     # Proposals and observations
@@ -86,21 +89,19 @@ class State:
             plan = Plan.parse(proposal.plan, "strategy")
         known = self.candidates.get(proposal.id)
         if known is None:
-            known = Candidate(proposal.id, proposal.point, plan, [])
+            whole = self._admitted < (self.fidelity.fresh if self._fitted else self.fidelity.whole)
+            known = Candidate(proposal.id, proposal.point, plan, [], whole=whole)
             self.candidates[proposal.id] = known
+            self._admitted += 1
         known.asked = proposal.items
         known.places = self._wanted(known)
         self.outstanding.append(known)
         return known
 
     def _wanted(self, candidate: Candidate) -> list[Place]:
-        if self.is_whole(candidate):
+        if candidate.whole:
             return self.answers.places("search")
         return self.chosen.wanted(candidate.asked)
-
-    def is_whole(self, candidate: Candidate) -> bool:
-        """Whether it is one of the first, who answer every item."""
-        return candidate.id in list(self.candidates)[: self.fidelity.whole]
 
     def tell(self, ready: Sequence[Candidate]) -> None:
         """Record what is known of candidates who have answered, then tell the strategy."""
@@ -152,9 +153,11 @@ class State:
             self._use_views(body)
             self._say(views)
         if self._items_are_due():
-            share = self.fidelity.rotate if self._drawn else 1.0
+            share = self.fidelity.rotates if self._drawn else 1.0
             chosen = self.chosen.choose(self._fitted or 0, self.estimation, self._front(), share)
-            body = {**chosen, "again": [c.id for c in self._elite()]}
+            self.chosen.use(chosen["blocks"], self.where)
+            again = [c.id for c in self._elite() if self._lacks(c)]
+            body = {**chosen, "again": again}
             self.ledger.append("items", body)
             self._use_items(body)
         if self._stale:
@@ -172,10 +175,9 @@ class State:
             return False
         if self._fitted is None:
             return True
-        first = list(self.candidates.values())[: self.fidelity.whole]
         if self._fitted == 0 and self.fidelity.whole:
-            return len(first) == self.fidelity.whole and all(c.told for c in first)
-        if not self.fidelity.modelled and not self.fidelity.rotate:
+            return sum(c.told for c in self.candidates.values() if c.whole) >= self.fidelity.whole
+        if not self.fidelity.modelled and not self.fidelity.rotates:
             return False
         return self._told() >= max(self._fitted + self.fidelity.every, GROWTH * self._fitted)
 
@@ -183,7 +185,7 @@ class State:
         """At first, after the calibration, and at every refit where items rotate."""
         if not self.fidelity.draws or self._drawn == (self._fitted or 0):
             return False
-        return not self._drawn or self.fidelity.rotate > 0
+        return not self._drawn or self.fidelity.rotates > 0
 
     def _front(self) -> list[str]:
         """Plans of the nondominated among base, experts and candidates."""
@@ -203,6 +205,9 @@ class State:
         kept = pareto.nondominated(np.array([c.losses for c in known]))
         return [c for c, good in zip(known, kept, strict=True) if good]
 
+    def _lacks(self, candidate: Candidate) -> bool:
+        return bool(self.answers.missing(candidate.plan.key, self._wanted(candidate)))
+
     def _tell_again(self) -> None:
         """Tell anew whose estimates another fit has changed."""
         changed = []
@@ -218,7 +223,7 @@ class State:
 
     def _use_views(self, body: Mapping[str, Any]) -> None:
         self.estimation.use(body["banks"], self.where)
-        self._fitted, self._stale = body["told"], True
+        self._fitted, self._stale, self._admitted = body["told"], True, 0
 
     def _use_items(self, body: Mapping[str, Any]) -> None:
         self.chosen.use(body["blocks"], self.where)
