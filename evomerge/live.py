@@ -99,11 +99,14 @@ def save(
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         done = 0
-        for name in merged.tensors:
-            tensor = merged.read(name)
-            check_finite(name, tensor, merged)
-            yield name, tensor
-            done += tensor.nbytes
+        for name, info in merged.tensors.items():
+            if not info.numel:
+                yield name, torch.empty(info.shape, dtype=kept[name])
+            for start, stop in merged.tiles(name):
+                tile = merged.merge(name, start, stop)
+                check_finite(name, tile, merged)
+                yield name, tile.to(kept[name])
+            done += info.numel * kept[name].itemsize
             told(done, total)
 
     return writer.write(

@@ -6,32 +6,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from types import ModuleType
 from typing import Any, Protocol
 
 import torch
 
-from evomerge import errors, plugins
+from evomerge import errors, passes, plugins
 from evomerge.arguments import arguments
 from evomerge.files.checkpoint import TensorInfo
 from evomerge.files.vocabulary import present
 from evomerge.inputs import Opened
 from evomerge.layers import Place
 from evomerge.maths.counter_rng import Noise
+from evomerge.passes import Tensors
 from evomerge.plan import Input, Plan, Vocabulary, canonical
 from evomerge.work import Work, extents
 
 TILE = 2**17
 """Elements of a tile: few enough for a cache, enough to outweigh the calls."""
 
-EXTENT = 2**18
-"""Elements that statistics are gathered from at a time, whatever the tiles: sums of floats shall
-not depend on them."""
-
 KEPT = 2**30
 """Bytes that a workshop keeps of what operators `derive`; what is more is derived each time."""
-
-Tensors = dict[str, torch.Tensor]
 
 
 class Source(Protocol):
@@ -45,19 +39,21 @@ class Source(Protocol):
 
 @dataclass
 class Workshop:
-    """What candidates share: opened models by sha256, and gene-free statistics."""
+    """What candidates share: opened models by sha256, and gene-free statistics. With `once`
+    there is one plan, and what it does not need is not prepared."""
 
     checkpoints: Opened
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     tile: int = TILE
     kept: int = KEPT
+    once: bool = False
     _stats: dict[tuple[str, ...], Tensors] = field(default_factory=dict)
     _derived: dict[tuple[object, ...], Tensors] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plan: Plan) -> Workshop:
         """Open all models of a plan where its paths say; raises InputError if one changed."""
-        return cls(Opened.of(plan), kept=0)  # what one plan derives, it derives once
+        return cls(Opened.of(plan), kept=0, once=True)
 
     def source(self, item: Input, vocabulary: Vocabulary | None = None) -> Source:
         """Where an input's tensors come from, in the layout of a plan's vocabulary."""
@@ -74,7 +70,9 @@ class Workshop:
         if key not in self._stats:
             names = [name] if name else merged.mergeable
             scopes = {n: work.scope_of(merged.places[n]) for n in names}
-            self._stats[key] = _prepare(module, merged, scopes)
+            brief = self.once and hasattr(module, "bracket")
+            found = passes.bracketed(module, merged, scopes) if brief else None
+            self._stats[key] = found or passes.prepare(module, merged, scopes)
         return self._stats[key]
 
     def derived(
@@ -92,24 +90,6 @@ class Workshop:
                 self.kept -= size
                 self._derived[key] = found
         return found
-
-
-def _prepare(module: ModuleType, merged: Merged, scopes: Mapping[str, str]) -> Tensors:
-    """Run the passes of an operator's statistics over tensors; each sees what the last found."""
-    stats: Tensors | None = None
-    for _ in range(getattr(module, "PASSES", 1)):
-        found: Tensors = {}
-        for name, scope in scopes.items():
-            for start, stop in extents(merged.tensors[name], scope, EXTENT):
-                inputs = merged.shaped(name, scope, start, stop)
-                _add(found, module.prepare(*inputs, stats, merged.places[name]))
-        stats = module.finish(found, stats) if hasattr(module, "finish") else found
-    return stats or {}
-
-
-def _add(total: Tensors, part: Mapping[str, torch.Tensor]) -> None:
-    for key, value in part.items():
-        total[key] = total[key] + value if key in total else value
 
 
 class Merged:
@@ -184,13 +164,15 @@ class Merged:
     def places(self) -> dict[str, Place]:
         return self.plan.layers.places({n: info.shape for n, info in self.tensors.items()})
 
-    def inputs(self, name: str, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Base (n,) and experts (K, n) of an extent, in float32."""
+    def inputs(
+        self, name: str, start: int, stop: int, step: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Base (n,) and experts (K, n) of every `step`-th entry of an extent, in float32."""
         device = self.workshop.device
-        base = self.base.read_flat(name, start, stop).to(device, torch.float32)
-        experts = torch.empty((len(self.experts), stop - start), device=device)
+        base = self.base.read_flat(name, start, stop)[::step].to(device, torch.float32)
+        experts = torch.empty((len(self.experts), len(base)), device=device)
         for row, expert in zip(experts, self.experts, strict=True):
-            row.copy_(expert.read_flat(name, start, stop))
+            row.copy_(expert.read_flat(name, start, stop)[::step])
         return base, experts
 
     def merge(self, name: str, start: int, stop: int) -> torch.Tensor:
@@ -261,7 +243,7 @@ class Merged:
                 part = work.module.measure(
                     *inputs, stats=self.stats(name), place=work.place, **work.genes
                 )
-                _add(found, part)
+                passes.add(found, part)
         return found
 
     def read_flat(self, name: str, start: int, stop: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge import errors
-from evomerge.answers import Scores
-from evomerge.files.ledger import NAME, Ledger
 from evomerge.front import Front, Point, Tested, stacked
 from evomerge.maths import intervals, pareto
-from evomerge.objectives import Anchor, Losses, anchor
+from evomerge.objectives import Losses, anchor
+from evomerge.preferences import Preference
+from evomerge.recorded import Recorded
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -26,30 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Front", "Point", "Run"]
 
 
-def pinned(folder: Path) -> dict[str, str]:
-    """The commits of a run that has begun, by the names that its recipe has for them."""
-    if not (folder / NAME).is_file():
-        return {}
-    return dict(Ledger(folder).meta("origins") or {})
-
-
-class Run:
-    """The folder of a run, opened for reading."""
-
-    def __init__(self, folder: str | Path) -> None:
-        """Raises InputError where there is no run."""
-        self.folder = Path(folder)
-        self._ledger = Ledger(self.folder)
-        self.recipe: dict[str, Any] = self._ledger.meta("recipe") or {}
-        self.objectives: list[str] = list(self._ledger.meta("banks") or {})
-        self.n_genes = len((self._ledger.meta("identity") or {}).get("genes", {}))
-
-    @cached_property
-    def _scores(self) -> dict[tuple[str, str, str], dict[str, float]]:
-        table: dict[tuple[str, str, str], dict[str, float]] = {}
-        for plan, a in self._ledger.answers():
-            table.setdefault((plan, a.bank, a.split), {})[a.item] = a.score
-        return table
+class Run(Recorded):
+    """A run, opened for reading: what its confirmation found, and any point as a model."""
 
     @property
     def confirmed(self) -> dict[str, Any]:
@@ -64,12 +42,6 @@ class Run:
     @property
     def is_confirmed(self) -> bool:
         return self._ledger.last("confirmed") is not None
-
-    @cached_property
-    def searched(self) -> Losses:
-        """The anchors that the search froze, in the signal that it saw."""
-        anchors = self._ledger.last("anchors") or {}
-        return Losses({name: Anchor(**value) for name, value in anchors.items()}, {})
 
     @cached_property
     def losses(self) -> Losses:
@@ -87,12 +59,12 @@ class Run:
         }
         return Point(label, key, scores, chosen)
 
-    def _row(self, key: str, objective: str, split: str) -> dict[str, float]:
-        return self._scores.get((key, objective, split), {})
-
-    def _column(self, key: str, objective: str, split: str) -> Scores:
-        row = self._row(key, objective, split)
-        return np.array([row[item] for item in sorted(row)])
+    def seen(self, point: Point) -> list[float]:
+        """Means (M,) on `validation` of what the search saw of each objective."""
+        given = self.recipe.get("objectives", {})
+        signals = [given.get(name, {}).get("signal", "score") for name in self.objectives]
+        pairs = zip(self.objectives, signals, strict=True)
+        return [float(self._column(point.key, n, "validation", s).mean()) for n, s in pairs]
 
     @cached_property
     def _fronts(self) -> tuple[Front, Front]:
@@ -130,15 +102,31 @@ class Run:
         points: list[Point] = self.front.points
         return points[pareto.knee(rows)]
 
+    def prefer(
+        self,
+        weights: Mapping[str, float] | None = None,
+        *,
+        at_least: Mapping[str, float] | None = None,
+        near: Mapping[str, float] | None = None,
+    ) -> Point:
+        """The point of the front that suits preferences best, by `validation`; see Preference."""
+        return Preference(weights or {}, at_least or {}, near or {}).pick(self)
+
+    @property
+    def looks(self) -> int:
+        """How often `test` was looked at."""
+        later = [e for e in self._ledger.events("between") if e.body["looked"]]
+        return int(self.confirmed["looks"]) + len(later)
+
     def point(self, which: str) -> Point:
-        """`best`, `knee`, a label such as `c17`, a baseline's label, or a plan's key."""
+        """`best`, `knee`, a label such as `c17`, a baseline's label, or a point in between."""
         if which == "best":
             return self.chosen
         if which == "knee":
             return self.knee
         known = {point.label: point for point in [*self.front.points, *self.baselines.points]}
         found = self.confirmed
-        labels = {**self.asked(), **found["shortlist"]}
+        labels = {**self.asked(), **found["shortlist"], **self.between()}
         if which in known:
             return known[which]
         if which in labels:
@@ -146,42 +134,6 @@ class Run:
         raise errors.RecipeError(
             errors.unknown(str(self.folder), "point", which, ["best", "knee", *known])
         )
-
-    def asked(self) -> dict[str, str]:
-        """Plan key of every candidate, by label."""
-        rows = (row for event in self._ledger.events("ask") for row in event.body["proposals"])
-        return {f"c{row['id']}": row["plan"] for row in rows}
-
-    def history(self) -> Iterator[tuple[int, list[float]]]:
-        """(items answered so far, losses) of each told candidate that did not fail.
-
-        A candidate that is told again counts only its further items.
-        """
-        items: dict[int, int] = {}
-        for event in self._ledger.events("tell"):
-            for row in event.body:
-                if row["losses"] is not None:
-                    items[row["id"]] = row["items"]
-                    yield sum(items.values()), row["losses"]
-
-    @property
-    def contamination(self) -> list[str]:
-        """Why scores on a public benchmark can not be claimed: its test set took part."""
-        found = self._ledger.meta("contamination") or {}
-        return [f"'{name}': {line}." for name, line in found.items()]
-
-    def failures(self) -> dict[str, str]:
-        """Reason by plan key."""
-        return self._ledger.failures()
-
-    def spent(self) -> dict[str, float]:
-        """What the search took: candidates asked, items answered by them, seconds of work."""
-        items = [items for items, _ in self.history()]
-        return {
-            "candidates": len(self.asked()),
-            "items": items[-1] if items else 0,
-            "seconds": self._ledger.seconds(),
-        }
 
     def kind(self, point: Point) -> str:
         """What a point is to a reader: chosen, knee, front, base, expert or textbook."""
@@ -203,7 +155,7 @@ class Run:
         rows = []
         for point in [*self.front.points, *self.baselines.points]:
             columns = [
-                [score for item, score in self._row(point.key, name, "search").items()
+                [answer.score for item, answer in self._row(point.key, name, "search").items()
                  if item in asked or point in self.front.points]
                 for name, asked in zip(self.objectives, items, strict=True)
             ]  # fmt: skip
@@ -292,7 +244,7 @@ class Run:
                 "baselines": self.baselines.rows(),
                 "chosen_against": self.comparisons(),
                 "knee": self.knee.label,
-                "looks_at_test": self.confirmed["looks"],
+                "looks_at_test": self.looks,
                 "contamination": self.contamination,
             },
             indent=1,

@@ -6,7 +6,17 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from evomerge.files.ledger import NAME, Ledger
+
+
+def pinned(folder: Path) -> dict[str, str]:
+    """The commits of a run that has begun, by the names that its recipe has for them."""
+    if not (folder / NAME).is_file():
+        return {}
+    return dict(Ledger(folder).meta("origins") or {})
 
 
 def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from evomerge.files import plain
 from evomerge.files.adapter import FIT
-from evomerge.front import Front, named, shown
+from evomerge.front import Front, Point, named, shown
 from evomerge.run import Run
 
 
@@ -38,7 +39,7 @@ def show(out: Console, run: Run) -> None:
     for name, points in (("front", run.front), ("all baselines", run.baselines)):
         value, low, high = run.hypervolume(points)
         out.print(f"test hypervolume of {name}: {value:.3f} ({low:.3f} to {high:.3f})")
-    out.print(f"looks at test so far: {run.confirmed['looks']}")
+    out.print(f"looks at test so far: {run.looks}")
     for line in run.contamination:
         out.print(line, style="yellow", highlight=False, markup=False)
     failed = len(run.failures())
@@ -48,6 +49,22 @@ def show(out: Console, run: Run) -> None:
     out.print(
         f"save:   evomerge export {run.folder} best -o merged", highlight=False, soft_wrap=True
     )
+
+
+def preferred(out: Console, run: Run, point: Point) -> None:
+    """The point that suits preferences, beside the one that the run chose and the baselines."""
+    beside = [point] if point.chosen else [point, run.chosen]
+    rows = Front([*beside, *run.baselines.points], run.objectives, run.front.tested)
+    out.print(table_of(f"preferred: {point.label} (by validation; scored on test)", rows))
+    out.print(
+        f"save:   evomerge export {run.folder} {point.label} -o merged", highlight=False,
+        soft_wrap=True,
+    )  # fmt: skip
+
+
+def preferred_json(run: Run, point: Point) -> str:
+    """The same as JSON."""
+    return json.dumps(Front([point], run.objectives, run.front.tested).rows()[0], indent=1)
 
 
 class Finding(Protocol):

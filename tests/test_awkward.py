@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import evomerge
-from evomerge import errors
+from evomerge import errors, passes
 from evomerge.api import plan_of
 from evomerge.materialize import Merged, Workshop
+from evomerge.maths import sparsify
 from evomerge.plan import nested
 from evomerge.recipe import resolve
 from tests import families, ledgers
@@ -42,6 +43,21 @@ def test_ties_is_the_same_in_any_tiles(family, scope, balanced):
     for tile in (509, 4096):
         tiled = whole(plan, tile)
         assert all(torch.equal(tiled[name], untiled[name]) for name in untiled)
+
+
+@pytest.mark.parametrize("scope", ["model", "tensor"])
+@pytest.mark.parametrize("density", [0.3, 1.0])
+def test_ties_in_one_pass_has_the_bits_of_all_passes(family, monkeypatch, scope, density):
+    """A merge without a search looks for one threshold, between bounds that a sample gives."""
+    monkeypatch.setattr(sparsify, "_LEAST_SAMPLE", 50)
+    monkeypatch.setattr(sparsify, "_MOST_CELLS", 2**21)
+    monkeypatch.setattr(passes, "SAMPLED", 1)
+    plan = ties_plan(family, density=density, weight=[1, 0.5], threshold_scope=scope)
+    brief = Merged(plan, Workshop.of(plan))
+    full = Merged(plan, dataclasses.replace(Workshop.of(plan), once=False))
+    assert all(torch.equal(brief.read(name), full.read(name)) for name in full.tensors)
+    some = [brief.stats(name)["thresholds"].isnan().any() for name in brief.mergeable]
+    assert any(some) == (density < 1)
 
 
 def test_a_gene_that_a_plan_does_not_name_has_its_default(family):

@@ -22,6 +22,7 @@ LAYERS = """
     operators strategies scorers
     plan
     inputs arguments work
+    passes
     materialize layout
     live
     lowrank
@@ -35,11 +36,14 @@ LAYERS = """
     confirm front session
     report
     signals state
+    recorded
+    preferences
     loop run interop similarity
+    between
     tables calibration
     api
     preview progress
-    shelves merging comparing calibrating
+    shelves merging comparing calibrating choosing
     cli
 """
 ORDER = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}

@@ -32,6 +32,33 @@ def test_thresholds_are_order_statistics_whatever_the_tiles(values, j, cut):
     assert found[0, j].item() == max(expected, smallest)
 
 
+@pytest.mark.parametrize("j", [13, 51, 128, 200])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_a_bracketed_threshold_is_the_exact_one(j, stored):
+    """Where the sample misleads, nothing is found rather than another value."""
+    generator = torch.Generator().manual_seed(j)
+    whole = torch.randn((2, 300_007), generator=generator).to(stored).float().abs()
+    guess = sparsify.bracket(whole[:, ::2], j / 256)
+    tiles = whole.split(65_536, dim=1)
+    parts = [sparsify.count_inside(tile, guess) for tile in tiles]
+    sums = {name: sum(part[name] for part in parts) for name in parts[0]}
+    found = sparsify.located(sums, guess)
+    assert torch.equal(found[:, j], table(whole)[:, j])
+    assert found.isnan().sum() == 2 * 256
+    doubled = {**sums, "inside": sums["inside"] * 0, "pool": sums["pool"]}
+    assert sparsify.located(doubled, guess) is None
+    far = sparsify.bracket(2 * whole[:, ::2], j / 256)
+    assert sparsify.located(sparsify.count_inside(whole, far), far) is None
+
+
+def test_a_sample_that_leaves_too_much_open_gives_no_bracket():
+    """Few entries, mostly zeros, or a density near the ends."""
+    entries = torch.rand((1, 20_000))
+    assert sparsify.bracket(entries[:, :100], 0.5) is None
+    assert sparsify.bracket(entries * (entries > 0.9), 0.5) is None
+    assert sparsify.bracket(entries, 1.0) is None
+
+
 @settings(max_examples=40)
 @given(magnitudes, st.integers(1, 256))
 def test_trim_keeps_the_largest_all_ties_and_no_zeros(values, j):

@@ -54,7 +54,8 @@ def write(
 ) -> Path:
     """Stream `tensors` into a new model folder and return its path.
 
-    `tensors` come in the order of `sizes`, of `dtype` except where `dtypes` names another.
+    `tensors` come in the order of `sizes`, of `dtype` except where `dtypes` names another; each
+    whole, or in flat parts, one after the other under its name.
     Config and tokenizer are those of the folder or form `source`; each of `extra_json` becomes
     a file.
     Raises RecipeError if `folder` is in use, MachineError if the disk does not allow it,
@@ -218,7 +219,7 @@ def _write_shards(
         with (partial / shard.name).open("xb") as file:
             file.write(shard.prefix)
             for info in shard.infos.values():
-                _write_tensor(file, info, *next(stream, ("nothing", torch.empty(0))))
+                _write_tensor(file, info, stream)
             _sync(file)
     name, _ = next(stream, ("", None))
     if name:
@@ -226,15 +227,21 @@ def _write_shards(
 
 
 def _write_tensor(
-    file: BinaryIO, info: header.TensorInfo, name: str, tensor: torch.Tensor
+    file: BinaryIO, info: header.TensorInfo, stream: Iterator[tuple[str, torch.Tensor]]
 ) -> None:
-    got = (name, tensor.dtype, tuple(tensor.shape))
-    want = (info.name, info.dtype, info.shape)
-    if got != want:
-        raise ValueError(f"tensors: got {got}, expected {want}")
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
     file.seek(info.start)
-    file.write(flat.view(torch.uint8).numpy().data)
+    done, begun = 0, False
+    while done < info.numel or not begun:
+        name, part = next(stream, ("nothing", torch.empty(0)))
+        whole = not begun and tuple(part.shape) == info.shape
+        if (name, part.dtype) != (info.name, info.dtype) or not (
+            whole or (part.dim() == 1 and 0 < part.numel() <= info.numel - done)
+        ):
+            got, want = (name, part.dtype, tuple(part.shape)), (info.name, info.dtype, info.shape)
+            raise ValueError(f"tensors: got {got}, expected {want} from entry {done} on")
+        flat = part.detach().cpu().contiguous().reshape(-1)
+        file.write(flat.view(torch.uint8).numpy().data)
+        done, begun = done + part.numel(), True
 
 
 def _write_companions(partial: Path, small: Mapping[str, bytes]) -> None:

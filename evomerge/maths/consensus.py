@@ -35,6 +35,20 @@ def total(task_vectors: torch.Tensor, weight: torch.Tensor | Sequence[float]) ->
     return summed
 
 
+def mean(tensors: torch.Tensor, share: Sequence[float]) -> torch.Tensor:
+    """sum_k s_k x_k (*S) of (K, *S), for K shares >= 0 that sum to 1: exactly x where all x_k = x.
+
+    As a running mean, m_k = m_(k-1) + s_k / (s_1 + ... + s_k) (x_k - m_(k-1)).
+    """
+    found: torch.Tensor | None = None
+    before = 0.0
+    for row, one in zip(tensors, share, strict=True):
+        if one:
+            before += one
+            found = row.clone() if found is None else found.lerp_(row, one / before)
+    return torch.zeros_like(tensors[0]) if found is None else found
+
+
 def elected(task_vectors: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The sign of the weighted mass of each entry (*S): 0 where the experts balance exactly."""
     return total(task_vectors, weight).sign_()

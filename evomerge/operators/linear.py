@@ -14,7 +14,7 @@ from evomerge.genome import COMPAT, Gene
 from evomerge.layers import Place
 from evomerge.maths import consensus
 
-VERSION = 2
+VERSION = 3
 GENES = (
     Gene("weight", -0.5, 1.5, default=1.0, per_expert=True, seeds=(1.0,)),
     Gene("normalize", default="yes", choices=("yes", "no"), level="model", searched=False),
@@ -37,13 +37,14 @@ def merge(
 ) -> torch.Tensor:
     """sum_k w_k W_k, divided by sum |w| unless `normalize` is `no`.
 
-    Normalised, it is taken as base + sum_k w_k (W_k - base) / sum |w|: the same for non-negative
-    weights, while a negative one moves away from its expert. Where the divisor is zero it
-    is taken as one.
+    With a negative weight it is base + sum_k w_k (W_k - base) / sum |w|, which otherwise is the
+    same: it moves away from its expert. Where the divisor is zero it is taken as one.
     """
     if normalize == "no":
         return consensus.total(experts, weight)
     weights = weight.tolist()
     total = sum(weights) if compat == "mergekit" else sum(map(abs, weights))
     share = [one / (total or 1.0) for one in weights]
+    if total and min(share) >= 0:
+        return consensus.mean(experts, share)
     return consensus.total(experts - base, share).add_(base)

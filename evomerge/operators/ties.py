@@ -11,6 +11,7 @@ negative weights reduce the divisor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,15 +46,32 @@ def prepares(genes: dict[str, Any], place: Place) -> bool:
     return bool(genes["compat"] == "paper" and genes["threshold_scope"] != "row")
 
 
+def bracket(
+    base: torch.Tensor, experts: torch.Tensor, genes: Sequence[dict[str, Any]]
+) -> dict[str, torch.Tensor] | None:
+    """Where the threshold of the one density of a plan is looked for, by a sample of entries."""
+    densities = {one["density"] for one in genes}
+    if len(densities) > 1:
+        return None
+    return sparsify.bracket((experts - base).abs_(), densities.pop())
+
+
 def prepare(
     base: torch.Tensor, experts: torch.Tensor, stats: sparsify.State | None, place: Place
 ) -> dict[str, torch.Tensor]:
-    """Magnitude counts of a tile (n,) and (K, n) for the pass after `stats`."""
-    return {"counts": sparsify.count((experts - base).abs_(), stats)}
+    """Magnitude counts of a tile (n,) and (K, n) for the pass after `stats`, or of a bracket."""
+    magnitudes = (experts - base).abs_()
+    if stats is not None and "low" in stats:
+        return sparsify.count_inside(magnitudes, stats)
+    return {"counts": sparsify.count(magnitudes, stats)}
 
 
-def finish(sums: sparsify.State, stats: sparsify.State | None) -> dict[str, torch.Tensor]:
-    """Between passes, what is known of the thresholds; after the last one, the thresholds."""
+def finish(sums: sparsify.State, stats: sparsify.State | None) -> dict[str, torch.Tensor] | None:
+    """Between passes, what is known of the thresholds; after the last one, the thresholds. None
+    if they are not in the bracket."""
+    if stats is not None and "low" in stats:
+        table = sparsify.located(sums, stats)
+        return None if table is None else {"thresholds": table}
     state = sparsify.descend(sums["counts"], stats)
     return {**state, "thresholds": sparsify.thresholds(state)}
 

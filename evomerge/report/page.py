@@ -102,7 +102,7 @@ def _claim(run: Run) -> str:
     verdict = "not distinguishable from"
     if row["p_holm"] < 0.05:
         verdict = "better than" if row["difference"] > 0 else "worse than"
-    looks = run.confirmed["looks"]
+    looks = run.looks
     times = "once" if looks == 1 else f"{looks} times, so it is no longer quite fresh"
     n = sum(len(column) for column in chosen.scores["test"])
     p = _safe(shown(row["p_holm"]))

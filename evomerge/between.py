@@ -1,0 +1,78 @@
+"""Points between two members of a front, made and scored when someone asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from evomerge import confirm, errors
+from evomerge.answers import Answers, Desk
+from evomerge.files.ledger import Ledger
+from evomerge.front import Point
+from evomerge.plan import Plan, nested
+from evomerge.recipe import Problem, resolve
+from evomerge.run import Run
+from evomerge.session import pinned
+from evomerge.worker import Result
+
+
+def interpolated(problem: Problem, first: Plan, second: Plan, share: float) -> Plan:
+    """The plan whose weights are (1 - share) times those of the first and share times those of
+    the second: a linear merge of two plans."""
+    ends = (nested(first, "first"), nested(second, "second"))
+    frame = replace(confirm.undivided(problem, "linear"), experts=ends)
+    shares = {"first": 1 - share, "second": share}
+    return frame.plan({gene.key: shares[gene.expert] for gene in frame.genes() if gene.expert})
+
+
+def between(
+    folder: str | Path,
+    first: str,
+    second: str,
+    share: float = 0.5,
+    *,
+    told: Callable[[Result], None] = lambda result: None,
+) -> Point:
+    """Score a model on the way from one point of a run to another, on `validation` and `test`.
+
+    `share` in (0, 1) is how far. The run remembers the point under its label,
+    `first~second@share`, so that it can be exported; looking at `test` is counted. Raises
+    RecipeError for an unknown point, or where the recipe's inputs are not those of the run.
+    """
+    if not 0 < share < 1:
+        raise errors.RecipeError(f"at: expected a number between 0 and 1, got {share:g}")
+    run = Run(folder)
+    label = f"{run.point(first).label}~{run.point(second).label}@{share:g}"
+    problem = resolve(run.recipe, pinned=pinned(run.folder))
+    plan = interpolated(problem, run.plan(first), run.plan(second), share)
+    ledger = Ledger(run.folder, write=True)
+    desk = None
+    try:
+        _same(ledger.meta("identity"), problem, run.folder)
+        answers = Answers(ledger, problem.setup)
+        desk = Desk(answers, ("inline", {}))
+        places = [*answers.places("validation"), *answers.places("test")]
+        fresh = bool(answers.missing(plan.key, answers.places("test")))
+        answers.retry([plan.key])
+        desk.answer([plan], places, told)
+        if plan.key in answers.failures:
+            raise errors.EvaluationError(f"{label}: {answers.failures[plan.key]}")
+        if fresh or label not in run.between():
+            ledger.append("between", {"label": label, "plan": plan.key, "looked": fresh})
+    finally:
+        if desk is not None:
+            desk.close()
+        ledger.close()
+    return Run(folder).point(label)
+
+
+def _same(recorded: Mapping[str, Any] | None, problem: Problem, folder: Path) -> None:
+    now = problem.identity()
+    for part in ("base", "experts", "objectives", "dtype"):
+        if (recorded or {}).get(part) != now[part]:
+            raise errors.RecipeError(
+                f"{folder}: {part} are not what the run was made with; its scores can not be "
+                "compared with new ones"
+            )

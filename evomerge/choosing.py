@@ -1,0 +1,104 @@
+"""The commands that choose among what a search has found: `evomerge front`, `evomerge between`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+out = Console()
+err = Console(stderr=True)
+
+RunFolder = Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def front(
+    run: RunFolder,
+    prefer: Annotated[
+        str, typer.Option(help="what objectives weigh, to name one point: math=2,code=1")
+    ] = "",
+    at_least: Annotated[str, typer.Option(help="scores that it must have: code=0.6")] = "",
+    near: Annotated[str, typer.Option(help="scores that it should come near to")] = "",
+    as_json: Json = False,
+) -> None:
+    """Show the confirmed front of a run; with preferences, the point that suits them best."""
+    from evomerge import tables
+    from evomerge.preferences import Preference, parsed
+    from evomerge.run import Run
+
+    opened = Run(run)
+    wanted = Preference(
+        parsed("--prefer", prefer), parsed("--at-least", at_least), parsed("--near", near)
+    )
+    asked = bool(prefer or at_least or near)
+    found = wanted.pick(opened) if asked else None
+    if as_json:
+        print(opened.to_json() if found is None else tables.preferred_json(opened, found))
+        return
+    if found is None:
+        tables.show(out, opened)
+    else:
+        tables.preferred(out, opened, found)
+
+
+def between(
+    run: RunFolder,
+    first: Annotated[str, typer.Argument(help="best, knee, or a point's label")],
+    second: Annotated[str, typer.Argument(help="another point")],
+    at: Annotated[
+        list[float] | None, typer.Option(help="how far from the first to the second; repeat")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make and score models between two points of a run: weights on the straight line."""
+    from evomerge import progress, tables
+    from evomerge.between import between as way
+    from evomerge.front import Front, Tested
+    from evomerge.run import Run
+
+    opened = Run(run)
+    ends = [opened.point(which) for which in (first, second)]
+    with progress.Shown(err) as shown:
+        made = [
+            way(run, first, second, share, told=lambda r: shown("answered", {"result": r}))
+            for share in at or [0.5]
+        ]
+    points = [ends[0], *made, *ends[1:]]
+    line = Front(points, opened.objectives, Tested(points))
+    if as_json:
+        print(json.dumps(line.rows(), indent=1))
+        return
+    out.print(tables.table_of(f"from {first} to {second} (scored on test)", line))
+    command = shlex.join(["evomerge", "export", str(run), made[0].label, "-o", "merged"])
+    out.print(f"save:   {command}", highlight=False, soft_wrap=True)
+
+
+def across(out: Console, run: Path, banks: list[str], split: str, as_json: bool) -> None:
+    """Score the front and the baselines of a run on further banks."""
+    from evomerge import api
+    from evomerge.run import Run
+
+    opened = Run(run)
+    rows = {}
+    for point in [*opened.front, *opened.baselines]:
+        err.print(f"{point.label} ...", highlight=False)
+        rows[point.label] = api.evaluate(opened.plan(point.label), banks, split=split)
+    if as_json:
+        found = {
+            label: {s.bank: {"mean": s.mean, "low": s.low, "high": s.high} for s in row.values()}
+            for label, row in rows.items()
+        }
+        print(json.dumps(found, indent=1))
+        return
+    names = list(next(iter(rows.values())))
+    table = Table("point", *names, title=f"{run} on {split}", title_justify="left")
+    for label, row in rows.items():
+        cells = [f"{s.mean:.3f} [dim]{s.low:.2f}-{s.high:.2f}[/dim]" for s in row.values()]
+        table.add_row(f"{label} (chosen)" if label == opened.chosen.label else label, *cells)
+    out.print(table)

@@ -1,0 +1,86 @@
+"""What the ledger of a run says of its search, whether or not anything is confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evomerge.answers import Scores, seen
+from evomerge.files.ledger import Answer, Ledger
+from evomerge.objectives import Anchor, Losses
+
+
+class Recorded:
+    """The folder of a run, opened for reading, perhaps while a search writes to it."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Raises InputError where there is no run."""
+        self.folder = Path(folder)
+        self._ledger = Ledger(self.folder)
+        self.recipe: dict[str, Any] = self._ledger.meta("recipe") or {}
+        self.objectives: list[str] = list(self._ledger.meta("banks") or {})
+        self.n_genes = len((self._ledger.meta("identity") or {}).get("genes", {}))
+
+    @cached_property
+    def _answers(self) -> dict[tuple[str, str, str], dict[str, Answer]]:
+        table: dict[tuple[str, str, str], dict[str, Answer]] = {}
+        for plan, a in self._ledger.answers():
+            table.setdefault((plan, a.bank, a.split), {})[a.item] = a
+        return table
+
+    @cached_property
+    def searched(self) -> Losses:
+        """The anchors that the search froze, in the signal that it saw."""
+        anchors = self._ledger.last("anchors") or {}
+        return Losses({name: Anchor(**value) for name, value in anchors.items()}, {})
+
+    def _row(self, key: str, objective: str, split: str) -> dict[str, Answer]:
+        return self._answers.get((key, objective, split), {})
+
+    def _column(self, key: str, objective: str, split: str, signal: str = "score") -> Scores:
+        row = self._row(key, objective, split)
+        return np.array([seen(row[item], signal) for item in sorted(row)])
+
+    def asked(self) -> dict[str, str]:
+        """Plan key of every candidate, by label."""
+        rows = (row for event in self._ledger.events("ask") for row in event.body["proposals"])
+        return {f"c{row['id']}": row["plan"] for row in rows}
+
+    def between(self) -> dict[str, str]:
+        """Plan key by label of the points that were asked for between two others."""
+        return {e.body["label"]: e.body["plan"] for e in self._ledger.events("between")}
+
+    def history(self) -> Iterator[tuple[int, int, list[float]]]:
+        """(id, items answered so far, losses) of each told candidate that did not fail.
+
+        One that is told again counts only its further items; its earlier losses no more.
+        """
+        items: dict[int, int] = {}
+        for event in self._ledger.events("tell"):
+            for row in event.body:
+                if row["losses"] is not None:
+                    items[row["id"]] = row["items"]
+                    yield row["id"], sum(items.values()), row["losses"]
+
+    def failures(self) -> dict[str, str]:
+        """Reason by plan key."""
+        return self._ledger.failures()
+
+    def spent(self) -> dict[str, float]:
+        """What the search took: candidates asked, items answered by them, seconds of work."""
+        items = [items for _, items, _ in self.history()]
+        return {
+            "candidates": len(self.asked()),
+            "items": items[-1] if items else 0,
+            "seconds": self._ledger.seconds(),
+        }
+
+    @property
+    def contamination(self) -> list[str]:
+        """Why scores on a public benchmark can not be claimed: its test set took part."""
+        found = self._ledger.meta("contamination") or {}
+        return [f"'{name}': {line}." for name, line in found.items()]

@@ -1,0 +1,104 @@
+"""Choosing among the points of a front, and making further ones between them."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import evomerge
+from evomerge import errors
+from evomerge.between import between
+from evomerge.materialize import Merged, Workshop
+from evomerge.preferences import Preference, parsed
+from tests import families
+
+
+@pytest.fixture(scope="module")
+def done(family, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return evomerge.search(families.recipe(family), folder)
+
+
+@pytest.fixture
+def copied(done, tmp_path):
+    return evomerge.Run(shutil.copytree(done.folder, tmp_path / "run"))
+
+
+def test_weights_pick_the_best_weighted_mean_and_equal_ones_the_chosen_point(done):
+    assert done.prefer().label == done.prefer({"one": 2, "two": 2}).label == done.chosen.label
+    for i, name in enumerate(done.objectives):
+        best = max(point.means("validation")[i] for point in done.front)
+        assert done.prefer({name: 1}).means("validation")[i] == best
+
+
+def test_bounds_leave_the_best_of_those_within_them(done):
+    for bound in sorted({point.means("validation")[0] for point in done.front}):
+        allowed = [p for p in done.front if p.means("validation")[0] >= bound]
+        found = done.prefer({"two": 1}, at_least={"one": bound})
+        assert found.means("validation")[1] == max(p.means("validation")[1] for p in allowed)
+    with pytest.raises(errors.RecipeError, match="closest is"):
+        done.prefer(at_least={"one": 1.01})
+
+
+def test_a_wish_that_is_a_point_of_the_front_finds_it(done):
+    for point in done.front:
+        wish = dict(zip(done.objectives, point.means("validation"), strict=True))
+        found = done.prefer(near=wish)
+        assert found.means("validation") == point.means("validation")
+
+
+@pytest.mark.parametrize("text", ["one", "one=", "=1", "one=x", "one:1"])
+def test_preferences_that_are_none_are_named(text):
+    with pytest.raises(errors.RecipeError, match="--prefer"):
+        Preference(parsed("--prefer", text))
+
+
+def test_preferences_on_the_command_line(done, run, refused):
+    assert parsed("--prefer", "one=2, two=1") == {"one": 2.0, "two": 1.0}
+    code, out, _ = run("front", done.folder, "--prefer", "one=1", "--json")
+    assert code == 0 and json.loads(out)["point"] == done.prefer({"one": 1}).label
+    code, out, _ = run("front", done.folder, "--near", "one=0.5")
+    assert code == 0 and "evomerge export" in out
+    refused("front", done.folder, "--prefer", "ones=1", code=2, says="Did you mean 'one'?")
+    refused("front", done.folder, "--prefer", "one=-1", code=2, says="0 or more")
+    refused("front", done.folder, "--prefer", "one=0", code=2, says="all weights are 0")
+    refused("front", done.folder, "--at-least", "one=2", code=2, says="closest")
+
+
+def test_a_point_between_two_is_their_weighted_mean(copied, tmp_path):
+    """In weights, to the last bit of a float32 lerp; it is scored, remembered and exported."""
+    looks = copied.looks
+    point = between(copied.folder, "base", "expert left", 0.25)
+    again = evomerge.Run(copied.folder)
+    assert point.label == "base~expert left@0.25" and point.key == again.between()[point.label]
+    assert len(point.scores["test"][0]) == len(again.chosen.scores["test"][0])
+    assert again.looks == looks + 1
+    plans = [again.plan(which) for which in ("base", "expert left", point.label)]
+    base, left, made = [Merged(plan, Workshop.of(plan)) for plan in plans]
+    for name in base.tensors:
+        expected = torch.lerp(base.read(name).float(), left.read(name).float(), 0.25)
+        assert torch.allclose(made.read(name).float(), expected, atol=1e-6)
+    assert (again.save(point.label, tmp_path / "made") / "model.safetensors").exists()
+    assert between(copied.folder, "base", "expert left", 0.25).key == point.key
+    assert evomerge.Run(copied.folder).looks == looks + 1
+
+
+def test_between_on_the_command_line(copied, run, refused):
+    ends = (copied.chosen.label, "uniform mean")
+    code, out, err = run("between", copied.folder, *ends, "--at", "0.5", "--json")
+    assert code == 0, err
+    labels = [row["point"] for row in json.loads(out)]
+    assert labels == [ends[0], f"{ends[0]}~{ends[1]}@0.5", ends[1]]
+    refused("between", copied.folder, *ends, "--at", "1.5", code=2, says="between 0 and 1")
+    refused("between", copied.folder, "c999", "best", code=2, says="c999")
+
+
+def test_a_bank_of_another_day_scores_the_front_and_the_baselines(done, family, run):
+    options = ("-b", family / "two.jsonl", "--front", "--json")
+    code, out, err = run("evaluate", done.folder, *options)
+    assert code == 0, err
+    rows = json.loads(out)
+    assert list(rows) == [p.label for p in (*done.front, *done.baselines)]
+    for point in done.front:
+        assert rows[point.label]["two"]["mean"] == pytest.approx(point.means("test")[1])
