@@ -28,6 +28,13 @@ FIDELITIES: dict[str, dict[str, object]] = {
     "random-30": {"name": "random", "items": 30},
     "stratified-30": {"name": "stratified", "items": 30},
     "informative-20": {"name": "informative", "items": 20},
+    "informative-20-lean": {
+        "name": "informative",
+        "items": 20,
+        "every": 50,
+        "calibration": 4,
+        "rotate": 0.2,
+    },
     "informative-30": {"name": "informative", "items": 30},
     "informative-30-still": {"name": "informative", "items": 30, "rotate": 0.0},
     "informative-30-once": {"name": "informative", "items": 30, "recalibration": 0},

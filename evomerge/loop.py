@@ -136,7 +136,7 @@ class Search:
         return 10**9 if budget.candidates is None else budget.candidates - len(self.candidates)
 
     def _loop(self) -> None:
-        self.state.revise()
+        self.state.revise(self._may_ask())
         while self.outstanding or self._may_ask():
             if self._may_ask() and not (self._barrier and self.outstanding):
                 self._ask()
@@ -179,7 +179,7 @@ class Search:
         self.state.tell(ready)
         self._check_failures()
         self.report("told", {"search": self, "told": list(ready)})
-        self.state.revise()
+        self.state.revise(self._may_ask())
 
     def _check_failures(self) -> None:
         told = [c for c in self.candidates.values() if c.failed or c.losses is not None]

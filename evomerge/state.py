@@ -143,8 +143,11 @@ class State:
 
     # Estimates and items, as answers come in
 
-    def revise(self) -> None:
-        """Refit, choose items and tell again, as far as that is due; each is an event."""
+    def revise(self, more: bool) -> None:
+        """Refit, tell again and choose items, as far as that is due; each is an event.
+
+        Items only where `more` candidates will be asked: elites answer what is new.
+        """
         if self._fit_is_due():
             told = [c for c in self._known() if c not in self.outstanding]
             views = self.estimation.refitted([c.plan.key for c in told])
@@ -152,7 +155,10 @@ class State:
             self.ledger.append("calibrated", body)
             self._use_views(body)
             self._say(views)
-        if self._items_are_due():
+        if self._stale:
+            self._stale = False
+            self._tell_again()
+        if more and self._items_are_due():
             share = self.fidelity.rotates if self._drawn else 1.0
             chosen = self.chosen.choose(self._fitted or 0, self.estimation, self._front(), share)
             self.chosen.use(chosen["blocks"], self.where)
@@ -160,9 +166,6 @@ class State:
             body = {**chosen, "again": again}
             self.ledger.append("items", body)
             self._use_items(body)
-        if self._stale:
-            self._stale = False
-            self._tell_again()
 
     def _known(self) -> list[Candidate]:
         return [c for _, c in sorted(self.candidates.items()) if c.losses is not None]
