@@ -62,6 +62,20 @@ def test_an_interrupted_search_ends_as_one_left_alone(family, tmp_path):
     assert [body["again"] for kind, body in whole["events"] if kind == "items"][2]
 
 
+def test_an_extended_search_chooses_as_the_longer_one(family, tmp_path):
+    """The first ends where a fit is due, and items are chosen once there are more to ask."""
+    recipe = soft(family, fidelity=INFORMATIVE, strategy="sobol")
+    for name, budgets in (("grown", (6, 9)), ("whole", (9,))):
+        for candidates in budgets:
+            evomerge.search(recipe, tmp_path / name, budget={"candidates": candidates})
+    kinds = ("calibrated", "items", "ask", "tell")
+    grown, whole = (
+        [event for event in ledgers.content(tmp_path / name)["events"] if event[0] in kinds]
+        for name in ("grown", "whole")
+    )
+    assert grown == whole and sum(kind == "items" for kind, _ in whole) == 2
+
+
 @pytest.mark.slow
 def test_a_kill_after_any_event_changes_nothing(family, tmp_path):
     recipe = soft(family, fidelity=INFORMATIVE, budget={"candidates": 15})
