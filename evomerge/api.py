@@ -34,18 +34,21 @@ def search(
     *,
     objectives: Mapping[str, Callable[..., float]] | None = None,
     report: Report | None = None,
+    allow_change: bool = False,
     **changes: Any,
 ) -> Run:
     """Search as a recipe says and return the run; call it again to resume or to extend.
 
     `folder` defaults to runs/NAME. `objectives` are further ones: f(model, tokenizer) -> a number
     in [0, 1]. `changes` replace top-level keys of the recipe, such as `budget={"candidates": 50}`.
-    An interruption (Ctrl-C) raises Interrupted; nothing is lost.
+    `allow_change` goes on with a run although its inputs or libraries have changed, and records
+    it. An interruption (Ctrl-C) raises Interrupted; nothing is lost.
     """
     name = changes.get("name") or read(recipe)[0].name
     place = Path(folder) if folder is not None else Path("runs") / name
     problem = resolve(recipe, functions=objectives, pinned=pinned(place), **changes)
-    Search(problem, place, report or (lambda event, facts: None)).run()
+    told = report or (lambda event, facts: None)
+    Search(problem, place, told, allow_change=allow_change).run()
     return Run(place)
 
 
@@ -169,19 +172,11 @@ def evaluate(
     """
     if batch < 1:
         raise errors.RecipeError(f"batch: expected at least 1, got {batch}")
-    if isinstance(model, Plan):
-        plan = model
-    else:
-        found = inputs.load(str(model), {}, Path.cwd())
-        base = found.inputs[0].model_copy(update={"name": str(model)})
-        plan = Plan(base=base, dtype=dtype_of(found.base, dtype))
+    plan = model if isinstance(model, Plan) else alone(model, dtype)
     shown = _by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
     for one in shown.values():
         one.split(split)
-    workshop = Workshop.of(plan)
-    folders = {sha256: str(c.folder) for sha256, c in workshop.checkpoints.items()}
-    first = inputs.leaves(plan.base)[0].sha256
-    worker = Worker(Setup(first, folders, shown, plan.dtype, "cpu", batch, plan.vocabulary))
+    worker = worker_for(plan, shown, batch)
     scored = {}
     for name, one in shown.items():
         blocks = tuple((name, split, i) for i in range(n_blocks(one, split, batch)))
@@ -193,6 +188,21 @@ def evaluate(
         low, high = intervals.wilson(mean, len(scores))
         scored[name] = Score(name, scores, mean, float(low), float(high))
     return scored
+
+
+def alone(model: str | Path, dtype: str = "") -> Plan:
+    """The plan that is a model folder or an adapter as it is."""
+    found = inputs.load(str(model), {}, Path.cwd())
+    base = found.inputs[0].model_copy(update={"name": str(model)})
+    return Plan(base=base, dtype=dtype_of(found.base, dtype))
+
+
+def worker_for(plan: Plan, asked: Mapping[str, banks.Bank], batch: int = 25) -> Worker:
+    """A worker on the CPU that can build this plan and answer these banks."""
+    workshop = Workshop.of(plan)
+    folders = {sha256: str(c.folder) for sha256, c in workshop.checkpoints.items()}
+    first = inputs.leaves(plan.base)[0].sha256
+    return Worker(Setup(first, folders, asked, plan.dtype, "cpu", batch, plan.vocabulary))
 
 
 def _by_name(found: Sequence[banks.Bank]) -> dict[str, banks.Bank]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from evomerge import errors, plugins, shelf, zoo
-from evomerge.files.bank import Sheet
+from evomerge import errors, plugins, saving, shelf, zoo
+from evomerge.files.sheet import Sheet
 from evomerge.genome import Space
 from evomerge.layers import Layers
 from evomerge.layout import lay_out
 from evomerge.plan import Input, Template
 from evomerge.schema import Fidelity, Recipe
 from evomerge.scorers import function
+
+AUTO = "auto"
+"""The device that is there."""
 
 
 def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> None:
@@ -27,8 +31,11 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
         named = getattr(recipe, kind)
         plugins.check_options(kind, named.name, named.options, kind)
     _fidelity(recipe.fidelity)
-    if not any((recipe.budget.candidates, recipe.budget.items, recipe.budget.seconds)):
-        raise errors.RecipeError("budget: give candidates, items or seconds")
+    saving.size(recipe.disk_reserve, "disk_reserve")
+    if recipe.budget.is_empty:
+        raise errors.RecipeError("budget: give candidates, items, seconds or until")
+    if recipe.budget.candidates is not None:
+        _room(recipe.strategy.options, recipe.budget.candidates, "strategy")
     for name in functions:
         if name in recipe.objectives:
             raise errors.RecipeError(f"objectives: '{name}' is in the recipe and in functions")
@@ -61,6 +68,18 @@ def _fidelity(fidelity: Fidelity) -> None:
     ):  # fmt: skip
         if wrong:
             raise errors.RecipeError(f"fidelity.{key}: {reason}")
+
+
+def _room(options: Mapping[str, Any], candidates: int, where: str) -> None:
+    """Refuse a population that the budget ends before; at whatever depth of combinators."""
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            _room(value, candidates, f"{where}.{key}")
+        elif key == "population" and isinstance(value, int) and value > candidates:
+            raise errors.RecipeError(
+                f"{where}.population: {value} candidates are more than the budget has"
+                f" ({candidates}): no generation would follow the first one"
+            )
 
 
 def _objectives(recipe: Recipe, folder: Path) -> None:
@@ -114,12 +133,12 @@ def device(recipe: Recipe) -> str:
     import torch
 
     here = torch.accelerator.current_accelerator(check_available=True)
-    if recipe.device == "auto":
+    if recipe.device == AUTO:
         return here.type if here is not None else "cpu"
     try:
         wanted = torch.device(recipe.device)
     except RuntimeError:
-        known = ("auto", "cpu", "cuda", "mps", "xpu")
+        known = (AUTO, "cpu", "cuda", "mps", "xpu")
         raise errors.RecipeError(
             errors.unknown("device", "device", recipe.device, known)
         ) from None
@@ -128,6 +147,6 @@ def device(recipe: Recipe) -> str:
         there = there or (wanted.index or 0) < torch.accelerator.device_count()
     if not there:
         raise errors.MachineError(
-            f"device: '{recipe.device}' is not on this machine; 'auto' takes what there is"
+            f"device: '{recipe.device}' is not on this machine; '{AUTO}' takes what there is"
         )
     return recipe.device

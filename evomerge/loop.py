@@ -2,64 +2,84 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import platform
-import threading
-from collections import Counter
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge import confirm, errors, plugins
-from evomerge.answers import Answers, Desk, text
+from evomerge import confirm, forecast, plugins
+from evomerge.answers import Answers, Place, text
+from evomerge.budget import Clock
+from evomerge.desk import Desk
 from evomerge.files.ledger import Ledger
-from evomerge.files.writer import atomic_text
+from evomerge.pace import Pace
 from evomerge.recipe import Problem
-from evomerge.session import differences, interruptible
+from evomerge.session import facts, open_run
 from evomerge.state import Candidate, State
+from evomerge.watch import Watch, interruptible, too_many
 from evomerge.worker import Result
 
 Report = Callable[[str, Mapping[str, Any]], None]
-
-_LIBRARIES = ("evomerge", "torch", "transformers", "numpy", "pymoo", "cma")
 
 
 class Search:
     """One session of work on a run."""
 
-    def __init__(self, problem: Problem, folder: Path, report: Report) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        folder: Path,
+        report: Report,
+        *,
+        clock: Clock = time.time,
+        allow_change: bool = False,
+    ) -> None:
         self.problem = problem
         self.recipe = problem.recipe
         self.folder = folder
         self.report = report
-        self._stop = threading.Event()
+        self.clock = clock
+        self.allow_change = allow_change
 
     def run(self) -> None:
         """Work until the budget is used and the front is confirmed.
 
-        Raises Interrupted after a signal, RecipeError for a folder of another recipe.
+        Raises Interrupted after a signal, RecipeError for a folder of another recipe, Unconfirmed
+        where the time ends before the front is confirmed.
         """
-        ledger = Ledger(self.folder, write=True)
+        ledger = Ledger(self.folder, write=True, clock=self.clock)
         desk = None
         try:
-            self._identify(ledger)
-            ledger.add_session(self._session())
+            changed = open_run(ledger, self.problem, allow_change=self.allow_change)
+            self.watch = watch = Watch.of(
+                self.recipe, self.folder, ledger.seconds(), self.clock, self._note
+            )
+            ledger.add_session(facts(self.problem))
             self.answers = Answers(ledger, self.problem.setup)
             named = (self.recipe.executor.name, self.recipe.executor.options)
-            self.desk = desk = Desk(self.answers, named, stopping=self._stop.is_set)
-            for note in self.problem.notes():
-                self.report("note", {"text": note})
-            with interruptible(self._stop):
+            pace = Pace(self.problem.setup, ledger.meta("pace"))
+            self.desk = desk = Desk(
+                self.answers, named, pace, between=watch.between, note=self._note
+            )
+            for note in [*changed, *self.problem.notes()]:
+                self._note(note)
+            with interruptible(watch.stop):
                 self._work(ledger)
         finally:
             if desk is not None:
                 desk.close()
             ledger.close()
 
+    def _note(self, text: str) -> None:
+        self.report("note", {"text": text})
+
     def _work(self, ledger: Ledger) -> None:
         self.ledger = ledger
+        watch = self.watch
+        confirm_by = watch.by = watch.deadline.at if watch.deadline.left > 0 else math.inf
         self.losses = confirm.sanity(self.problem, self.desk, self.report)
+        ledger.set_meta("pace", self.desk.pace.medians())
         named = self.recipe.strategy
         strategy = plugins.begin(
             named.name, named.options, self.problem.space, self.problem.objectives,
@@ -72,42 +92,34 @@ class Search:
             self.report("complete", {"candidates": len(self.candidates)})
             return
         self.report("stage", {"name": "search"})
+        self.report(
+            "forecast",
+            forecast.times(self.problem, self.desk.pace, self.desk.workers, watch.deadline),
+        )
+        if not self._may_ask():
+            confirm_by = math.inf  # a session that has no time to search may confirm
+            if watch.deadline.is_set and not self.candidates:
+                kept = f"{self._confirming():.0f}"
+                self._note(f"no time for a candidate: the confirmation may take {kept} s")
+        watch.by = math.inf
         self._loop()
-        shortlist = self.state.shortlist()
+        for line in plugins.notes(strategy):
+            self._note(line)
+        watch.by = confirm_by
+        ledger.set_meta("pace", self.desk.pace.medians())
+        shortlist = confirm.shortlist(self.problem, strategy, self.candidates.values())
         asked = {c.plan.key for c in self.candidates.values()}
         others = [plan for plan in shortlist.values() if plan.key not in asked]
-        self.desk.answer(others, self.state.chosen.wanted(None), self._told_result)
+        self.desk.answer(others, self._usual(), self._told_result)
         confirm.confirm(self.problem, self.desk, self.losses, shortlist, self.report)
+
+    def _usual(self) -> list[Place]:
+        """What most candidates are asked; nothing is chosen before the loop begins."""
+        first = self.answers.places("search", self.recipe.fidelity.items)
+        return self.state.chosen.wanted(None) or first
 
     def _told_result(self, result: Result) -> None:
         self.report("answered", {"result": result})
-
-    def _identify(self, ledger: Ledger) -> None:
-        """Refuse a folder that belongs to another recipe, with the differences."""
-        mine = self.problem.identity()
-        theirs = ledger.meta("identity")
-        if theirs is None:
-            ledger.set_meta("identity", mine)
-            ledger.set_meta("banks", _banks(self.problem))
-            ledger.set_meta("origins", self.problem.origins())
-        elif theirs != mine:
-            changes = "\n".join(f"  {line}" for line in differences(theirs, mine))
-            raise errors.RecipeError(
-                f"{self.folder}: this run was made from another recipe:\n{changes}\n"
-                "Name another folder with -o, or undo the change"
-            )
-        recipe = self.problem.portable()
-        ledger.set_meta("recipe", recipe)
-        atomic_text(self.folder / "recipe.json", json.dumps(recipe, indent=1))
-
-    def _session(self) -> dict[str, Any]:
-        return {
-            "executor": self.recipe.executor.model_dump(),
-            "device": self.problem.setup.device,
-            "host": platform.node(),
-            "python": platform.python_version(),
-            "versions": {name: importlib.import_module(name).__version__ for name in _LIBRARIES},
-        }
 
     # The loop
 
@@ -131,13 +143,26 @@ class Search:
         budget = self.recipe.budget
         if budget.items is not None and self.answers.searched >= budget.items:
             return 0
-        if budget.seconds is not None and self.ledger.seconds() >= budget.seconds:
-            return 0
-        return 10**9 if budget.candidates is None else budget.candidates - len(self.candidates)
+        many = 10**9 if budget.candidates is None else budget.candidates - len(self.candidates)
+        deadline = self.watch.deadline
+        if not deadline.is_set:
+            return many
+        each = self.desk.pace.of(self._usual())
+        fit = self.desk.workers * deadline.room(each, self._confirming())
+        return max(0, min(many, fit - len(self.outstanding)))
+
+    def _confirming(self) -> float:
+        """Seconds that are kept for confirming what is found."""
+        return confirm.seconds(self.problem, self.desk.pace, self.desk.workers)
+
+    def _is_over(self) -> bool:
+        """Whether what is left of the time is what confirming takes."""
+        deadline = self.watch.deadline
+        return deadline.is_set and deadline.left < self._confirming()
 
     def _loop(self) -> None:
         self.state.revise(self._may_ask())
-        while self.outstanding or self._may_ask():
+        while (self.outstanding and not self._is_over()) or self._may_ask():
             if self._may_ask() and not (self._barrier and self.outstanding):
                 self._ask()
             ready = [c for c in self.outstanding if self._is_ready(c)]
@@ -147,12 +172,15 @@ class Search:
             for candidate in self.outstanding:
                 if not self._is_ready(candidate) and not self.desk.is_flying(candidate.plan.key):
                     self.desk.submit(candidate.plan, candidate.places)
-            result = next(self.desk.completed(), None)
+            if not self.outstanding:
+                self._note("the strategy has nothing more to propose")
+                break
+            result = self.desk.wait()
             if result is not None:
                 self._told_result(result)
-            elif not self.outstanding:
-                self.report("note", {"text": "the strategy has nothing more to propose"})
-                break
+        self.desk.cancel()
+        if self.outstanding:
+            self._note(f"the time is over: {len(self.outstanding)} candidates were not answered")
         stopped = {"candidates": len(self.candidates)}
         if self.ledger.last("stopped") != stopped:
             self.ledger.append("stopped", stopped)
@@ -177,22 +205,7 @@ class Search:
 
     def _tell(self, ready: Sequence[Candidate]) -> None:
         self.state.tell(ready)
-        self._check_failures()
+        failed = [c.plan.key if c.failed else None for c in self.candidates.values() if c.told]
+        too_many(failed, self.answers.failures, self.desk.traces)
         self.report("told", {"search": self, "told": list(ready)})
         self.state.revise(self._may_ask())
-
-    def _check_failures(self) -> None:
-        told = [c for c in self.candidates.values() if c.failed or c.losses is not None]
-        failed = [c for c in told if c.failed]
-        if len(told) >= 10 and len(failed) > 0.8 * len(told):
-            reasons = Counter(self.answers.failures[c.plan.key] for c in failed)
-            raise errors.TooManyFailures(
-                f"{len(failed)} of {len(told)} candidates failed; most often: "
-                f"{reasons.most_common(1)[0][0]}. Put it right, then search in another folder (-o)"
-            )
-
-
-def _banks(problem: Problem) -> dict[str, Any]:
-    return {
-        name: {"bank": bank.name, "scorer": bank.scorer} for name, bank in problem.banks.items()
-    }

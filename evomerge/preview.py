@@ -9,22 +9,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge import ancestry, checks, errors, plugins, shelf, zoo
+from evomerge import ancestry, checks, errors, forecast, plugins, shelf, zoo
 from evomerge.files import bank as banks
-from evomerge.files import plain
+from evomerge.files import plain, sources
 from evomerge.files.items import Item
 from evomerge.files.writer import atomic_text
 from evomerge.maths import shingles
-from evomerge.recipe import resolve
+from evomerge.recipe import Problem, resolve
 from evomerge.worker import n_blocks
 
 SHOWN = 5
 """Pairs of near-duplicates that are named."""
 
 
-def describe(source: str) -> dict[str, Any]:
-    """Check a recipe whole, inputs included, and say what it would do."""
-    problem = resolve(source)
+def describe(source: str, *, probe: bool = False, **changes: Any) -> dict[str, Any]:
+    """Check a recipe whole, inputs included, and say what it would do.
+
+    With `probe`, what one candidate takes is measured. Raises MachineError where it does not fit.
+    """
+    problem = resolve(source, **changes)
+    memory = forecast.memory(problem)
+    disk = forecast.disk(problem, Path("runs") / problem.recipe.name)
+    forecast.require(problem, memory, disk)
+    found = {**_described(problem), "memory (bytes)": memory, "disk (bytes)": disk}
+    return {**found, "time": forecast.probe(problem)} if probe else found
+
+
+def _described(problem: Problem) -> dict[str, Any]:
     recipe, batch = problem.recipe, problem.recipe.batch
     allowed = recipe.allow_mismatch
     asked = recipe.fidelity.items
@@ -40,6 +51,9 @@ def describe(source: str) -> dict[str, Any]:
         "recipe": recipe.name,
         "base": recipe.base,
         "experts": list(problem.experts),
+        "inputs": {
+            i.name: f"{i.origin or i.path} sha256 {i.sha256}" for i in problem.inputs.inputs
+        },
         "parameters": numbers,
         "megabytes per candidate (reads, write)": [
             round(size * (len(problem.experts) + 1) / 1e6, 1),
@@ -110,7 +124,7 @@ def check_bank(
         scores.append({"model": name, "mean": score.mean, "low": score.low, "high": score.high})
     count = Counter(item.split for item in bank.items)
     target = file.with_suffix(".yaml")
-    written = write and file.suffix == ".jsonl" and not target.exists()
+    written = write and file.suffix in sources.SUFFIXES and not target.exists()
     if written:
         keys = {
             "name": bank.name,
@@ -140,8 +154,9 @@ def look_at(items: Sequence[Item]) -> dict[str, Any]:
     `share` that giving always the most frequent one would score; of choices, it is their places
     that count.
     """
-    named = [(item.id, item.split) for item in items]
-    texts = [" ".join([item.prompt, *item.accepted[:1]]) for item in items]
+    asked = [item for item in items if not item.pixels]  # images have no words in common
+    named = [(item.id, item.split) for item in asked]
+    texts = [" ".join([item.prompt, *item.accepted[:1]]) for item in asked]
     for i, shot in enumerate(items[0].shots):
         named.append((f"example {i + 1}", "examples"))
         texts.append(" ".join(shot))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_args
 
-from evomerge import checks, errors, inputs, plugins, shelf, stacks
+from evomerge import checks, errors, inputs, plugins, products, shelf, stacks
 from evomerge.files import bank as banks
 from evomerge.files import plain
 from evomerge.files.checkpoint import Checkpoint
@@ -116,6 +116,9 @@ class Problem:
             there = len(bank.split("search"))
             if 1 < there < items:
                 yield f"fidelity.items is {items}, and '{name}' has {there}: all are asked"
+        named = self.recipe.strategy
+        decided = plugins.explain(named.name, named.options, self.space, self.objectives)
+        yield from [decided] if decided else []
         seen = {self.base.sha256: "the base"}
         for name, expert in self.experts.items():
             if expert.sha256 in seen:
@@ -212,6 +215,7 @@ def _opened(
         vocabulary=found.vocabulary,
     )  # fmt: skip
     space, fixed = lay_out(template, recipe.space.genes, "space.genes")
+    space = Space(space.genes, partial(products.of, found, template))
     checks.strategy(recipe, space, list(banks))
     return Problem(recipe, where, found, banks, template, space, fixed)
 

@@ -138,8 +138,8 @@ class State:
     def _answers_of(self, candidate: Candidate) -> dict[str, dict[str, float]] | None:
         if candidate.failed:
             return None
-        key, places, signals = candidate.plan.key, candidate.places, self.problem.signals
-        return {name: self.answers.by_item(key, name, places, s) for name, s in signals.items()}
+        key, places = candidate.plan.key, candidate.places
+        return {name: self.answers.by_item(key, name, places) for name in self.problem.objectives}
 
     # Estimates and items, as answers come in
 
@@ -271,17 +271,6 @@ class State:
         return [(p.id, p.point) for p in again] != [
             (row["id"], _point(row["point"])) for row in recorded
         ]
-
-    def shortlist(self) -> dict[str, Plan]:
-        """Label -> plan of what is confirmed: the strategy's incumbents, then of the front."""
-        found: dict[str, Plan] = {}
-        for i, point in enumerate(self.strategy.incumbents()):
-            found[f"m{i}"] = self.problem.plan(self.problem.space.canonical(np.asarray(point)))
-        told = [c for c in self.candidates.values() if c.losses is not None]
-        room = max(1, self.problem.recipe.shortlist - len(found))
-        found |= {f"c{c.id}": c.plan for c in confirm.best_of_front(told, room)}
-        unique = {plan.key: label for label, plan in found.items()}
-        return {label: plan for label, plan in found.items() if unique[plan.key] == label}
 
 
 def _point(value: Sequence[float] | None) -> tuple[float, ...] | None:

@@ -14,27 +14,29 @@ PACKAGE = Path(plugins.__file__).parent
 LAYERS = """
     errors
     maths
-    files genome layers
+    files genome layers budget
     zoo modules ancestry
-    stacks
+    stacks keywords
     plugins prompts
-    likelihood generation
+    evolution relay
+    likelihood generation harness
     operators strategies scorers
     plan
     inputs arguments work
     passes
     materialize layout
-    live
+    live products
     lowrank
     saving
     schema shelf
     worker
-    executors answers
+    executors answers pace
     estimation
-    objectives checks fidelity
+    objectives checks desk fidelity
     recipe
-    confirm front session
-    report
+    confirm front
+    session watch
+    report forecast
     signals state
     recorded
     preferences
@@ -42,8 +44,8 @@ LAYERS = """
     between
     tables calibration
     api
-    preview progress
-    shelves merging comparing calibrating choosing
+    preview progress status doctor rebuilding caching
+    shelves merging comparing calibrating choosing examining
     cli
 """
 ORDER = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}

@@ -84,7 +84,7 @@ def one(strategy, id, score, items):
 
 
 def test_promotion_waits_for_nobody_and_comes_first():
-    strategy = make("racing", {"inner": {"name": "nsga2"}, "rungs": [10, 30]}, numeric(2), 1)
+    strategy = make("racing", {"inner": {"name": "sobol"}, "rungs": [10, 30]}, numeric(2), 1)
     first = strategy.ask(4)
     assert [(p.id, p.items) for p in first] == [(i, 10) for i in range(4)]
     one(strategy, 2, 0.5, 10)

@@ -32,16 +32,16 @@ Answers = Mapping[str, Mapping[str, float]]
 
 def needs(options: Mapping[str, Any]) -> frozenset[str]:
     """Answers, and what the inner strategy can not do without."""
-    name, inner = _inner(options.get("inner", INNER))
-    return plugins.strategy_needs(name, inner) | Strategy.NEEDS
+    inner = plugins.inner(options.get("inner", INNER), f"{WHERE}.inner")
+    return plugins.strategy_needs(*inner) | Strategy.NEEDS
 
 
 class Strategy:
     """`inner`: {"name": ..., its options}; it is told a candidate again with every rung.
 
     `rungs`: items of each bank, rising. `confidence`: how probable it is to be that a candidate
-    is beaten by one of the others before it gets no more items; it is shared among them. Where
-    observations come without answers there is no race: they go to the inner strategy as they are.
+    is beaten by one of the others before it gets no more items; it is shared among them. Compared
+    are scores, whatever other signal losses are of.
     """
 
     NEEDS: ClassVar[frozenset[str]] = frozenset({"answers"})
@@ -61,11 +61,10 @@ class Strategy:
         if sorted(set(self._rungs)) != self._rungs:
             raise errors.RecipeError(f"{WHERE}.rungs: got {self._rungs}, expected rising numbers")
         self._objectives, self._confidence = list(objectives), confidence
-        name, options = _inner(inner)
-        module = plugins.load("strategy", name, f"{WHERE}.inner")
-        if start and plugins.takes(module.Strategy, "start"):
-            options["start"] = start
-        self._inner: plugins.Strategy = module.Strategy(space, objectives, seed=seed, **options)
+        where = f"{WHERE}.inner"
+        self._inner = plugins.begin(
+            *plugins.inner(inner, where), space, objectives, seed=seed, where=where, start=start
+        )
         self._points: dict[int, Proposal] = {}
         self._answers: dict[int, Answers] = {}
         self._wanted: dict[int, int] = {}
@@ -88,26 +87,26 @@ class Strategy:
         for seen in observations:
             if seen.point is not None:
                 self._points[seen.id] = replace(self._points[seen.id], point=seen.point)
-            if seen.failed:
+            if seen.failed or seen.answers is None:
                 self._answers.pop(seen.id, None)
-            elif seen.answers is not None:
+            else:
                 self._race(seen.id, seen.answers)
 
     def incumbents(self) -> list[tuple[float, ...]]:
         return self._inner.incumbents()
 
     def _race(self, id: int, answers: Answers) -> None:
-        """Promote a candidate that has answered more than before, unless it is beaten."""
+        """Promote a candidate that has answered a further rung, unless it is beaten."""
         before, there = self._answered(self._answers.get(id, {})), self._answered(answers)
         self._answers[id] = answers
-        if there <= before:  # told again, or there are no more items
+        if there <= before or there < self._wanted[id]:  # told again, or there are no more items
             return
         rivals = [other for other in self._answers if other not in self._beaten | {id}]
         needed = 1 - (1 - self._confidence) / max(1, len(rivals))
         if any(self._dominance(other, id) >= needed for other in rivals):
             self._beaten.add(id)
             return
-        following = [rung for rung in self._rungs if rung > max(there, self._wanted[id])]
+        following = [rung for rung in self._rungs if rung > there]
         if following:
             self._wanted[id] = following[0]
             self._promoted.append(id)
@@ -138,13 +137,3 @@ def better(differences: np.ndarray[Any, np.dtype[np.float64]]) -> float:
     # Differences that are nearly equal count as if one more answer had none
     spread = max(float(differences.std(ddof=1)), abs(mean) / np.sqrt(len(differences) + 1), 1e-12)
     return float(stats.t.cdf(mean / spread * np.sqrt(len(differences)), differing - 1))
-
-
-def _inner(inner: Any) -> tuple[str, dict[str, Any]]:
-    """Name and options of the inner strategy, checked."""
-    where = f"{WHERE}.inner"
-    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
-        raise errors.RecipeError(f"{where}: got {inner!r}, expected a mapping with a name")
-    options = {key: value for key, value in inner.items() if key != "name"}
-    plugins.check_options("strategy", inner["name"], options, where)
-    return inner["name"], options
