@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -15,37 +16,66 @@ from evomerge.worker import Result, Setup, block, n_blocks
 Scores = npt.NDArray[np.float64]
 
 
+KEPT = 2**18
+"""Answers that are kept in memory, of the plans that were looked at last: about 100 MB."""
+
+Rows = dict[str, dict[str, Answer]]
+"""What one plan has answered, by objective and item."""
+
+
 class Answers:
-    """The answers of a ledger in memory, by plan key, objective and item."""
+    """The answers of a ledger, by plan key, objective and item.
+
+    Those looked at last are kept in memory, so that what it takes does not grow with a search.
+    """
 
     def __init__(self, ledger: Ledger, setup: Setup) -> None:
         self.ledger = ledger
         self.setup = setup
         self.failures = ledger.failures()
-        self._table: dict[tuple[str, str], dict[str, Answer]] = {}
-        self.searched = 0
-        for plan, answer in ledger.answers():
-            self._keep(plan, answer)
+        self.searched = ledger.answered("search")
+        self._rows: OrderedDict[str, Rows] = OrderedDict()
+        self._weights: dict[str, int] = {}
+        self._kept = 0
 
-    def _keep(self, plan: str, answer: Answer) -> None:
-        row = self._table.setdefault((plan, answer.bank), {})
-        self.searched += answer.split == "search" and answer.item not in row
-        row.setdefault(answer.item, answer)
-
-    def add(self, results: Iterable[Result]) -> None:
+    def add(self, results: Sequence[Result]) -> None:
         """Keep results, on disk first: all of them in one transaction."""
+        before = {result.key: self._of(result.key) for result in results}
         with self.ledger.together():
             for result in results:
-                self._add(result)
+                slot = (result.host, result.slot)
+                if result.failed is not None:
+                    self.ledger.record_failure(result.key, result.failed, *slot)
+                else:
+                    self.ledger.record(result.key, result.answers, *slot)
+        for result in results:
+            if result.failed is not None:
+                self.failures[result.key] = result.failed
+            for answer in result.answers:
+                row = before[result.key].setdefault(answer.bank, {})
+                self.searched += answer.split == "search" and answer.item not in row
+                row.setdefault(answer.item, answer)
+        for key, rows in before.items():
+            self._keep(key, rows)
 
-    def _add(self, result: Result) -> None:
-        if result.failed is not None:
-            self.ledger.record_failure(result.key, result.failed, result.host, result.slot)
-            self.failures[result.key] = result.failed
-            return
-        self.ledger.record(result.key, result.answers, result.host, result.slot)
-        for answer in result.answers:
-            self._keep(result.key, answer)
+    def _of(self, key: str) -> Rows:
+        rows = self._rows.get(key)
+        if rows is None:
+            rows = {}
+            for answer in self.ledger.answers_of(key):
+                rows.setdefault(answer.bank, {})[answer.item] = answer
+            self._keep(key, rows)
+        self._rows.move_to_end(key)
+        return rows
+
+    def _keep(self, key: str, rows: Rows) -> None:
+        """Keep what one plan has answered; what was looked at longest ago makes room."""
+        self._rows.pop(key, None)
+        self._kept += _weight(rows) - self._weights.pop(key, 0)
+        self._rows[key], self._weights[key] = rows, _weight(rows)
+        while self._kept > KEPT and len(self._rows) > 1:
+            oldest, _ = self._rows.popitem(last=False)
+            self._kept -= self._weights.pop(oldest)
 
     def retry(self, keys: Iterable[str]) -> None:
         """Forget that these plans failed."""
@@ -68,7 +98,7 @@ class Answers:
 
     def _has(self, key: str, place: Place) -> bool:
         objective, split, number = place
-        row = self._table.get((key, objective), {})
+        row = self._of(key).get(objective, {})
         items = block(self.setup.banks[objective], split, number, self.setup.batch)
         return all(item.id in row for item in items)
 
@@ -81,7 +111,7 @@ class Answers:
 
     def row(self, key: str, objective: str, signal: str = "score") -> Scores:
         """What a plan scored on all `search` items of an objective (I,): nan where not asked."""
-        row = self._table.get((key, objective), {})
+        row = self._of(key).get(objective, {})
         items = self.setup.banks[objective].split("search")
         return np.array([seen(row[i.id], signal) if i.id in row else np.nan for i in items])
 
@@ -90,7 +120,7 @@ class Answers:
         return {a.item: a.score for a in self._answered(key, objective, places)}
 
     def _answered(self, key: str, objective: str, places: Sequence[Place]) -> Iterator[Answer]:
-        row, bank = self._table.get((key, objective), {}), self.setup.banks[objective]
+        row, bank = self._of(key).get(objective, {}), self.setup.banks[objective]
         mine = (place for place in places if place[0] == objective)
         for _, split, number in mine:
             yield from (row[i.id] for i in block(bank, split, number, self.setup.batch))
@@ -101,6 +131,11 @@ class Answers:
         if key in self.failures or self.missing(key, places):
             return None
         return [self.column(key, objective, places) for objective in self.setup.banks]
+
+
+def _weight(rows: Rows) -> int:
+    """Answers, and one for the place of a plan that has none."""
+    return 1 + sum(map(len, rows.values()))
 
 
 def seen(answer: Answer, signal: str) -> float:

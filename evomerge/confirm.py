@@ -116,7 +116,10 @@ def _point_out(name: str, plans: Mapping[str, Plan], answers: Answers, report: R
 
 
 def shortlist(
-    problem: Problem, strategy: Strategy, candidates: Iterable[Candidate]
+    problem: Problem,
+    strategy: Strategy,
+    candidates: Iterable[Candidate],
+    plan: Callable[[Candidate], Plan],
 ) -> dict[str, Plan]:
     """Label -> plan of what is confirmed: the strategy's incumbents, then of the front."""
     found: dict[str, Plan] = {}
@@ -124,7 +127,7 @@ def shortlist(
         found[f"m{i}"] = problem.plan(problem.space.canonical(np.asarray(point)))
     told = [c for c in candidates if c.losses is not None]
     room = max(1, problem.recipe.shortlist - len(found))
-    found |= {f"c{c.id}": c.plan for c in best_of_front(told, room)}
+    found |= {f"c{c.id}": plan(c) for c in best_of_front(told, room)}
     unique = {plan.key: label for label, plan in found.items()}
     return {label: plan for label, plan in found.items() if unique[plan.key] == label}
 
@@ -138,7 +141,7 @@ def best_of_front(told: Sequence[Candidate], n: int) -> list[Candidate]:
         raise errors.Unconfirmed("no candidate has a score: nothing to confirm")
     wanted = [float("inf") if c.asked is None else c.asked for c in told]
     unique = list(
-        {c.plan.key: c for c, n in zip(told, wanted, strict=True) if n == max(wanted)}.values()
+        {c.key: c for c, n in zip(told, wanted, strict=True) if n == max(wanted)}.values()
     )
     losses = np.array([c.losses for c in unique])
     front = [c for c, kept in zip(unique, pareto.nondominated(losses), strict=True) if kept]

@@ -218,6 +218,17 @@ class Ledger:
         for plan, bank, item, split, score, extra in self._db.execute(query):
             yield plan, Answer(bank, item, split, score, json.loads(extra))
 
+    def answers_of(self, plan: str) -> Iterator[Answer]:
+        """Those of one plan."""
+        query = "SELECT bank, item, split, score, extra FROM answers WHERE plan=?"
+        for bank, item, split, score, extra in self._db.execute(query, (plan,)):
+            yield Answer(bank, item, split, score, json.loads(extra))
+
+    def answered(self, split: str) -> int:
+        """How many answers there are to items of a split."""
+        query = "SELECT count(*) FROM answers WHERE split=?"
+        return int(self._db.execute(query, (split,)).fetchone()[0])
+
     def forget_failures(self, plans: Iterable[str]) -> None:
         """Drop the failures of these plans, so that they can be tried again."""
         with self.together():
