@@ -9,12 +9,15 @@ them in, so that the driver is what is measured. Two objectives.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import evomerge
 from benchmarks.simulated import spent
+from evomerge import status
 from evomerge.files.ledger import NAME
 
 QUARTERS = 4
@@ -36,7 +40,7 @@ def recipe(options: argparse.Namespace) -> dict[str, Any]:
         "operator": "task_arithmetic",
         "space": {"blocks": 4},
         "objectives": {name: {"bank": f"tiny_{name}"} for name in OBJECTIVES},
-        "strategy": {"name": "benchmarks.simulated"},
+        "strategy": {"name": "benchmarks.simulated", "inner": json.loads(options.strategy)},
         "executor": {
             "name": "benchmarks.simulated", "workers": options.workers,
             "seconds": options.seconds,
@@ -52,17 +56,20 @@ class Watch:
 
     def __init__(self, candidates: int) -> None:
         self.told, self.marks = 0, [candidates * (i + 1) // QUARTERS for i in range(QUARTERS)]
-        self.rows: list[tuple[int, float, float, float]] = []
-        self.note()
+        self.rows: list[tuple[float, ...]] = []
 
     def note(self) -> None:
         away = spent.idle + spent.made_up + spent.strategy
-        self.rows.append((self.told, time.perf_counter() - away, spent.strategy, resident()))
+        driver = (time.perf_counter() - away, time.process_time() - spent.cpu)
+        self.rows.append((self.told, *driver, spent.strategy, resident()))
 
     def __call__(self, event: str, facts: Any) -> None:
+        if event == "stage" and facts["name"] == "search":
+            self.note()
         if event == "told":
             self.told += len(facts["told"])
-            if len(self.rows) <= QUARTERS and self.told >= self.marks[len(self.rows) - 1]:
+            if self.marks and self.told >= self.marks[0]:
+                self.marks = [mark for mark in self.marks if mark > self.told]
                 self.note()
 
 
@@ -72,15 +79,25 @@ def resident() -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def timed(*command: str) -> float:
-    """Median of three: seconds of a command line, from start to end."""
+def median(action: Callable[[], object]) -> float:
+    """Of three, in seconds."""
     seconds = []
     for _ in range(3):
         begun = time.perf_counter()
-        whole = [sys.executable, "-m", "evomerge.cli", *command]
-        subprocess.run(whole, check=True, stdout=subprocess.DEVNULL)
+        action()
         seconds.append(time.perf_counter() - begun)
-    return sorted(seconds)[1]
+    return statistics.median(seconds)
+
+
+def command_line(command: str, folder: Path) -> float:
+    """Seconds from its start to its end, Python's own start and imports included."""
+    whole = [sys.executable, "-m", "evomerge.cli", command, str(folder)]
+    return median(lambda: subprocess.run(whole, check=True, stdout=subprocess.DEVNULL))
+
+
+def front(folder: Path) -> object:
+    """Points and scores; the bootstrap over test items takes as long after any search."""
+    return evomerge.Run(folder).front.points
 
 
 def sizes(path: Path, candidates: int) -> dict[str, float]:
@@ -98,11 +115,11 @@ def simulate(options: argparse.Namespace, folder: Path) -> None:
     whole = time.perf_counter() - begun
     print(f"{options.candidates:,} candidates, {options.workers:,} workers: {whole:.0f} s, "
           f"idle {spent.idle:.0f} s, answers made up in {spent.made_up:.0f} s")  # fmt: skip
-    print("told        driver ms each  strategy ms each  resident MiB")
+    print("told        driver ms each  processor ms each  strategy ms each  resident MiB")
     for before, now in zip(watch.rows, watch.rows[1:], strict=False):
         n = now[0] - before[0]
-        driver, strategy = ((now[i] - before[i]) / n * 1e3 for i in (1, 2))
-        print(f"{now[0]:<12,}{driver:10.2f}{strategy:18.2f}{now[3]:17.0f}")
+        driver, cpu, strategy = ((now[i] - before[i]) / n * 1e3 for i in (1, 2, 3))
+        print(f"{now[0]:<12,}{driver:14.2f}{cpu:19.2f}{strategy:18.2f}{now[4]:14.0f}")
     print(f"results taken together: {spent.results / max(1, spent.waits):.1f}")
     found = sizes(folder / NAME, options.candidates)
     answers = found.pop("answers")
@@ -110,10 +127,9 @@ def simulate(options: argparse.Namespace, folder: Path) -> None:
     each = answers / options.items / len(OBJECTIVES)
     print(f"ledger: {sum(found.values()):.0f} bytes a candidate ({rest}), and its answers: "
           f"{answers:.0f} bytes, {each:.0f} each")  # fmt: skip
-    empty = timed("--version")
-    for command in ("front", "status"):
-        seconds = timed(command, str(folder))
-        print(f"evomerge {command}: {seconds:.2f} s, of which {empty:.2f} s to start")
+    for command, query in (("front", front), ("status", status.read)):
+        seconds, whole = median(lambda query=query: query(folder)), command_line(command, folder)
+        print(f"evomerge {command}: {seconds:.2f} s to read, the command {whole:.2f} s")
 
 
 def main() -> None:
@@ -122,6 +138,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=2.0, help="median of a worker's jobs")
+    parser.add_argument("--strategy", default='{"name": "nsga2", "steady": true}')
     parser.add_argument("--items", type=int, default=25, help="of each objective")
     options = parser.parse_args()
     if options.folder is not None:

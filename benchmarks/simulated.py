@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
+from evomerge import plugins
 from evomerge.files.ledger import Answer
 from evomerge.genome import Space
 from evomerge.plugins import Observation, Proposal
-from evomerge.strategies import nsga2
 from evomerge.worker import Job, Result, Setup, block
 
 SPREAD = 0.8
@@ -28,13 +29,21 @@ SPREAD = 0.8
 
 @dataclass
 class Seconds:
-    """Where the wall-clock went that is not the driver's."""
+    """Where time went that is not the driver's: on the clock, and `cpu` of the processor."""
 
     idle: float = 0.0
     made_up: float = 0.0
     strategy: float = 0.0
+    cpu: float = 0.0
     waits: int = 0
     results: int = 0
+
+    @contextmanager
+    def on(self, name: str) -> Iterator[None]:
+        begun, cpu = time.perf_counter(), time.process_time()
+        yield
+        setattr(self, name, getattr(self, name) + time.perf_counter() - begun)
+        self.cpu += time.process_time() - cpu
 
 
 spent = Seconds()
@@ -86,17 +95,16 @@ class Executor:
             yield results
 
     def _result(self, job: Job, slot: int) -> Result:
-        begun = time.perf_counter()
         answers = []
-        for objective, split, number in job.blocks:
-            items = block(self._setup.banks[objective], split, number, self._setup.batch)
-            scores = _scores(job.key, objective, len(items))
-            answers += [
-                Answer(objective, item.id, split, score, {})
-                for item, score in zip(items, scores, strict=True)
-            ]
         spent.results += 1
-        spent.made_up += time.perf_counter() - begun
+        with spent.on("made_up"):
+            for objective, split, number in job.blocks:
+                items = block(self._setup.banks[objective], split, number, self._setup.batch)
+                scores = _scores(job.key, objective, len(items))
+                answers += [
+                    Answer(objective, item.id, split, score, {})
+                    for item, score in zip(items, scores, strict=True)
+                ]
         return Result(job.key, tuple(answers), number=job.number, spent={"": 0.1}, slot=slot)
 
     def cancel(self) -> list[int]:
@@ -117,19 +125,24 @@ def _scores(key: str, objective: str, n: int) -> list[float]:
     return (draws < ability).astype(float).tolist()
 
 
-class Strategy(nsga2.Strategy):
-    """NSGA-II that breeds one by one; its own time is kept apart from the driver's."""
+class Strategy:
+    """Another strategy (`inner`), whose own time is kept apart from the driver's."""
 
-    def __init__(self, space: Space, objectives: Sequence[str], *, seed: int) -> None:
-        super().__init__(space, objectives, seed=seed, steady=True)
+    NEEDS: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self, space: Space, objectives: Sequence[str], *, seed: int, inner: Mapping[str, Any]
+    ) -> None:
+        named = plugins.inner(inner, "inner")
+        self._inner = plugins.begin(*named, space, objectives, seed=seed, where="inner")
 
     def ask(self, n: int) -> list[Proposal]:
-        begun = time.perf_counter()
-        found = super().ask(n)
-        spent.strategy += time.perf_counter() - begun
-        return found
+        with spent.on("strategy"):
+            return self._inner.ask(n)
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        begun = time.perf_counter()
-        super().tell(observations)
-        spent.strategy += time.perf_counter() - begun
+        with spent.on("strategy"):
+            self._inner.tell(observations)
+
+    def incumbents(self) -> list[tuple[float, ...]]:
+        return self._inner.incumbents()

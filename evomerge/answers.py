@@ -36,6 +36,7 @@ class Answers:
         self.searched = ledger.answered("search")
         self._rows: OrderedDict[str, Rows] = OrderedDict()
         self._weights: dict[str, int] = {}
+        self._places: dict[tuple[str, int | None], list[Place]] = {}
         self._kept = 0
 
     def add(self, results: Sequence[Result]) -> None:
@@ -84,13 +85,16 @@ class Answers:
             self.ledger.forget_failures(failed)
 
     def places(self, split: str, items: int | None = None) -> list[Place]:
-        """The blocks that hold the first `items` items of every bank (None: all)."""
-        batch = self.setup.batch
-        return [
-            (objective, split, number)
-            for objective, bank in self.setup.banks.items()
-            for number in range(n_blocks(bank, split, batch, items))
-        ]
+        """The blocks that hold the first `items` items of every bank (None: all): one list for
+        all candidates that are asked them."""
+        known = self._places.get((split, items))
+        if known is None:
+            known = self._places[split, items] = [
+                (objective, split, number)
+                for objective, bank in self.setup.banks.items()
+                for number in range(n_blocks(bank, split, self.setup.batch, items))
+            ]
+        return known
 
     def missing(self, key: str, places: Iterable[Place]) -> tuple[Place, ...]:
         """Those blocks that a plan has not answered."""
@@ -107,13 +111,13 @@ class Answers:
     ) -> Scores:
         """What a plan scored on the items of an objective's blocks, in their order: (n,)."""
         found = self._answered(key, objective, places)
-        return np.array([seen(answer, signal) for answer in found])
+        return np.array([answer.seen(signal) for answer in found])
 
     def row(self, key: str, objective: str, signal: str = "score") -> Scores:
         """What a plan scored on all `search` items of an objective (I,): nan where not asked."""
         row = self._of(key).get(objective, {})
         items = self.setup.banks[objective].split("search")
-        return np.array([seen(row[i.id], signal) if i.id in row else np.nan for i in items])
+        return np.array([row[i.id].seen(signal) if i.id in row else np.nan for i in items])
 
     def by_item(self, key: str, objective: str, places: Sequence[Place]) -> dict[str, float]:
         """Scores of a plan by item id, on the items of an objective's blocks."""
@@ -136,12 +140,6 @@ class Answers:
 def _weight(rows: Rows) -> int:
     """Answers, and one for the place of a plan that has none."""
     return 1 + sum(map(len, rows.values()))
-
-
-def seen(answer: Answer, signal: str) -> float:
-    """What a search that looks at a signal sees of an answer: a scorer without that signal
-    gives its score."""
-    return answer.score if signal == "score" else answer.extra.get(signal, answer.score)
 
 
 def text(plan: Plan) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evomerge.answers import Answers, Place, Scores
 from evomerge.maths.estimates import Estimate, standard_error
+
+if TYPE_CHECKING:
+    from evomerge.answers import Answers, Place, Scores
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,8 @@ class Result:
     """Answers of a job, or why there are none.
 
     `spent`: seconds of the build (under "") and of each objective. `cause`: what kind of failure,
-    where it is not the candidate's own: it ran out of memory, its worker died, its worker's node was
-    lost, its worker was ended because the machine ran out of memory, it took too long.
+    where it is not the candidate's own: it ran out of memory, its worker died, its node was lost, its
+    worker was ended because the machine ran out of memory, it took too long.
     """
 
     key: str

@@ -73,29 +73,27 @@ class Executor:
         self._started = not ray.is_initialized()
         if self._started:
             _start(ray, None if own else address, workers if isinstance(workers, int) else None)
-        self._places = None if isinstance(workers, int) else lambda: _places(ray, gpus)
+        self._fixed = workers if isinstance(workers, int) else None
+        self._gpus = gpus
         self._actor = ray.remote(num_cpus=1, num_gpus=gpus)(Worker)
         self._waiting: list[Job] = []
         self._failed_starts = 0
         self._running: dict[Any, _Slot] = {}
         self._slots: list[_Slot] = []
-        self._looked = time.monotonic()
-        self._grow(workers if self._places is None else self._places())
+        self._grow()
 
     @property
     def workers(self) -> int:
         return len(self._slots)
 
-    def _grow(self, workers: int) -> None:
-        for number in range(len(self._slots), workers):
+    def _grow(self) -> None:
+        """Have as many workers as the cluster holds by now, if their number is not fixed; one that
+        has lost its node takes a place on another by itself."""
+        self._looked = time.monotonic()
+        places = _places(self._ray, self._gpus) if self._fixed is None else self._fixed
+        for number in range(len(self._slots), places):
             self._slots.append(_Slot(number, None))
             self._renew(self._slots[-1])
-
-    def _look(self) -> None:
-        """Whether nodes have joined; a worker that has lost its own takes a place there too."""
-        if self._places is not None and time.monotonic() - self._looked >= _TICK:
-            self._looked = time.monotonic()
-            self._grow(self._places())
 
     def _renew(self, slot: _Slot) -> None:
         """Put a fresh worker into a slot."""
@@ -127,7 +125,8 @@ class Executor:
     def completed(self) -> Iterator[list[Result]]:
         """Results as they come, with all that have; none when nothing has come for a second."""
         while self._waiting or any(slot.job for slot in self._slots):
-            self._look()
+            if self._fixed is None and time.monotonic() - self._looked >= _TICK:
+                self._grow()
             refs = list(self._running)
             done, _ = self._ray.wait(refs, num_returns=1, timeout=_TICK)
             if done:
@@ -199,7 +198,7 @@ def _cause(ray: Any, error: Exception) -> Cause:
     low = isinstance(error, ray.exceptions.OutOfMemoryError)
     if low or "running low on memory" in str(error):
         return "evicted"
-    return "lost" if "node has died" in str(error) or "node was" in str(error) else "died"
+    return "lost" if "node has died" in str(error) else "died"
 
 
 def _failure(job: Job, slot: _Slot, reason: str, cause: Cause) -> Result:

@@ -19,6 +19,7 @@ from typing import Any
 
 from evomerge import errors
 from evomerge.files import lock
+from evomerge.files.mounts import file_system, journal
 
 NAME = "ledger.sqlite"
 SCHEMA = 2
@@ -42,9 +43,6 @@ CREATE INDEX IF NOT EXISTS events_by_time ON events (time);
 
 _NAMES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
 
-# Write-ahead logs need shared memory, which network file systems do not give.
-_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "beegfs", "ceph", "9p"}
-
 
 @dataclass(frozen=True)
 class Event:
@@ -63,6 +61,11 @@ class Answer:
     split: str
     score: float
     extra: Mapping[str, float]
+
+    def seen(self, signal: str) -> float:
+        """What a search that looks at a signal sees: a scorer without that signal gives its
+        score."""
+        return self.score if signal == "score" else self.extra.get(signal, self.score)
 
 
 class Ledger:
@@ -95,8 +98,8 @@ class Ledger:
             self._create()
         elif version not in range(1, SCHEMA + 1):
             raise errors.InputError(
-                f"{self.path}: schema {version}, this evomerge reads up to {SCHEMA}: use the version "
-                "that made it"
+                f"{self.path}: schema {version}, this evomerge reads up to {SCHEMA}: use the "
+                "version that made it"
             )
         elif lacking := sorted(set(_NAMES) - tables):
             raise errors.InputError(f"{self.path}: not a whole ledger: lacks {', '.join(lacking)}")
@@ -241,7 +244,8 @@ class Ledger:
     @contextmanager
     def together(self) -> Iterator[None]:
         """All that is written in here is one transaction, on disk when it ends, or nothing is."""
-        if self._db.in_transaction:
+        outer = self._db.in_transaction
+        if outer:
             yield
             return
         with _plain(self.path):
@@ -280,23 +284,3 @@ def _plain(path: Path) -> Iterator[None]:
         ) from error
     except sqlite3.DatabaseError as error:
         raise errors.InputError(f"{path}: not a readable ledger: {error}") from error
-
-
-def journal(kind: str) -> str:
-    """SQLite's journal mode for a type of file system."""
-    return "DELETE" if kind in _NETWORK else "WAL"
-
-
-def file_system(folder: Path) -> str:
-    """Type of the file system a folder lies on; empty where the machine does not tell."""
-    try:
-        mounts = Path("/proc/mounts").read_text()
-    except OSError:
-        return ""
-    best = ("", "")
-    for line in mounts.splitlines():
-        _, point, kind, *_ = line.split()
-        inside = folder.resolve().is_relative_to(point.replace("\\040", " "))
-        if inside and len(point) > len(best[0]):
-            best = (point, kind)
-    return best[1]
