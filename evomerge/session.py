@@ -80,7 +80,8 @@ def facts(problem: Problem) -> dict[str, Any]:
 
 def _banks(problem: Problem) -> dict[str, Any]:
     return {
-        name: {"bank": bank.name, "scorer": bank.scorer} for name, bank in problem.banks.items()
+        name: {"bank": problem.banks[name].name, "scorer": problem.banks[name].scorer}
+        for name in problem.objectives
     }
 
 

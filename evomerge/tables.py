@@ -26,6 +26,12 @@ def show(out: Console, run: Run) -> None:
         difference = f"{row['difference']:+.3f}"
         against.add_row(named(row), difference, interval, shown(row["p_holm"]))
     out.print(against)
+    if kept := run.kept():
+        table = Table("has to keep", "wanted", "margin on validation", "lower bound", "test")
+        for row in kept:
+            margins = (f"{row['mean']:+.3f}", f"{row['low']:+.3f}")
+            table.add_row(row["keep"], row["wanted"], *margins, f"{row['test']:.3f}")
+        out.print(table)
     out.print(
         "nondom.: how probable it is that no other point here, baselines included, beats this one"
         " in every objective; p (Holm): adjusted for the number of baselines", highlight=False

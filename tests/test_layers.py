@@ -32,6 +32,7 @@ LAYERS = """
     worker
     executors answers pace
     estimation
+    constraints
     objectives checks desk fidelity
     recipe
     confirm front
