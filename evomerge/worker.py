@@ -122,7 +122,7 @@ class Worker:
         except errors.EvaluationError as error:
             failed = str(error)
         except (Exception, SystemExit) as error:  # it may fail in any way; the run goes on
-            failed = f"{where}{type(error).__name__}: {error}"
+            failed = errors.public(f"{where}{type(error).__name__}: {error}")
         seconds = time.perf_counter() - begun
         if failed is not None:
             return Result(job.key, failed=failed, seconds=seconds, slot=self.slot)

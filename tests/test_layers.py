@@ -13,7 +13,7 @@ PACKAGE = Path(plugins.__file__).parent
 # a folder that is no plug-in folder, such as files/.
 LAYERS = """
     errors
-    maths
+    maths console
     files genome layers
     zoo modules ancestry
     stacks

@@ -1,6 +1,6 @@
 """A whole search and all that can be made of it, in a process in which unpickling is an error.
 
-    python -m tests.security.unpickled FAMILY RUN
+python -m tests.security.unpickled FAMILY RUN
 """
 
 import io
