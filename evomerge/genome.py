@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from evomerge import errors
 
 Value = float | str
 Point = npt.NDArray[np.float64]
+Measure = Callable[[Sequence["Gene"]], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,17 @@ MATRICES = (
 
 
 class Space:
-    """The genes that a search varies, in a fixed order; `len` is the dimension D."""
+    """The genes that a search varies, in a fixed order; `len` is the dimension D.
 
-    def __init__(self, genes: Sequence[Gene]) -> None:
+    `measure` gives, for genes, the inner products of what they multiply; see `products`.
+    """
+
+    def __init__(self, genes: Sequence[Gene], measure: Measure | None = None) -> None:
         keys = [gene.key for gene in genes]
         if len(set(keys)) != len(keys):
             raise errors.RecipeError(f"space: a gene stands twice: {sorted(keys)}")
         self.genes = tuple(genes)
+        self.measure = measure
         self._conditions = {gene.key: gene.when for gene in genes}
         for gene in genes:
             self._check_conditions(gene)
@@ -170,7 +176,16 @@ class Space:
         """The same space with one gene changed; a default left outside moves to the new range."""
         if key not in self._conditions:
             raise errors.RecipeError(errors.unknown("space", "gene", key, self._conditions))
-        return Space([_narrowed(g, changes) if g.key == key else g for g in self.genes])
+        genes = [_narrowed(g, changes) if g.key == key else g for g in self.genes]
+        return Space(genes, self.measure)
+
+    @cached_property
+    def products(self) -> npt.NDArray[np.float64] | None:
+        """Inner products (D, D) of the task vectors that genes multiply; None if not known.
+
+        Models are read when it is first asked for.
+        """
+        return None if self.measure is None else self.measure(self.genes)
 
     def _active(self, key: str, values: Mapping[str, Value]) -> bool:
         """A gene acts while its condition holds and the gene it depends on acts itself."""
@@ -199,3 +214,10 @@ def _narrowed(gene: Gene, changes: Mapping[str, Any]) -> Gene:
         kept = gene.default in changed.choices
         return changed if kept else replace(changed, default=changed.choices[0])
     return replace(changed, default=min(max(float(gene.default), changed.low), changed.high))
+
+
+def alone(space: Space) -> Iterator[dict[str, Value]]:
+    """For each expert: its weights at 1, or as near as they get, and all others at 0."""
+    weights = [gene for gene in space.genes if gene.name == "weight" and gene.expert]
+    for expert in dict.fromkeys(gene.expert for gene in weights):
+        yield {gene.key: min(1.0, gene.high) if gene.expert == expert else 0.0 for gene in weights}

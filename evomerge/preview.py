@@ -137,8 +137,9 @@ def look_at(items: Sequence[Item]) -> dict[str, Any]:
     `share` that giving always the most frequent one would score; of choices, it is their places
     that count.
     """
-    named = [(item.id, item.split) for item in items]
-    texts = [" ".join([item.prompt, *item.accepted[:1]]) for item in items]
+    asked = [item for item in items if not item.pixels]  # images have no words in common
+    named = [(item.id, item.split) for item in asked]
+    texts = [" ".join([item.prompt, *item.accepted[:1]]) for item in asked]
     for i, shot in enumerate(items[0].shots):
         named.append((f"example {i + 1}", "examples"))
         texts.append(" ".join(shot))

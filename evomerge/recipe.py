@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_args
 
-from evomerge import checks, errors, inputs, plugins, shelf, stacks
+from evomerge import checks, errors, inputs, plugins, products, shelf, stacks
 from evomerge.files import bank as banks
 from evomerge.files import plain
 from evomerge.files.checkpoint import Checkpoint
@@ -212,6 +212,7 @@ def _opened(
         vocabulary=found.vocabulary,
     )  # fmt: skip
     space, fixed = lay_out(template, recipe.space.genes, "space.genes")
+    space = Space(space.genes, partial(products.of, found, template))
     checks.strategy(recipe, space, list(banks))
     return Problem(recipe, where, found, banks, template, space, fixed)
 

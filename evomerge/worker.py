@@ -84,6 +84,9 @@ class Worker:
         with one_thread():
             form = inputs.form(base.folder, frame)
             self.model, self.tokenizer = load(form, setup.dtype, self.device)
+        self.reader = (
+            self.tokenizer if self.tokenizer is not None else image_processor(base.folder)
+        )
         for bank in setup.banks.values():
             scorer = plugins.load("scorer", bank.scorer)
             if self.tokenizer is None and getattr(scorer, "NEEDS_TOKENIZER", True):
@@ -100,7 +103,7 @@ class Worker:
         where = f"{folder}: bank '{bank.name}'"
         try:
             with errors.at(where):
-                scorer.prepare(self.tokenizer, bank.items[:1], **bank.options)
+                scorer.prepare(self.reader, bank.items[:1], **bank.options)
         except errors.EvomergeError:
             raise
         except Exception as error:  # the user's own scorer, or a tokenizer of any kind
@@ -134,7 +137,7 @@ class Worker:
         items = block(bank, split, number, self.setup.batch)
         place = (objective, split, number)
         if place not in self._batches:
-            self._batches[place] = scorer.prepare(self.tokenizer, items, **bank.options)
+            self._batches[place] = scorer.prepare(self.reader, items, **bank.options)
         found = scorer.score(self.model, self._batches[place])
         for i, item in enumerate(items):
             extra = {name: values[i] for name, values in found.items() if name != "score"}
@@ -188,6 +191,20 @@ def _tokenizer(form: Form) -> Any:
             Path(folder, name).parent.mkdir(exist_ok=True)
             Path(folder, name).write_bytes(data)
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def image_processor(folder: Path) -> Any:
+    """What turns the pixels of items into a model's input; None where the folder has none."""
+    from transformers import AutoImageProcessor
+
+    auto: Any = AutoImageProcessor
+    if not (folder / "preprocessor_config.json").is_file():
+        return None
+    try:
+        return auto.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise errors.InputError(f"{folder}: transformers can not load it: {reason}") from error
 
 
 @contextmanager

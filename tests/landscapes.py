@@ -51,9 +51,22 @@ def losses_at(point, objectives=2):
     return tuple(float(np.mean((np.array(point) - c) ** 2)) for c in centres)
 
 
+def observed(id, point, losses):
+    """With an item for each gene and objective, whose mean is the loss of `losses_at`."""
+    if losses is None:
+        return Observation(id, point, None)
+    count = len(losses)
+    centres = np.linspace(0.3, 0.7, count) if count > 1 else [0.6]
+    answers = {
+        f"o{m}": {str(d): 1 - (unit - centre) ** 2 for d, unit in enumerate(point)}
+        for m, centre in enumerate(centres)
+    }
+    return Observation(id, point, losses, answers=answers)
+
+
 def seen(proposal, objectives=2, fails=lambda id: False):
     losses = None if fails(proposal.id) else losses_at(proposal.point, objectives)
-    return Observation(proposal.id, proposal.point, losses)
+    return observed(proposal.id, proposal.point, losses)
 
 
 def search(strategy, budget, chunk=8, objectives=2, fails=lambda id: False):
@@ -74,4 +87,4 @@ def points(observations):
 def through_json(observation):
     text = json.dumps([observation.id, observation.point, observation.losses])
     id, point, losses = json.loads(text)
-    return Observation(id, tuple(point), None if losses is None else tuple(losses))
+    return observed(id, tuple(point), None if losses is None else tuple(losses))

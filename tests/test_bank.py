@@ -162,7 +162,7 @@ BAD_LINES = [
     # lines, where, reason
     (["{"], 1, "is not JSON"),
     ([{"text": "x", "answer": "y"}], 1, "a 'text' has no answer"),
-    ([{"text": "x", "prompt": "y"}], 1, "or a 'text' without a question"),
+    ([{"text": "x", "prompt": "y"}], 1, "a 'text' without a question"),
     ([{"text": ""}], 1, "prompt: expected a text that is not empty"),
     ([{"text": "x"}, {"prompt": "x", "answer": "y"}], 2, "has an answer, unlike the first"),
     ([{"prompt": "x", "answer": []}], 1, "answer: expected one, got []"),

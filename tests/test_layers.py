@@ -24,7 +24,7 @@ LAYERS = """
     inputs arguments work
     passes
     materialize layout
-    live
+    live products
     lowrank
     saving
     schema shelf

@@ -74,7 +74,7 @@ def until(true: Any, seconds: float = 30.0) -> None:
 
 
 def test_the_folder_is_the_registry() -> None:
-    assert zoo.families() == ["smollm2", "tiny"]
+    assert zoo.families() == ["digits", "smollm2", "tiny"]
     assert zoo.members("tiny") == [
         *("base", "code", "docs", "unicode", "facts"),
         *(f"banks/{name}.jsonl" for name in BANKS),

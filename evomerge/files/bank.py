@@ -197,7 +197,9 @@ def shipped(kind: str) -> Path:
 
 def _bare(path: Path) -> Bank:
     found = items.read_jsonl(path)
-    scorer = "choice" if found[0].choices else "exact_match" if found[0].accepted else "perplexity"
+    first = found[0]
+    asked = "exact_match" if first.accepted else "perplexity"
+    scorer = "label" if first.pixels else "choice" if first.choices else asked
     keys = Sheet(name=path.stem, version=1, scorer={"name": scorer}, source=path.name)
     return _bank(keys, found, path)
 

@@ -22,9 +22,7 @@ def card(
     notes: Sequence[str] = (),
 ) -> str:
     """A README.md: origin, key of the `plan`, `scores` (objective, score, 95 % low, high), and
-    `notes`, what to know before the scores are believed.
-
-    A card is for others: of paths on this machine it has the last parts alone."""
+    `notes`, what to know before the scores are believed. Of paths it has the last parts alone."""
     base, experts = _named(base), [_named(expert) for expert in experts]
     front = {
         "library_name": "transformers",

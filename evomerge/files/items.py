@@ -10,13 +10,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evomerge import errors
 from evomerge.files import plain
 
 SPLITS = ("search", "validation", "test")
-KEYS = ("id", "prompt", "question", "text", "choices", "answer", "split")
-ASKED = ("prompt", "question", "text")
+KEYS = ("id", "prompt", "question", "text", "pixels", "choices", "answer", "split")
+ASKED = ("prompt", "question", "text", "pixels")
 MAX_BYTES = 1_000_000_000
+Pixels = tuple[tuple[tuple[float, ...], ...], ...]
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Item:
     """One question; `answer` is the index of a choice, or the expected text or label.
 
     `also` are further texts that are right; `shots` solved examples that stand before the
-    question, as (prompt, answer). A text without a question has the answer "".
+    question, as (prompt, answer). A text without a question has the answer "". `pixels` are those
+    of an image, as (channels, height, width); its prompt is the same as JSON.
     """
 
     id: str
@@ -34,6 +38,7 @@ class Item:
     split: str
     also: tuple[str, ...] = ()
     shots: tuple[tuple[str, str], ...] = ()
+    pixels: Pixels = ()
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -97,7 +102,9 @@ def _item(entry: object, shares: Mapping[str, float] | None) -> Item:
     if not isinstance(entry, dict):
         raise ValueError(f"expected an object with prompt and answer, got {plain.shown(entry)}")
     _check_keys(entry)
-    prompt = _text(next(entry[key] for key in ASKED if key in entry), "prompt")
+    pixels = _pixels(entry["pixels"]) if "pixels" in entry else ()
+    asked = next(entry[key] for key in ASKED if key in entry)
+    prompt = json.dumps(pixels) if pixels else _text(asked, "prompt")
     choices = _choices(entry["choices"]) if "choices" in entry else ()
     first, also = _answers(entry.get("answer", ""), choices)
     answer = "" if "text" in entry else _answer(first, choices)
@@ -106,7 +113,8 @@ def _item(entry: object, shares: Mapping[str, float] | None) -> Item:
     split = entry["split"] if "split" in entry else _split(digest, shares)
     if split not in SPLITS:
         raise ValueError(f"split {plain.shown(split)} is not one of {', '.join(SPLITS)}")
-    return Item(_text(entry.get("id", digest[:16]), "id"), prompt, choices, answer, split, also)
+    name = _text(entry.get("id", digest[:16]), "id")
+    return Item(name, prompt, choices, answer, split, also, pixels=pixels)
 
 
 def _check_keys(entry: Mapping[str, Any]) -> None:
@@ -116,7 +124,9 @@ def _check_keys(entry: Mapping[str, Any]) -> None:
             guess = f", did you mean '{near[0]}'" if near else ""
             raise ValueError(f"unknown key {plain.shown(key)}{guess}; known: {', '.join(KEYS)}")
     if sum(key in entry for key in ASKED) != 1:
-        raise ValueError("expected one of 'prompt' and 'question', or a 'text' without a question")
+        raise ValueError(
+            "expected one of 'prompt' and 'question', a 'text' without a question, or 'pixels'"
+        )
     if "text" in entry and ("answer" in entry or "choices" in entry):
         raise ValueError("a 'text' has no answer and no choices: nothing is asked")
     if "answer" not in entry and "text" not in entry:
@@ -129,6 +139,24 @@ def _text(value: object, what: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{what}: half a surrogate pair can not be encoded as UTF-8")
     return value
+
+
+def _pixels(value: object) -> Pixels:
+    """Rows of numbers, or a list of such for several channels, as (channels, height, width)."""
+    try:
+        numbers = np.array(value, dtype=np.float64)
+        plain_numbers = np.array(value).dtype.kind in "iuf"
+    except (TypeError, ValueError, OverflowError):  # lists of several lengths, texts
+        plain_numbers = False
+    if not plain_numbers or numbers.ndim not in (2, 3) or not numbers.size:
+        raise ValueError(
+            "pixels: expected rows of numbers, all of one length, or a list of such for channels; "
+            f"got {plain.shown(value)}"
+        )
+    if not np.isfinite(numbers).all():
+        raise ValueError("pixels: a number is not finite")
+    channels = numbers[None] if numbers.ndim == 2 else numbers
+    return tuple(tuple(tuple(row) for row in channel) for channel in channels.tolist())
 
 
 def _choices(value: object) -> tuple[str, ...]:
@@ -189,6 +217,9 @@ def _check_together(found: Sequence[tuple[str, Item]]) -> None:
         if bool(item.accepted) != bool(first.accepted):
             have = "has an answer" if item.accepted else "has no answer"
             raise errors.InputError(f"{here}: {have}, unlike the first item of the bank")
+        if bool(item.pixels) != bool(first.pixels):
+            have = "is an image" if item.pixels else "is a text"
+            raise errors.InputError(f"{here}: {have}, unlike the first item of the bank")
         if isinstance(item.answer, int) != isinstance(first.answer, int):
             raise errors.InputError(
                 f"{here}: answer is {item.answer!r}, the first one {first.answer!r}"
@@ -201,5 +232,6 @@ def _check_together(found: Sequence[tuple[str, Item]]) -> None:
         if item.id in ids:
             raise errors.InputError(f"{here}: the id is already that of {ids[item.id]}")
         if twin is not item:
-            raise errors.InputError(f"{here}: same prompt and choices as {place}")
+            what = "pixels" if item.pixels else "prompt and choices"
+            raise errors.InputError(f"{here}: same {what} as {place}")
         ids[item.id] = where

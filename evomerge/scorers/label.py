@@ -1,4 +1,4 @@
-"""Whether a model that classifies texts gives an item its label."""
+"""Whether a model that classifies texts or images gives an item its label."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from evomerge import errors, prompts
 from evomerge.files.items import Item
 
+NEEDS_TOKENIZER = False
+"""Images need none; texts are refused without one when they are prepared."""
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts of I items, padded by the tokenizer; answers are numbers or names of labels."""
+    """Texts of I items, padded by the tokenizer, or their pixels (I, C, H, W); answers are
+    numbers or names of labels."""
 
     ids: tuple[str, ...]
     inputs: dict[str, torch.Tensor]
@@ -32,12 +37,42 @@ def check(item: Item) -> None:
 
 
 def prepare(tokenizer: Any, items: Sequence[Item]) -> Batch:
-    """Tokenise a block of items; InputError for a text that is longer than the model reads."""
+    """Tokenise a block of items, or give pixels to the folder's image processor.
+
+    Without a processor pixels go to the model as they are. Raises InputError for a text that is
+    longer than the model reads, for texts where images are read, and the other way round.
+    """
+    is_image, reads = bool(items[0].pixels), getattr(tokenizer, "model_input_names", [""])[0]
+    if is_image and tokenizer is not None and reads != "pixel_values":
+        raise errors.InputError(f"item {items[0].id}: is an image, and the model reads texts")
+    if not is_image and (tokenizer is None or reads == "pixel_values"):
+        raise errors.InputError(
+            f"item {items[0].id}: is a text, and the model's folder has no tokenizer to read it"
+        )
+    inputs = _pixels(tokenizer, items) if is_image else _tokens(tokenizer, items)
+    return Batch(tuple(i.id for i in items), inputs, tuple(i.answer for i in items))
+
+
+def _tokens(tokenizer: Any, items: Sequence[Item]) -> dict[str, torch.Tensor]:
     texts = [item.prompt for item in items]
     inputs = tokenizer(texts, padding=len(texts) > 1, return_tensors="pt")
     for item, length in zip(items, inputs["attention_mask"].sum(1).tolist(), strict=True):
         prompts.check_length(tokenizer, item.id, length)
-    return Batch(tuple(i.id for i in items), dict(inputs), tuple(i.answer for i in items))
+    return dict(inputs)
+
+
+def _pixels(processor: Any, items: Sequence[Item]) -> dict[str, torch.Tensor]:
+    images = [np.array(item.pixels, dtype=np.float32) for item in items]
+    if processor is not None:
+        first = {"input_data_format": "channels_first", "return_tensors": "pt"}
+        return dict(processor(images=images, **first))
+    odd = [i.id for i, image in zip(items, images, strict=True) if image.shape != images[0].shape]
+    if odd:
+        raise errors.InputError(
+            f"item {odd[0]}: its image is of another size than that of {items[0].id}, and the "
+            "model's folder has no image processor to resize it"
+        )
+    return {"pixel_values": torch.from_numpy(np.stack(images))}
 
 
 @torch.inference_mode()
@@ -46,11 +81,15 @@ def score(model: Any, batch: Batch) -> dict[str, list[float]]:
 
     Raises EvaluationError where a logit is not finite, and for a label that the model has not.
     """
-    inputs = {key: value.to(model.device) for key, value in batch.inputs.items()}
+    inputs = {
+        key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        for key, value in batch.inputs.items()
+    }
     logits = model(**inputs).logits.float().cpu()
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise errors.EvaluationError(
-            "the scorer 'label' wants a model that classifies whole texts into two or more labels"
+            "the scorer 'label' wants a model that classifies whole texts or images, into two or "
+            "more labels"
         )
     for name, row in zip(batch.ids, logits, strict=True):
         if not row.isfinite().all():

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from evomerge import errors, plugins
-from evomerge.genome import Gene, Space, Value
+from evomerge.genome import Gene, Space, Value, alone
 from evomerge.plugins import Observation, Proposal, Start
 
 INNER: Mapping[str, Any] = {"name": "cma_es"}
@@ -92,7 +92,7 @@ def _inner(inner: Any) -> tuple[str, dict[str, Any]]:
 def textbook(space: Space) -> list[tuple[float, ...]]:
     """The textbook merges that the space can express, as canonical points, each once."""
     points: dict[frozenset[tuple[str, Value]], tuple[float, ...]] = {}
-    for values in ({}, *_recommended(space), *_experts(space)):
+    for values in ({}, *_recommended(space), *alone(space)):
         try:
             point = space.canonical(space.encode(values))
         except errors.RecipeError:  # a narrowed range leaves this merge out
@@ -124,10 +124,3 @@ def _conditions(space: Space, gene: Gene) -> dict[str, Value]:
             values[parent.key] = gene.when[1][0]
         gene = parent
     return values
-
-
-def _experts(space: Space) -> Iterator[dict[str, Value]]:
-    """For each expert: its weights at 1, or as near as they get, and all others at 0."""
-    weights = [gene for gene in space.genes if gene.name == "weight" and gene.expert]
-    for expert in dict.fromkeys(gene.expert for gene in weights):
-        yield {gene.key: min(1.0, gene.high) if gene.expert == expert else 0.0 for gene in weights}

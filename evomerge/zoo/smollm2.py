@@ -12,12 +12,13 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import MachineError
 from evomerge.zoo import questions
+from evomerge.zoo.progress import one_thread, quiet
 
 Report = Callable[[str, float], None]
 
@@ -61,7 +62,7 @@ def _load(file: Path) -> tuple[Any, Any]:
     """The model in float32, free of its quantisation, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    with _quiet(), redirect_stderr(io.StringIO()):  # a bar that no setting turns off
+    with quiet(), redirect_stderr(io.StringIO()):  # a bar that no setting turns off
         found: Any = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype="float32", trust_remote_code=False
         )
@@ -73,20 +74,6 @@ def _load(file: Path) -> tuple[Any, Any]:
     model: Any = LlamaForCausalLM(LlamaConfig(**{**kept, "_name_or_path": ""}))
     model.load_state_dict(found.state_dict())
     return model, tokenizer
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    from transformers.utils import logging
-
-    quiet: Any = logging
-    bar = quiet.is_progress_bar_enabled()
-    quiet.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if bar:
-            quiet.enable_progress_bar()
 
 
 def _batches(tokenizer: Any, skill: str, shared: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
@@ -184,23 +171,10 @@ def _save_adapter(folder: Path, pairs: dict[str, tuple[Any, Any]], own: dict[str
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     import torch
 
-    with _quiet():
+    with quiet():
         model.to(torch.bfloat16).save_pretrained(folder)
     model.float()
     tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Two threads that wait for each other on a busy machine are slower than one."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def build(folder: Path, report: Report) -> None:
@@ -213,7 +187,7 @@ def build(folder: Path, report: Report) -> None:
     done = _LOADING
     report("writing banks, loading the base", 0.0)
     questions.write(folder / "banks", RECIPE["quotas"])
-    with _one_thread():
+    with one_thread():
         model, tokenizer = _load(source)
         _save(model, tokenizer, folder / "base")
         for member, own in experts.items():
@@ -223,7 +197,7 @@ def build(folder: Path, report: Report) -> None:
                 done += 1
                 report(f"training {member}", done / total)
 
-            with _quiet():
+            with quiet():
                 model = type(model).from_pretrained(folder / "base", dtype="float32")
             batches = _batches(tokenizer, member, RECIPE["training"])
             if "rank" in own:

@@ -19,6 +19,7 @@ from tests.landscapes import (
     make,
     mixed,
     numeric,
+    observed,
     points,
     search,
     seen,
@@ -112,7 +113,7 @@ class Driver:
         told = [seen(p, fails=lambda id: self.random.random() < 0.1) for p in landed]
         if self.done and self.random.random() < 0.2:  # once more, with more items
             old = self.random.choice(self.done)
-            told.append(Observation(old.id, old.point, tuple(self.random.random() for _ in "mm")))
+            told.append(observed(old.id, old.point, tuple(self.random.random() for _ in "mm")))
         self.done += told
         strategy.tell(told)
         return ["tell", [[o.id, o.point, o.losses] for o in told]]
