@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evomerge import errors, plugins, shelf, zoo
 from evomerge.files.bank import Sheet
@@ -14,6 +15,9 @@ from evomerge.layout import lay_out
 from evomerge.plan import Input, Template
 from evomerge.schema import Recipe
 from evomerge.scorers import function
+
+AUTO = "auto"
+"""The device that is there."""
 
 
 def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> None:
@@ -32,6 +36,8 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
         raise errors.RecipeError("fidelity.items: only 'first' takes a number of items")
     if not any((recipe.budget.candidates, recipe.budget.items, recipe.budget.seconds)):
         raise errors.RecipeError("budget: give candidates, items or seconds")
+    if recipe.budget.candidates is not None:
+        _room(recipe.strategy.options, recipe.budget.candidates, "strategy")
     for name in functions:
         if name in recipe.objectives:
             raise errors.RecipeError(f"objectives: '{name}' is in the recipe and in functions")
@@ -43,6 +49,18 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
     space, _ = lay_out(_imagined(recipe), recipe.space.genes, "space.genes")
     strategy(recipe, space, [*recipe.objectives, *functions])
     device(recipe)
+
+
+def _room(options: Mapping[str, Any], candidates: int, where: str) -> None:
+    """Refuse a population that the budget ends before; at whatever depth of combinators."""
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            _room(value, candidates, f"{where}.{key}")
+        elif key == "population" and isinstance(value, int) and value > candidates:
+            raise errors.RecipeError(
+                f"{where}.population: {value} candidates are more than the budget has"
+                f" ({candidates}): no generation would follow the first one"
+            )
 
 
 def _objectives(recipe: Recipe, folder: Path) -> None:
@@ -96,12 +114,12 @@ def device(recipe: Recipe) -> str:
     import torch
 
     here = torch.accelerator.current_accelerator(check_available=True)
-    if recipe.device == "auto":
+    if recipe.device == AUTO:
         return here.type if here is not None else "cpu"
     try:
         wanted = torch.device(recipe.device)
     except RuntimeError:
-        known = ("auto", "cpu", "cuda", "mps", "xpu")
+        known = (AUTO, "cpu", "cuda", "mps", "xpu")
         raise errors.RecipeError(
             errors.unknown("device", "device", recipe.device, known)
         ) from None
@@ -110,6 +128,6 @@ def device(recipe: Recipe) -> str:
         there = there or (wanted.index or 0) < torch.accelerator.device_count()
     if not there:
         raise errors.MachineError(
-            f"device: '{recipe.device}' is not on this machine; 'auto' takes what there is"
+            f"device: '{recipe.device}' is not on this machine; '{AUTO}' takes what there is"
         )
     return recipe.device

@@ -92,6 +92,7 @@ def at(place: str) -> Iterator[None]:
 def unknown(where: str, what: str, got: str, known: Iterable[str]) -> str:
     """The message for an unknown name: where, what, got, the nearest valid name, all of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(got, names, n=1, cutoff=0.5)
+    begun = [name for name in names if got and name.startswith(got)]
+    near = begun or difflib.get_close_matches(got, names, n=1, cutoff=0.5)
     guess = f" Did you mean '{near[0]}'?" if near else ""
     return f"{where}: unknown {what} '{got}'.{guess} Known: {', '.join(names) or 'none'}"

@@ -92,6 +92,8 @@ class Search:
             return
         self.report("stage", {"name": "search"})
         self._loop()
+        for line in plugins.notes(self.strategy):
+            self.report("note", {"text": line})
         shortlist = self._shortlist()
         seen = fidelity.wanted(self.recipe.fidelity, self.answers, None)
         self.desk.answer(shortlist.values(), seen, self._told_result)

@@ -8,18 +8,13 @@ import inspect
 import pkgutil
 import re
 import sys
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
-import pydantic
-from typing_extensions import Unpack
-
-from evomerge import errors
-from evomerge.files import plain
+from evomerge import errors, keywords
 from evomerge.genome import Gene, Space
 
 REFERENCE_POINT = 1.1
@@ -68,6 +63,9 @@ class Observation:
 Start = Sequence[tuple[tuple[float, ...], tuple[float, ...] | None]]
 """Points (D,) that are known before a strategy begins, with their losses (None: failed)."""
 
+FEW = 8
+"""Genes that the need "few_genes" allows: a full quadratic then has 45 coefficients."""
+
 NOT_OPTIONS = frozenset({"seed", "start"})
 """Keywords of a plug-in that its caller fills, never a recipe."""
 
@@ -76,7 +74,9 @@ class Strategy(Protocol):
     """strategies/NAME.py: `class Strategy`. Its keyword options are those of `__init__`.
 
     NEEDS names what it can not do without: "numbers_only" (no choice genes), "one_objective",
-    "answers" (per item). A combinator may define a module function `needs(options)` instead.
+    "several_objectives", "few_genes" (FEW), "expert_weights", "answers" (per item). A combinator
+    may define a module function `needs(options)` instead; one that decides something by itself
+    `explain(space, objectives, options)`: a line that says what.
     Given the same events in the same order it is in the same state, bit for bit: every random
     number derives from `seed`; global generators, clocks and files are not touched.
     A combinator hands what it knows to its inner strategy as `start`, if that takes it.
@@ -99,6 +99,8 @@ class Strategy(Protocol):
     def incumbents(self) -> list[tuple[float, ...]]:
         """Points worth confirming beside the front, such as a distribution mean."""
         ...
+
+    # optional: notes() -> list[str], what people should know of how it went, after the search
 
 
 FOLDERS = {
@@ -182,51 +184,12 @@ def strategy_needs(name: str, options: Mapping[str, Any]) -> frozenset[str]:
 def check_options(kind: str, name: str, options: Mapping[str, Any], where: str) -> None:
     """Raise RecipeError for an option that the plug-in does not take, or not with this value.
 
-    Options are the keywords of a class, or of a scorer's `prepare`, and the keys of a TypedDict
-    that it unpacks; what values one takes is its annotation: `Annotated[int, Field(ge=1)]`.
+    Options are the keywords of a class, or of a scorer's `prepare`.
     """
     module = load(kind, name, where)
     call = module.prepare if kind == "scorer" else getattr(module, kind.capitalize()).__init__
-    parameters = inspect.signature(call).parameters.values()
-    known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-    hints, shared = _hints(call)
-    names = [option for option in (*known, *shared) if option not in NOT_OPTIONS]
-    if shared or not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        for option in options:
-            if option not in names:
-                place = f"{where} ({name})"
-                raise errors.RecipeError(errors.unknown(place, "option", option, names))
-    needed = [o for o in names if o in known and known[o].default is inspect.Parameter.empty]
-    for option in needed:
-        if option not in options:
-            raise errors.RecipeError(f"{where} ({name}): option '{option}' is missing")
-    _check_values({**hints, **shared}, options, f"{where}.{name}")
-
-
-def _hints(call: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The annotations of a call, and those of the options that it shares with others.
-
-    Shared are the keys of a TypedDict in `**options: Unpack[...]`.
-    """
-    try:
-        hints = typing.get_type_hints(call, include_extras=True)
-    except NameError:  # a user's annotation that exists for type checkers alone
-        return {}, {}
-    unpacked = [typing.get_args(h)[0] for h in hints.values() if typing.get_origin(h) is Unpack]
-    shared = [typing.get_type_hints(keys, include_extras=True) for keys in unpacked]
-    return hints, {option: hint for keys in shared for option, hint in keys.items()}
-
-
-def _check_values(hints: Mapping[str, Any], options: Mapping[str, Any], where: str) -> None:
-    for option, value in options.items():
-        try:
-            pydantic.TypeAdapter(hints.get(option, Any)).validate_python(value, strict=True)
-        except pydantic.ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            text = f"{where}.{option}: got {plain.shown(value)}, {plain.worded(fault)}"
-            raise errors.RecipeError(text) from None
-        except pydantic.errors.PydanticUserError:  # an annotation that pydantic does not know
-            continue
+    with_name = (f"{where} ({name})", f"{where}.{name}")
+    keywords.check(call, options, *with_name, unless=NOT_OPTIONS)
 
 
 def begin(
@@ -237,17 +200,45 @@ def begin(
     *,
     seed: int,
     where: str,
+    start: Start = (),
 ) -> Strategy:
-    """A new strategy; whatever it says against its options is a RecipeError."""
+    """A new strategy, told the `start` if it takes one.
+
+    Whatever it says against its options is a RecipeError.
+    """
     module = load("strategy", name, where)
+    known = {"start": start} if start and takes(module.Strategy, "start") else {}
     try:
-        strategy: Strategy = module.Strategy(space, objectives, seed=seed, **options)
+        strategy: Strategy = module.Strategy(space, objectives, seed=seed, **options, **known)
     except errors.EvomergeError:
         raise
     except Exception as error:  # the user's own code
         reason = f"{type(error).__name__}: {error}"
         raise errors.RecipeError(f"{where}: '{name}' can not begin: {reason}") from error
     return strategy
+
+
+def inner(value: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of a combinator's inner strategy, checked.
+
+    Raises RecipeError unless it is a mapping with a name and options that this strategy takes.
+    """
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise errors.RecipeError(f"{where}: got {value!r}, expected a mapping with a name")
+    options = {key: option for key, option in value.items() if key != "name"}
+    check_options("strategy", value["name"], options, where)
+    return value["name"], options
+
+
+def explain(name: str, options: Mapping[str, Any], space: Space, objectives: Sequence[str]) -> str:
+    """What a strategy decides by itself for this space, in a line; empty for most."""
+    module = load("strategy", name)
+    return str(module.explain(space, objectives, options)) if hasattr(module, "explain") else ""
+
+
+def notes(strategy: Strategy) -> list[str]:
+    """What people should know of how a search went; nothing from most strategies."""
+    return list(getattr(strategy, "notes", list)())
 
 
 def takes(plugin: type[Any], keyword: str) -> bool:
@@ -272,25 +263,30 @@ def check_strategy(
     check_options("strategy", name, options, where)
     if not len(space):
         raise errors.RecipeError(f"{where}: the space has no genes: there is nothing to search")
-    offence = _offence(strategy_needs(name, options), space.genes, objectives)
-    if offence:
+    reason = refusal(strategy_needs(name, options), space.genes, objectives)
+    if reason:
         able = [
             other
             for other in known("strategy")
-            if not _offence(strategy_needs(other, {}), space.genes, objectives)
+            if not refusal(strategy_needs(other, {}), space.genes, objectives)
         ]
-        raise errors.RecipeError(f"{where}: '{name}' {offence}. Strategies that can: {able}")
+        raise errors.RecipeError(f"{where}: '{name}' {reason}. Strategies that can: {able}")
     begin(name, options, space, objectives, seed=seed, where=where)
 
 
-def _offence(
-    needs: frozenset[str], genes: Sequence[Gene], objectives: Sequence[str]
-) -> str | None:
+def refusal(needs: frozenset[str], genes: Sequence[Gene], objectives: Sequence[str]) -> str | None:
+    """Why a strategy with these needs can not search this; None if it can."""
     choices = [gene.key for gene in genes if gene.choices]
     if "numbers_only" in needs and choices:
         return f"searches numbers only, and '{choices[0]}' is a choice"
     if "one_objective" in needs and len(objectives) > 1:
         return f"has one objective, and {len(objectives)} are asked for"
+    if "several_objectives" in needs and len(objectives) < 2:
+        return f"trades objectives off, and '{objectives[0]}' is the only one"
+    if "few_genes" in needs and len(genes) > FEW:
+        return f"fits surrogates of at most {FEW} genes, and there are {len(genes)}"
+    if "expert_weights" in needs and not any(g.expert and g.name == "weight" for g in genes):
+        return "mixes experts by their weights, and no gene is an expert's weight"
     return None
 
 

@@ -116,6 +116,9 @@ class Problem:
             there = len(bank.split("search"))
             if 1 < there < items:
                 yield f"fidelity.items is {items}, and '{name}' has {there}: all are asked"
+        named = self.recipe.strategy
+        decided = plugins.explain(named.name, named.options, self.space, self.objectives)
+        yield from [decided] if decided else []
         seen = {self.base.sha256: "the base"}
         for name, expert in self.experts.items():
             if expert.sha256 in seen:

@@ -98,7 +98,7 @@ class Recipe(_Part):
     allow_contamination: bool = False
     space: SpaceOptions = SpaceOptions()
     objectives: dict[str, Objective] = Field(min_length=1)
-    strategy: Named
+    strategy: Named = Named(name="auto")
     fidelity: Fidelity = Fidelity()
     budget: Budget = Budget(candidates=200)
     shortlist: int = Field(default=16, ge=1)

@@ -10,7 +10,29 @@ from evomerge.plugins import Observation
 
 NAMES = plugins.known("strategy")
 NESTED = ("seeded", {"inner": {"name": "nsga2", "population": 8}})
-CASES = [*((name, {}) for name in NAMES), NESTED]
+POPULATION = {"population": 8}
+QUICK = {
+    "cma_es": {"population": 5},
+    "map": {"generations": 4, **POPULATION},
+    "nsga2": POPULATION,
+    "nsga3": POPULATION,
+    "smsemoa": POPULATION,
+    "tpe": {"startup": 6},
+}
+"""Options by which a strategy learns sooner than by default."""
+STEADY = {"name": "smsemoa", **POPULATION, "steady": True}
+CASES = [
+    *((name, QUICK.get(name, {})) for name in NAMES),
+    NESTED,
+    ("nsga2", {**POPULATION, "steady": True}),
+    ("staged", {"first": {"name": "sobol"}, "candidates": 12, "then": STEADY}),
+    ("restart", {"inner": {"name": "nsga3", **POPULATION}, "patience": 20, "tolerance": 0.2}),
+]
+IDS = [
+    f"{name}-{i - len(NAMES)}" if i >= len(NAMES) else name for i, (name, _) in enumerate(CASES)
+]
+ENDS = {"greedy_soup"}
+"""Those that have a last proposal."""
 
 
 def numeric(dimension):
@@ -40,9 +62,16 @@ def make(name, options, space, objectives=2, seed=0):
     return plugins.load("strategy", name).Strategy(space, names, seed=seed, **options)
 
 
+def able(name, options, space, objectives=2):
+    """What a strategy's needs say."""
+    names = [f"o{m}" for m in range(objectives)]
+    return plugins.refusal(plugins.strategy_needs(name, options), space.genes, names) is None
+
+
 def spaces_for(name, options):
-    numbers_only = "numbers_only" in plugins.strategy_needs(name, options)
-    return [numeric(3)] if numbers_only else [numeric(3), mixed()]
+    """One with numbers alone and one with choices, unless it does not tell them apart."""
+    spaces = (mixed(),) if name in {"tpe", "sobol"} else (numeric(3), mixed())
+    return [space for space in spaces if able(name, options, space)]
 
 
 def losses_at(point, objectives=2):
@@ -70,11 +99,16 @@ def seen(proposal, objectives=2, fails=lambda id: False):
 
 
 def search(strategy, budget, chunk=8, objectives=2, fails=lambda id: False):
-    """Barrier mode: ask, tell all in order, ask again. The first `budget` observations."""
+    """Barrier mode: ask, tell all in order, ask again. The first `budget` observations.
+
+    Fewer, if the strategy has no more to propose.
+    """
     told = []
     while len(told) < budget:
         proposals = strategy.ask(chunk)
-        assert 0 < len(proposals) <= chunk
+        assert len(proposals) <= chunk
+        if not proposals:
+            break
         told += [seen(p, objectives, fails) for p in proposals]
         strategy.tell(told[-len(proposals) :])
     return told[:budget]

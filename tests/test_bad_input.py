@@ -51,6 +51,10 @@ WRONG = [
     ({"strategy": {"name": "nsga2", "populaton": 6}}, "Did you mean 'population'?"),
     ({"strategy": {"name": "nsga2", "population": "many"}}, "got 'many', expected a whole number"),
     ({"strategy": {"name": "cma_es", "sigma0": 0}}, "strategy.cma_es.sigma0: got 0, expected"),
+    (
+        {"strategy": {"name": "seeded", "inner": {"name": "nsga2", "population": 10**6}}},
+        "strategy.inner.population: 1000000 candidates are more than the budget has",
+    ),
     ({"strategy": {"name": "seeded", "inner": "cma_es"}}, "got 'cma_es', expected a mapping"),
     ({"strategy": {"name": "seeded", "inner": {"name": "cma"}}}, "Did you mean 'cma_es'?"),
     (
@@ -124,7 +128,7 @@ def test_a_device_that_is_not_here(refused, family, tmp_path):
         ("name: &a b\nbase: *a\n", "line 1: anchors and aliases"),
         ("name: [a\n", "is not YAML"),
         (b"name: caf\xe9\n", "is not UTF-8 at byte 9"),
-        ("name: a\n", ["base: is missing", "strategy: is missing"]),
+        ("name: a\n", ["base: is missing", "objectives: is missing"]),
         ("name: !!python/object/apply:os.getcwd []\n", "line 1: is not YAML"),
     ],
 )
@@ -146,6 +150,16 @@ def test_exponents_are_numbers(run, family, tmp_path):
     path = command.write(tmp_path, families.recipe(family, space=space))
     path.write_text(path.read_text().replace("0.5", "5e-1"))
     assert run("plan", path)[0] == 0
+
+
+def test_a_recipe_without_a_strategy_is_told_which_it_gets(run, family, tmp_path):
+    path = command.write(tmp_path, families.recipe(family, strategy=None))
+    code, out, _ = run("plan", path, "--json")
+    notes = json.loads(out)["notes"]
+    assert code == 0 and json.loads(out)["strategy"] == "auto"
+    assert any(
+        note.startswith("strategy auto: textbook merges, then cma_es (6 ") for note in notes
+    )
 
 
 def test_more_items_than_a_bank_has_are_all_asked(run, family, tmp_path):

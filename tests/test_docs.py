@@ -58,6 +58,21 @@ def test_every_operator_has_its_row_of_evidence():
     assert not [name for name, evidence in rows.items() if evidence.strip() == "none"]
 
 
+def test_every_strategy_has_its_rows_of_evidence_and_its_options():
+    text = (ROOT / "docs" / "results.md").read_text()
+    section = text.split("## Strategies\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|.*(?:\d ± \d|\d ms)", section, re.M)
+    assert set(rows) == set(plugins.known("strategy"))
+    assert all(rows.count(name) >= 2 for name in set(rows))
+    table = (ROOT / "docs" / "design.md").read_text().split("## Strategies\n")[1].split("\n## ")[0]
+    for name in plugins.known("strategy"):
+        (row,) = re.findall(rf"^\| `{name}` \|.*$", table, re.M)
+        with pytest.raises(errors.RecipeError) as caught:
+            plugins.check_options("strategy", name, {"?": 0}, "here")
+        for option in str(caught.value).split("Known: ")[1].split(", "):
+            assert option == "none" or f"`{option}`" in row, (name, option)
+
+
 @pytest.mark.parametrize("name", plugins.known("scorer"))
 def test_every_option_of_a_scorer_is_explained(name):
     section = (ROOT / "docs" / "design.md").read_text().split("## Scorers")[1].split("\n## ")[0]

@@ -16,8 +16,9 @@ LAYERS = """
     maths console
     files genome layers
     zoo modules ancestry
-    stacks
+    stacks keywords
     plugins prompts
+    evolution relay
     likelihood generation
     operators strategies scorers
     plan

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import evomerge
 from evomerge import api, errors
 from evomerge.files.checkpoint import Checkpoint
+from evomerge.loop import Search
 from evomerge.recipe import resolve
 from evomerge.worker import Worker
 from tests import families, ledgers, listeners
@@ -285,3 +286,21 @@ def test_ray_listens_to_this_machine_alone(family, tmp_path):
 def test_the_public_names():
     assert sorted(evomerge.__all__) == evomerge.__all__
     assert evomerge.search is api.search
+
+
+def test_a_search_by_surrogates_says_how_well_they_fit(family, tmp_path):
+    """Random models answer at random: the fit is poor, and stays so after a resume."""
+    said = []
+    changes = {
+        "space": {"blocks": 1, "genes": {"weight@embedding": 0.3}},
+        "strategy": {"name": "map", "population": 4},
+    }
+    for candidates in (13, 18):
+        recipe = families.recipe(family, budget={"candidates": candidates}, **changes)
+        search = Search(resolve(recipe), tmp_path / "run", lambda *event: said.append(event))
+        search.run()
+    notes = [data["text"] for event, data in said if event == "note"]
+    assert notes[:2] == notes[2:]
+    assert notes[0].startswith("map: surrogates explain ")
+    assert notes[0].endswith(" of two, by 12 candidates")
+    assert notes[1] == "map: a surrogate explains less than 0.8: another strategy goes on"

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from evomerge import errors
+from evomerge import errors, plugins
 from evomerge.genome import Gene, Space
+from evomerge.maths import quadratic
 from evomerge.plugins import Observation, Proposal
-from tests.landscapes import NESTED, make, mixed, numeric, search
+from evomerge.strategies import nsga3
+from tests.landscapes import NESTED, make, mixed, numeric, points, search, seen
 
 
 @pytest.mark.parametrize(
@@ -25,10 +27,19 @@ from tests.landscapes import NESTED, make, mixed, numeric, search
         ("cma_es", {"weights": []}, "strategy.cma_es.weights"),
         ("nsga2", {"population": 2}, "strategy.nsga2.population: got 2, expected"),
         ("nsga2", {"population": True}, "strategy.nsga2.population: got True"),
+        ("smsemoa", {"steady": "yes"}, "strategy.smsemoa.steady: got 'yes', expected"),
+        ("tpe", {"startup": 0}, "strategy.tpe.startup: got 0, expected at least 1"),
+        ("map", {"least_fit": 2}, "strategy.map.least_fit: got 2, expected"),
+        ("map", {"otherwise": {"name": "nsga"}}, "map.otherwise: unknown strategy 'nsga'"),
+        ("staged", {"candidates": 0}, "strategy.staged.candidates: got 0, expected at least 1"),
+        ("staged", {"then": {"name": "cma_es", "sigma0": 0}}, "strategy.cma_es.sigma0: got 0"),
+        ("restart", {"inner": {"name": "tpe", "size": 1}}, "restart.inner (tpe): unknown option"),
+        ("restart", {"growth": 0.5}, "strategy.restart.growth: got 0.5, expected"),
+        ("auto", {"candidates": 3}, "strategy (auto): unknown option 'candidates'"),
         ("seeded", {"inner": "nsga2"}, "strategy.seeded.inner: got 'nsga2', expected a mapping"),
-        ("seeded", {"inner": {"name": "nsga"}}, "unknown strategy 'nsga'. Did you mean 'nsga2'"),
+        ("seeded", {"inner": {"name": "nsga"}}, "inner: unknown strategy 'nsga'. Did you mean"),
         ("seeded", {"inner": {"name": "nsga2", "size": 4}}, "unknown option 'size'"),
-        ("seeded", {"inner": {"name": "nsga2", "population": 2}}, "strategy.nsga2.population"),
+        ("seeded", {"inner": {"name": "nsga2", "population": 2}}, "inner.nsga2.population: got 2"),
     ],
 )
 def test_a_wrong_option_is_named(name, options, says):
@@ -105,3 +116,178 @@ def test_cma_es_instances_share_what_they_find():
     apart = [np.array(pulled) - start, np.array(lucky.point) - start]
     cosine = apart[0] @ apart[1] / np.linalg.norm(apart[0]) / np.linalg.norm(apart[1])
     assert cosine > 0.5
+
+
+def tell(strategy, proposals, loss):
+    strategy.tell([Observation(p.id, p.point, loss(p)) for p in proposals])
+
+
+@pytest.mark.parametrize(("objectives", "count"), [(2, 24), (3, 24), (4, 24), (5, 7), (8, 48)])
+def test_nsga3_directions_lie_on_the_simplex(objectives, count):
+    rows = nsga3.reference_directions(objectives, count)
+    assert objectives <= len(np.unique(rows.round(9), axis=0)) == len(rows) <= count
+    assert rows.sum(axis=1) == pytest.approx(1) and (rows >= 0).all()
+    assert {tuple(row) for row in np.eye(objectives)} <= {tuple(row) for row in rows.round(9)}
+
+
+def test_nsga3_needs_a_candidate_for_each_objective():
+    with pytest.raises(
+        errors.RecipeError, match="got 4, expected at least one candidate for each"
+    ):
+        make("nsga3", {"population": 4}, numeric(2), objectives=5)
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga3", "smsemoa"])
+def test_a_steady_state_never_waits_and_repeats_nothing(name):
+    strategy = make(name, {"population": 8, "steady": True}, numeric(3))
+    first = strategy.ask(20)  # more than the first generation, nothing told
+    tell(strategy, first[3:], lambda p: seen(p).losses)
+    later = strategy.ask(20)
+    tell(strategy, [*first[:3], *later], lambda p: seen(p).losses)
+    last = strategy.ask(20)
+    asked = [p.point for p in (*first, *later, *last)]
+    assert len(asked) == len(set(asked)) == 60
+
+
+def test_a_steady_state_learns_from_each_child():
+    """From one good child the next ones descend; a generation would have to be told first."""
+    strategy = make("nsga2", {"population": 8, "steady": True}, numeric(12), 1)
+    for _ in range(60):
+        tell(strategy, strategy.ask(1), lambda p: (float(np.mean(p.point)),))
+    waiting = make("nsga2", {"population": 8}, numeric(12), 1)
+    told = search(waiting, 60, 1, 1)
+    children = [np.mean(strategy.ask(1)[0].point) for _ in range(8)]
+    assert np.mean(children) < np.mean([o.point for o in told[:8]]) - 0.1
+
+
+def test_tpe_has_no_parameter_for_a_gene_that_does_not_act():
+    space = mixed()
+    strategy = make("tpe", {"startup": 4}, space)
+    for o in search(strategy, 40):
+        trial = strategy._study.trials[o.id]
+        active = space.decode(o.point)
+        assert ("density" in trial.params) == ("density" in active)
+        assert trial.params["method"] == active["method"]
+
+
+def test_quadratics_are_recovered_and_errors_are_those_of_points_left_out():
+    draw = np.random.default_rng(0)
+    x, beta = draw.random((17, 3)), draw.standard_normal((quadratic.n_terms(3), 2))
+    exact = quadratic.fit(x, quadratic.terms(x) @ beta)
+    assert exact.coefficients == pytest.approx(beta) and exact.explained == pytest.approx(1)
+    y = quadratic.terms(x) @ beta + 0.3 * draw.standard_normal((17, 2))
+    rest = [np.arange(17) != i for i in range(17)]
+    left_out = [quadratic.fit(x[r], y[r])(x[i])[0] - y[i] for i, r in enumerate(rest)]
+    means = [y[r].mean(axis=0) - y[i] for i, r in enumerate(rest)]
+    expected = 1 - np.square(left_out).sum(axis=0) / np.square(means).sum(axis=0)
+    assert quadratic.fit(x, y).explained == pytest.approx(expected)
+    assert quadratic.fit(x, np.ones((17, 1))).explained == [1]
+
+
+@pytest.mark.parametrize("x", [np.zeros((9, 1)), np.linspace(0, 1, 3)[:, None], np.empty((0, 1))])
+def test_too_few_points_for_a_quadratic_are_refused(x):
+    with pytest.raises(ValueError, match="do not determine 3 coefficients"):
+        quadratic.fit(x, np.ones((len(x), 1)))
+
+
+def test_map_finds_the_front_of_quadratic_losses_in_one_round():
+    """Between the two centres: all genes equal, from 0.3 to 0.7."""
+    space = numeric(3)
+    strategy = make("map", {}, space)
+    search(strategy, 2 * quadratic.n_terms(3))
+    asked = np.array([p.point for p in strategy.ask(24)])
+    assert len(asked) >= 12
+    apart = np.abs(asked - asked.mean(axis=1, keepdims=True)).max(axis=1)
+    assert np.median(apart) < 0.05 and apart.max() < 0.15
+    assert asked.mean(axis=1).min() < 0.36 and asked.mean(axis=1).max() > 0.64
+    assert strategy.notes() == ["map: surrogates explain 1.00 of o0, 1.00 of o1, by 20 candidates"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (lambda p: (float(p.id % 2), float(p.id % 3)), "a surrogate explains less than 0.8"),
+        (lambda p: None, "0 candidates that did not fail are too few to fit"),
+    ],
+)
+def test_map_leaves_a_front_that_it_can_not_trust_to_another_strategy(loss, says):
+    space = numeric(2)
+    strategy = make("map", {"otherwise": {"name": "sobol"}}, space)
+    tell(strategy, strategy.ask(50), loss)
+    assert points(strategy.ask(5)) == [
+        (p.id + 12, p.point) for p in make("sobol", {}, space).ask(5)
+    ]
+    assert strategy.notes()[-1] == f"map: {says}: another strategy goes on"
+
+
+def test_the_greedy_soup_keeps_what_does_not_hurt():
+    names, good = "abcd", {"b": 0.1, "d": 0.2, "a": 0.3, "c": 0.4}
+    space = Space([Gene("weight", 0, 1, 0.25, 0, expert=e, group=g) for g in "01" for e in names])
+    scored = {"b": 0.1, "d": 0.2, "a": 0.3, "c": 0.4, "bd": 0.15, "ab": 0.1, "abc": 0.05}
+    strategy = make("greedy_soup", {}, space)
+    soups = []
+    while asked := strategy.ask(3):
+        for p in asked:
+            values = space.decode(p.point)
+            members = [e for e in names if values[f"weight[{e}]@0"]]
+            assert {values[f"weight[{e}]@1"] for e in members} == {round(1 / len(members), 6)}
+            soups.append("".join(members))
+            loss = scored[soups[-1]]
+            strategy.tell([Observation(p.id, p.point, (loss - 0.01, loss + 0.01))])
+    assert soups == ["a", "b", "c", "d", "bd", "ab", "abc"]
+    assert list(good) == sorted(good, key=scored.get)
+
+
+def test_the_greedy_soup_needs_weights_from_none_to_all():
+    space = Space([Gene("weight", 0, 0.6, expert=e) for e in "ab"])
+    with pytest.raises(
+        errors.RecipeError, match=r"weight\[a\] is in \[0, 0.6\], expected a range"
+    ):
+        make("greedy_soup", {}, space)
+
+
+def test_staged_hands_over_what_the_first_strategy_found():
+    space, then = numeric(3), {"name": "nsga2", "population": 8}
+    strategy = make("staged", {"candidates": 6, "then": then}, space)
+    first = search(strategy, 6)
+    assert points(first) == points(make("sobol", {}, space).ask(6))
+    known = [(o.point, o.losses) for o in first]
+    second = plugins.begin(
+        "nsga2", {"population": 8}, space, ["o0", "o1"], seed=0, where="", start=known
+    )
+    assert [p.point for p in strategy.ask(9)] == [p.point for p in second.ask(9)]
+
+
+def test_staged_goes_on_when_the_first_strategy_ends():
+    strategy = make("staged", {"first": {"name": "greedy_soup"}, "candidates": 30}, numeric(4))
+    told = search(strategy, 20)
+    assert [len(set(o.point)) for o in told[:3]] == [2, 2, 1]
+    assert len({o.point for o in told[3:]}) == 17
+
+
+def test_restart_begins_anew_with_a_larger_population_where_nothing_is_gained():
+    space = numeric(3)
+    inner = {"name": "nsga2", "population": 4}
+    strategy = make("restart", {"inner": inner, "patience": 8}, space)
+    asked = []
+    for _ in range(8):
+        batch = strategy.ask(50)
+        tell(strategy, batch, lambda p: (0.5, 0.5))
+        asked += [p.point for p in batch]
+    first = search(make("nsga2", {"population": 4}, space), 4)
+    assert asked[:4] == [o.point for o in first]
+    seed = int(np.random.SeedSequence([0, 1]).generate_state(1)[0])  # once the volume stood still
+    assert asked[16:24] == [
+        p.point for p in make("nsga2", {"population": 8}, space, seed=seed).ask(8)
+    ]
+
+
+@pytest.mark.parametrize("space", [numeric(2), numeric(12), mixed()])
+@pytest.mark.parametrize("objectives", [1, 3])
+def test_auto_says_what_it_chooses_and_does_it(space, objectives):
+    names = [f"o{m}" for m in range(objectives)]
+    line = plugins.explain("auto", {}, space, names)
+    chosen = [name for name in plugins.known("strategy") if f" {name} " in line]
+    assert line.startswith("strategy auto: ") and chosen and "auto" not in chosen[1:]
+    assert plugins.explain("nsga2", {}, space, names) == ""
+    search(make("auto", {}, space, objectives), 40, objectives=objectives)

@@ -19,3 +19,12 @@ def sobol(dimension: int, seed: int, block: int) -> npt.NDArray[np.float64]:
     if block:
         sequence.fast_forward(block * BLOCK)
     return np.asarray(sequence.random(BLOCK), dtype=np.float64)
+
+
+def stretch(dimension: int, seed: int, first: int, count: int) -> npt.NDArray[np.float64]:
+    """Points number `first` and following (count, dimension) of that sequence."""
+    if not count:
+        return np.empty((0, dimension))
+    blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
+    rows = np.vstack([sobol(dimension, seed, block) for block in blocks])
+    return np.asarray(rows[first % BLOCK :][:count])

@@ -81,14 +81,14 @@ class Distribution:
         if guest is not None:
             self._es.inject([self._genotype(guest)])
         samples = _quietly(self._es.ask)
-        self._waiting = [self._space.canonical(x[: len(self._space)]) for x in samples]
+        self._waiting = [x[: len(self._space)] for x in samples]
 
     def _genotype(self, point: Point) -> Any:
         padded = np.append(point, np.full(self._es.N - len(point), 0.5))
         return self._es.gp.geno(padded, from_bounds=self._es.boundary_handler.inverse)
 
     def serve(self, id: int) -> Point:
-        self._asked[id] = self._waiting.pop(0)
+        self._asked[id] = self._space.canonical(self._waiting.pop(0))
         self.last = id
         return self._asked[id]
 
@@ -147,7 +147,9 @@ class Strategy:
         self._sum = scalar == "sum"
         self._next = 0
         self._start = [(np.array(p), np.array(f)) for p, f in start if pareto.measured(f)]
-        self._archive: dict[int, tuple[Point, npt.NDArray[np.float64]]] = {}
+        self._points: dict[int, Point] = {}
+        # by id, so that all are looked at in one step; NaN where nothing is known
+        self._losses = np.full((64, self._objectives), np.nan)
         size = population or 4 + int(3 * math.log(max(len(space), 1)))
         self._default = space.encode({})
         self._instances = [
@@ -174,10 +176,12 @@ class Strategy:
             j = seen.id % len(self._instances)
             point = None if seen.point is None else np.array(seen.point)
             losses = pareto.filled(seen.losses, self._objectives, FAILED_LOSS)
+            if seen.id >= len(self._losses):
+                more = np.full((len(self._losses) + seen.id, self._objectives), np.nan)
+                self._losses = np.concatenate([self._losses, more])
+            self._losses[seen.id] = np.nan
             if point is not None and pareto.measured(seen.losses):
-                self._archive[seen.id] = (point, losses)
-            else:
-                self._archive.pop(seen.id, None)
+                self._points[seen.id], self._losses[seen.id] = point, losses
             moved = self._instances[j].hear(seen.id, point, float(self._scalar(losses, j)))
             if moved and self._instances[j].exhausted:
                 self._instances[j].restart(self._best(j, self._instances[j].last, [j])[0])
@@ -197,15 +201,17 @@ class Strategy:
         Later ids do not count: how many of them are known depends on how asks are cut up.
         """
         best, least = self._default, math.inf
-        found = [
-            self._archive[id]
-            for id in sorted(self._archive)
-            if id <= until and id % len(self._weights) in instances
-        ]
-        for point, losses in [*self._start, *found]:
+        for point, losses in self._start:
             loss = float(self._scalar(losses, j))
             if loss < least:
                 best, least = point, loss
+        ids = np.arange(min(until + 1, len(self._losses)))
+        ids = ids[np.isin(ids % len(self._weights), instances)]
+        if len(ids):
+            values = np.nan_to_num(self._scalar(self._losses[ids], j), nan=math.inf)
+            first = int(values.argmin())
+            if values[first] < least:
+                best, least = self._points[int(ids[first])], float(values[first])
         return best, least
 
     def _guest(self, j: int) -> Point | None:

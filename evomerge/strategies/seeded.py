@@ -6,21 +6,22 @@ and each expert alone. Source: none needed; the values are those that operators 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from evomerge import errors, plugins
 from evomerge.genome import Gene, Space, Value, alone
 from evomerge.plugins import Observation, Proposal, Start
+from evomerge.relay import Listed, Relay
 
 INNER: Mapping[str, Any] = {"name": "cma_es"}
+WHERE = "strategy.seeded.inner"
 
 
 def needs(options: Mapping[str, Any]) -> frozenset[str]:
     """What the inner strategy can not do without."""
-    name, inner = _inner(options.get("inner", INNER))
-    return plugins.strategy_needs(name, inner)
+    return plugins.strategy_needs(*plugins.inner(options.get("inner", INNER), WHERE))
 
 
 class Strategy:
@@ -37,56 +38,29 @@ class Strategy:
         start: Start = (),
         inner: Mapping[str, Any] = INNER,
     ) -> None:
-        self._space, self._objectives, self._seed = space, objectives, seed
-        self._name, self._options = _inner(inner)
-        self._start = tuple(start)
-        self._seeds = textbook(space)
-        self._next = 0
-        self._known: dict[int, tuple[float, ...] | None] = {}
-        self._begin({})  # wrong options of the inner strategy show now, not an hour later
-        self._inner: plugins.Strategy | None = None
+        self._begin = functools.partial(
+            plugins.begin, *plugins.inner(inner, WHERE), space, objectives, seed=seed, where=WHERE
+        )
+        self._begin()  # wrong options of the inner strategy show now, not an hour later
+        self._relay = Relay(Listed(textbook(space)), start)
+        self._seeding = True
 
     def ask(self, n: int) -> list[Proposal]:
-        if self._inner is not None:
-            offset = len(self._seeds)
-            return [replace(p, id=p.id + offset) for p in self._inner.ask(n)]
-        ids = range(self._next, min(self._next + n, len(self._seeds)))
-        self._next += len(ids)
-        return [Proposal(id, self._seeds[id]) for id in ids]
+        proposals = self._relay.ask(n)
+        if not proposals and self._seeding and not self._relay.waits:
+            self._relay.hand_over(self._begin(start=self._relay.known))
+            self._seeding = False
+            return self._relay.ask(n)
+        return proposals
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        offset = len(self._seeds)
-        self._known |= {seen.id: seen.losses for seen in observations if seen.id < offset}
-        if self._inner is None and len(self._known) == offset:
-            self._inner = self._begin(self._known)
-        later = [replace(seen, id=seen.id - offset) for seen in observations if seen.id >= offset]
-        if self._inner is not None and later:
-            self._inner.tell(later)
+        self._relay.tell(observations)
 
     def incumbents(self) -> list[tuple[float, ...]]:
-        return self._inner.incumbents() if self._inner is not None else []
+        return self._relay.current.incumbents()
 
-    def _begin(self, known: Mapping[int, tuple[float, ...] | None]) -> plugins.Strategy:
-        """The inner strategy, told what is known."""
-        module = plugins.load("strategy", self._name, "strategy.seeded.inner")
-        options = dict(self._options)
-        if plugins.takes(module.Strategy, "start"):
-            seeds = [(self._seeds[id], known[id]) for id in sorted(known)]
-            options["start"] = (*self._start, *seeds)
-        strategy: plugins.Strategy = module.Strategy(
-            self._space, self._objectives, seed=self._seed, **options
-        )
-        return strategy
-
-
-def _inner(inner: Any) -> tuple[str, dict[str, Any]]:
-    """Name and options of the inner strategy, checked."""
-    where = "strategy.seeded.inner"
-    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
-        raise errors.RecipeError(f"{where}: got {inner!r}, expected a mapping with a name")
-    options = {key: value for key, value in inner.items() if key != "name"}
-    plugins.check_options("strategy", inner["name"], options, where)
-    return inner["name"], options
+    def notes(self) -> list[str]:
+        return plugins.notes(self._relay.current)
 
 
 def textbook(space: Space) -> list[tuple[float, ...]]:

@@ -1,0 +1,82 @@
+"""One strategy after another under one numbering, for combinators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from evomerge.plugins import Observation, Proposal, Start, Strategy
+
+
+class Relay:
+    """Ids run on from one strategy to the next; what is told is kept, whoever proposed it."""
+
+    def __init__(self, first: Strategy, start: Start = ()) -> None:
+        self.current = first
+        self.asked = 0
+        self._start = tuple(start)
+        self._offset = 0
+        self._points: list[tuple[float, ...] | None] = []
+        self._losses: dict[int, tuple[float, ...] | None] = {}
+
+    def ask(self, n: int) -> list[Proposal]:
+        """Proposals of the strategy whose turn it is."""
+        proposals = [replace(p, id=p.id + self._offset) for p in self.current.ask(n)]
+        self._points += [p.point for p in proposals if p.id >= self.asked]
+        self.asked = len(self._points)
+        return proposals
+
+    def tell(self, observations: Sequence[Observation]) -> None:
+        """What concerns an earlier strategy is noted; the current one hears the rest."""
+        for seen in observations:
+            self._losses[seen.id] = seen.losses
+            if seen.point is not None:
+                self._points[seen.id] = seen.point
+        own = [
+            replace(seen, id=seen.id - self._offset)
+            for seen in observations
+            if seen.id >= self._offset
+        ]
+        if own:
+            self.current.tell(own)
+
+    @property
+    def waits(self) -> bool:
+        """Something that was asked has not been told."""
+        return len(self._losses) < self.asked
+
+    @property
+    def own(self) -> list[tuple[float, ...] | None]:
+        """Losses of what the current strategy proposed and was told, by id."""
+        return [self._losses[id] for id in range(self._offset, self.asked) if id in self._losses]
+
+    @property
+    def known(self) -> Start:
+        """The start, and every point with its losses, by id."""
+        told = ((self._points[id], self._losses[id]) for id in sorted(self._losses))
+        return (*self._start, *((point, losses) for point, losses in told if point is not None))
+
+    def hand_over(self, following: Strategy) -> None:
+        """The next ask is for `following`, which counts its own from 0."""
+        self.current = following
+        self._offset = self.asked
+
+
+class Listed:
+    """Proposes the given points, each once; whatever is told."""
+
+    NEEDS: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, points: Sequence[tuple[float, ...]]) -> None:
+        self._left = list(enumerate(points))
+
+    def ask(self, n: int) -> list[Proposal]:
+        asked, self._left = self._left[:n], self._left[n:]
+        return [Proposal(id, point) for id, point in asked]
+
+    def tell(self, observations: Sequence[Observation]) -> None:
+        """Nothing is learned."""
+
+    def incumbents(self) -> list[tuple[float, ...]]:
+        return []

@@ -1,0 +1,114 @@
+"""Another strategy, begun anew from another seed with a larger population when it stagnates.
+
+Source: restarts with a growing population (IPOP) of Auger and Hansen (2005), here by the growth of
+the hypervolume, so that it serves several objectives too.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from evomerge import plugins
+from evomerge.genome import Space
+from evomerge.maths import pareto
+from evomerge.plugins import REFERENCE_POINT, Observation, Proposal, Start
+from evomerge.relay import Relay
+
+INNER: Mapping[str, Any] = {"name": "nsga2"}
+WHERE = "strategy.restart.inner"
+
+
+def needs(options: Mapping[str, Any]) -> frozenset[str]:
+    """What the inner strategy can not do without."""
+    return plugins.strategy_needs(*plugins.inner(options.get("inner", INNER), WHERE))
+
+
+class Strategy:
+    """Every `patience` candidates, once all are told, the hypervolume is looked at.
+
+    Where no more than the share `tolerance` of its growth since the first look came after the
+    last one, `inner` begins anew, with its `population` and the patience multiplied by `growth`,
+    and nothing of what is known: it would end where it did.
+    """
+
+    NEEDS: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self,
+        space: Space,
+        objectives: Sequence[str],
+        *,
+        seed: int,
+        start: Start = (),
+        inner: Mapping[str, Any] = INNER,
+        patience: Annotated[int, Field(ge=1)] = 72,
+        tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        growth: Annotated[float, Field(ge=1, le=10)] = 2.0,
+    ) -> None:
+        self._space, self._objectives, self._seed = space, objectives, seed
+        self._name, self._options = plugins.inner(inner, WHERE)
+        self._patience, self._tolerance, self._growth = patience, tolerance, growth
+        self._restarts = 0
+        self._best = 0.0
+        self._volumes: list[float] = []
+        self._kept: list[tuple[float, ...]] = []
+        self._relay = Relay(self._begin(start), start)
+        self._left = patience
+
+    def ask(self, n: int) -> list[Proposal]:
+        if not self._left and not self._relay.waits:
+            self._look()
+        proposals = self._relay.ask(min(n, self._left)) if self._left else []
+        self._left -= len(proposals)
+        return proposals
+
+    def tell(self, observations: Sequence[Observation]) -> None:
+        self._relay.tell(observations)
+
+    def incumbents(self) -> list[tuple[float, ...]]:
+        """Those of the instance that came furthest so far, and of the current one."""
+        return list(dict.fromkeys([*self._kept, *self._relay.current.incumbents()]))
+
+    def notes(self) -> list[str]:
+        return plugins.notes(self._relay.current)
+
+    def _look(self) -> None:
+        """Go on, or begin anew."""
+        measured = [losses for losses in self._relay.own if pareto.measured(losses)]
+        volume = pareto.hypervolume(measured, REFERENCE_POINT) if measured else 0.0
+        self._volumes.append(volume)
+        first, last = self._volumes[0], self._volumes[-2:][0]
+        if len(self._volumes) == 1 or volume - last > self._tolerance * (volume - first):
+            self._left = self._grown(self._patience)
+            return
+        if volume > self._best:
+            self._best, self._kept = volume, self._relay.current.incumbents()
+        self._volumes.clear()
+        self._restarts += 1
+        self._left = self._grown(self._patience)
+        self._relay.hand_over(self._begin(()))
+
+    def _grown(self, number: int) -> int:
+        return round(number * self._growth**self._restarts)
+
+    def _begin(self, start: Start) -> plugins.Strategy:
+        options, seed = dict(self._options), self._seed
+        population = options.get("population", self._default_population())
+        if self._restarts:
+            seed = int(np.random.SeedSequence([seed, self._restarts]).generate_state(1)[0])
+        if self._restarts and isinstance(population, int):
+            options["population"] = self._grown(population)
+        return plugins.begin(
+            self._name, options, self._space, self._objectives,
+            seed=seed, where=WHERE, start=start,
+        )  # fmt: skip
+
+    def _default_population(self) -> Any:
+        module = plugins.load("strategy", self._name, WHERE)
+        parameters = inspect.signature(module.Strategy.__init__).parameters
+        return parameters["population"].default if "population" in parameters else None

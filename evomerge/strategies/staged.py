@@ -1,0 +1,80 @@
+"""One strategy for some candidates, then another, which starts from what they scored.
+
+A global search that ends in a local one, or a cheap design that a model is fitted to. Stages of
+stages make three. Source: none needed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from evomerge import plugins
+from evomerge.genome import Space
+from evomerge.plugins import Observation, Proposal, Start
+from evomerge.relay import Relay
+
+FIRST: Mapping[str, Any] = {"name": "sobol"}
+THEN: Mapping[str, Any] = {"name": "cma_es"}
+WHERE = "strategy.staged"
+
+
+def needs(options: Mapping[str, Any]) -> frozenset[str]:
+    """What the two strategies can not do without."""
+    first = plugins.inner(options.get("first", FIRST), f"{WHERE}.first")
+    then = plugins.inner(options.get("then", THEN), f"{WHERE}.then")
+    return plugins.strategy_needs(*first) | plugins.strategy_needs(*then)
+
+
+class Strategy:
+    """`first` and `then`: {"name": ..., its options}; `candidates`: how many the first proposes.
+
+    Waits until all of these are told. A first strategy that has no more to propose ends earlier.
+    """
+
+    NEEDS: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self,
+        space: Space,
+        objectives: Sequence[str],
+        *,
+        seed: int,
+        start: Start = (),
+        first: Mapping[str, Any] = FIRST,
+        candidates: Annotated[int, Field(ge=1)] = 32,
+        then: Mapping[str, Any] = THEN,
+    ) -> None:
+        begin, self._then = (
+            functools.partial(
+                plugins.begin, *plugins.inner(stage, f"{WHERE}.{key}"), space, objectives,
+                seed=seed, where=f"{WHERE}.{key}",
+            )
+            for key, stage in (("first", first), ("then", then))
+        )  # fmt: skip
+        self._then()  # wrong options show now, not an hour later
+        self._relay = Relay(begin(start=start), start)
+        self._left: int | None = candidates
+
+    def ask(self, n: int) -> list[Proposal]:
+        if self._left is None:
+            return self._relay.ask(n)
+        proposals = self._relay.ask(min(n, self._left)) if self._left else []
+        self._left -= len(proposals)
+        if proposals or self._relay.waits:
+            return proposals
+        self._relay.hand_over(self._then(start=self._relay.known))
+        self._left = None
+        return self._relay.ask(n)
+
+    def tell(self, observations: Sequence[Observation]) -> None:
+        self._relay.tell(observations)
+
+    def incumbents(self) -> list[tuple[float, ...]]:
+        return self._relay.current.incumbents()
+
+    def notes(self) -> list[str]:
+        return plugins.notes(self._relay.current)
