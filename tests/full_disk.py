@@ -8,6 +8,7 @@ import resource
 import shutil
 import sqlite3
 import sys
+import traceback
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +24,12 @@ def forked(action) -> int:
     """Exit code of a child that does `action()`: what it returns, or 1."""
     child = os.fork()
     if child == 0:
-        code = 1
         try:
-            code = action()
-        finally:
-            os._exit(code)
+            os._exit(action())
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -59,8 +61,6 @@ def stored(folder: Path) -> list[str]:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name='answers'").fetchone():
             return []
-        return [row[0] for row in db.execute("SELECT item FROM answers ORDER BY rowid")]
-    except sqlite3.OperationalError:  # answers has no rowid: by its key
         return [row[0] for row in db.execute("SELECT item FROM answers")]
     finally:
         db.close()

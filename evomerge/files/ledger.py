@@ -256,8 +256,12 @@ def _lock(folder: Path) -> int:
         raise errors.MachineError(
             f"{folder}: in use by another process ({owner}). Wait for it, or name another folder"
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+    except OSError as error:
+        os.close(descriptor)
+        raise errors.MachineError(f"{folder}: can not be written: {error.strerror}") from error
     return descriptor
 
 
