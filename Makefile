@@ -1,6 +1,7 @@
 # make quickstart    from a fresh clone: an environment, then a whole search
 # make test          style, types, and the tests that take seconds
 # make nightly       all tests, and the benchmarks that are quick
+# make gpu-check     what candidates cost on this machine's device; SIZES="135M 1B" for some only
 # make clean         away with the environment and the caches; runs/ stays
 #
 # Needs nothing but python3. What can be set:
@@ -20,7 +21,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(
 HINT = { echo "make: the packages could not be installed. Without a network, point pip at a folder" \
 	"of wheels (PIP_FIND_LINKS=folder PIP_NO_INDEX=1) and run the same command again." >&2; exit 1; }
 
-.PHONY: quickstart test nightly install clean
+.PHONY: quickstart test nightly gpu-check install clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.installed
@@ -37,6 +38,9 @@ nightly: $(VENV)/.installed-dev
 	@for file in benchmarks/quick_*.py; do \
 		if [ -f "$$file" ]; then echo "$$file"; $(BIN)/python "$$file" || exit 1; fi; \
 	done
+
+gpu-check: $(VENV)/.installed
+	$(BIN)/python benchmarks/gpu_check.py $(if $(SIZES),--sizes $(SIZES))
 
 install: $(VENV)/.installed-dev
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from evomerge import errors, plugins
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.plan import Plan, canonical
-from evomerge.worker import Job, Result, Setup, block, n_blocks
+from evomerge.worker import Result, Setup, block, n_blocks
 
 Scores = npt.NDArray[np.float64]
 Place = tuple[str, str, int]
@@ -98,79 +96,6 @@ def seen(answer: Answer, signal: str) -> float:
     """What a search that looks at a signal sees of an answer: a scorer without that signal
     gives its score."""
     return answer.score if signal == "score" else answer.extra.get(signal, answer.score)
-
-
-class Desk:
-    """Gives jobs to an executor, which is started only when there is something to do."""
-
-    def __init__(
-        self,
-        answers: Answers,
-        executor: tuple[str, Mapping[str, Any]],
-        *,
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self.answers = answers
-        self.stopping = stopping
-        self._named = executor
-        self._executor: Any = None
-        self._flying: dict[str, int] = {}
-
-    @property
-    def in_order(self) -> bool:
-        """Whether the executor does one job after the other, in the order of submission."""
-        return bool(plugins.load("executor", self._named[0]).Executor.IN_ORDER)
-
-    @property
-    def workers(self) -> int:
-        return int(self._start().workers)
-
-    def _start(self) -> Any:
-        if self._executor is None:
-            name, options = self._named
-            module = plugins.load("executor", name)
-            self._executor = module.Executor(self.answers.setup, **options)
-        return self._executor
-
-    def submit(self, plan: Plan, places: Iterable[Place]) -> bool:
-        """Ask for what is missing; False if nothing is, or the plan has failed before."""
-        missing = self.answers.missing(plan.key, places)
-        if not missing or plan.key in self.answers.failures:
-            return False
-        self._start().submit(Job(plan.model_dump(mode="json"), plan.key, missing))
-        self._flying[plan.key] = self._flying.get(plan.key, 0) + 1
-        return True
-
-    def completed(self) -> Iterator[Result]:
-        """Results as they come, each recorded before it is given out."""
-        if self._executor is None:
-            return
-        for result in self._executor.completed():
-            self.answers.add(result)
-            self._flying[result.key] -= 1
-            # Before the yield: whoever takes one result at a time never comes back after it
-            if self.stopping():
-                raise errors.Interrupted("interrupted: run the same command again to go on")
-            yield result
-
-    def is_flying(self, key: str) -> bool:
-        return self._flying.get(key, 0) > 0
-
-    def answer(
-        self, plans: Iterable[Plan], places: Sequence[Place], told: Callable[[Result], None]
-    ) -> None:
-        """Have all these plans answer all these blocks."""
-        plans = list({plan.key: plan for plan in plans}.values())
-        self.answers.ledger.add_plans((plan.key, text(plan)) for plan in plans)
-        for plan in plans:
-            self.submit(plan, places)
-        for result in self.completed():
-            told(result)
-
-    def close(self) -> None:
-        if self._executor is not None:
-            self._executor.close()
-            self._executor = None
 
 
 def text(plan: Plan) -> str:

@@ -34,18 +34,21 @@ def search(
     *,
     objectives: Mapping[str, Callable[..., float]] | None = None,
     report: Report | None = None,
+    allow_change: bool = False,
     **changes: Any,
 ) -> Run:
     """Search as a recipe says and return the run; call it again to resume or to extend.
 
     `folder` defaults to runs/NAME. `objectives` are further ones: f(model, tokenizer) -> a number
     in [0, 1]. `changes` replace top-level keys of the recipe, such as `budget={"candidates": 50}`.
-    An interruption (Ctrl-C) raises Interrupted; nothing is lost.
+    `allow_change` goes on with a run although its inputs or libraries have changed, and records
+    it. An interruption (Ctrl-C) raises Interrupted; nothing is lost.
     """
     name = changes.get("name") or read(recipe)[0].name
     place = Path(folder) if folder is not None else Path("runs") / name
     problem = resolve(recipe, functions=objectives, pinned=pinned(place), **changes)
-    Search(problem, place, report or (lambda event, facts: None)).run()
+    told = report or (lambda event, facts: None)
+    Search(problem, place, told, allow_change=allow_change).run()
     return Run(place)
 
 

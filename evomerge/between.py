@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import confirm, errors
-from evomerge.answers import Answers, Desk
+from evomerge.answers import Answers
+from evomerge.desk import Desk
 from evomerge.files.ledger import Ledger
 from evomerge.front import Point
+from evomerge.pace import Pace
 from evomerge.plan import Plan, nested
 from evomerge.recipe import Problem, resolve
 from evomerge.run import Run
@@ -52,7 +54,7 @@ def between(
     try:
         _same(ledger.meta("identity"), problem, run.folder)
         answers = Answers(ledger, problem.setup)
-        desk = Desk(answers, ("inline", {}))
+        desk = Desk(answers, ("inline", {}), Pace(answers.setup))
         places = [*answers.places("validation"), *answers.places("test")]
         fresh = bool(answers.missing(plan.key, answers.places("test")))
         answers.retry([plan.key])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge import errors, plugins, shelf, zoo
+from evomerge import errors, plugins, saving, shelf, zoo
 from evomerge.files.bank import Sheet
 from evomerge.genome import Space
 from evomerge.layers import Layers
@@ -34,8 +34,9 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
         raise errors.RecipeError("fidelity.items: 'first' needs a number of items")
     if recipe.fidelity.name == "all" and recipe.fidelity.items is not None:
         raise errors.RecipeError("fidelity.items: only 'first' takes a number of items")
-    if not any((recipe.budget.candidates, recipe.budget.items, recipe.budget.seconds)):
-        raise errors.RecipeError("budget: give candidates, items or seconds")
+    saving.size(recipe.disk_reserve, "disk_reserve")
+    if recipe.budget.is_empty:
+        raise errors.RecipeError("budget: give candidates, items, seconds or until")
     if recipe.budget.candidates is not None:
         _room(recipe.strategy.options, recipe.budget.candidates, "strategy")
     for name in functions:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from evomerge import errors
 from evomerge.console import err, faint, out
 
 RunFolder = Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")]
@@ -26,12 +27,17 @@ def front(
     near: Annotated[str, typer.Option(help="scores that it should come near to")] = "",
     as_json: Json = False,
 ) -> None:
-    """Show the confirmed front of a run; with preferences, the point that suits them best."""
+    """Show the confirmed front of a run; with preferences, the point that suits them best.
+
+    Before there is one: the search's own front, marked as such, and exit code 5.
+    """
     from evomerge import tables
     from evomerge.preferences import Preference, parsed
     from evomerge.run import Run
 
     opened = Run(run)
+    if not opened.is_confirmed:
+        _unconfirmed(run, as_json)
     wanted = Preference(
         parsed("--prefer", prefer), parsed("--at-least", at_least), parsed("--near", near)
     )
@@ -44,6 +50,17 @@ def front(
         tables.show(out, opened)
     else:
         tables.preferred(out, opened, found)
+
+
+def _unconfirmed(run: Path, as_json: bool) -> NoReturn:
+    from evomerge import status
+
+    facts = status.read(run)
+    if as_json:
+        print(json.dumps({"unconfirmed_front": facts["front"]}, indent=1))
+    else:
+        out.print(status.front_table(facts))
+    raise errors.Unconfirmed(f"{run}: not confirmed yet; run the search again to go on")
 
 
 def between(

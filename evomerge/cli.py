@@ -1,5 +1,5 @@
-"""The command line: search, front, between, report, calibrate, export, merge, compare, import,
-evaluate, plan, list, bank, zoo.
+"""The command line: search, status, front, between, report, calibrate, export, rebuild, merge,
+compare, import, evaluate, plan, doctor, list, bank, zoo.
 
 Exit codes: 0 done, 2 usage or recipe, 3 inputs unusable, 4 environment, 5 ended unconfirmed,
 6 too many failures, 75 interrupted and resumable.
@@ -19,7 +19,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from evomerge import calibrating, choosing, comparing, errors, merging, shelves
+from evomerge import calibrating, choosing, comparing, errors, examining, merging, shelves
 from evomerge.console import err, out
 
 app = typer.Typer(
@@ -76,19 +76,31 @@ def _terminated(number: int, frame: Any) -> None:
 def search(
     recipe: RecipeFile,
     folder: Annotated[Path | None, typer.Option("-o", "--out", help="run folder")] = None,
+    amount: Annotated[
+        str | None,
+        typer.Option("--budget", help="8h, 500 (candidates) or 200k-items, not the recipe's"),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="end by 07:00, local time, front confirmed")
+    ] = None,
     candidates: Annotated[int | None, typer.Option(help="another budget of candidates")] = None,
     seconds: Annotated[float | None, typer.Option(help="another budget of seconds")] = None,
     seed: Annotated[int | None, typer.Option(help="another seed")] = None,
     executor: Annotated[str | None, typer.Option(help="inline or ray")] = None,
     workers: Annotated[int | None, typer.Option(help="workers of the executor")] = None,
+    allow_change: Annotated[
+        bool, typer.Option(help="go on with other inputs or libraries, and record it")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Search as a recipe says; started again, go on, or extend to a larger budget."""
     from evomerge import api, progress, tables
 
-    changes = _changes(recipe, candidates, seconds, seed, executor, workers)
+    changes: dict[str, Any] = {} if seed is None else {"seed": seed}
+    changes |= _budget(recipe, amount, until, {"candidates": candidates, "seconds": seconds})
+    changes |= _executor(recipe, executor, workers)
     with progress.Shown(err) as shown:
-        run = api.search(recipe, folder, report=shown, **changes)
+        run = api.search(recipe, folder, report=shown, allow_change=allow_change, **changes)
     if as_json:
         print(run.to_json())
     else:
@@ -96,27 +108,29 @@ def search(
     run.report()
 
 
-def _changes(
-    recipe: str,
-    candidates: int | None,
-    seconds: float | None,
-    seed: int | None,
-    executor: str | None,
-    workers: int | None,
+def _budget(
+    recipe: str, amount: str | None, until: str | None, others: dict[str, float | None]
 ) -> dict[str, Any]:
+    """The recipe's budget with single keys changed, or with an amount or an hour in its place."""
+    from evomerge import budget
     from evomerge.recipe import read
 
-    known, _, _ = read(recipe)
-    changes: dict[str, Any] = {} if seed is None else {"seed": seed}
-    wanted = {"candidates": candidates, "seconds": seconds}
-    given = {key: value for key, value in wanted.items() if value is not None}
-    if given:
-        changes["budget"] = {**known.budget.model_dump(), **given}
-    if executor is not None or workers is not None:
-        same = executor in (None, known.executor.name)
-        options = known.executor.model_dump() if same else {"name": executor}
-        changes["executor"] = options | ({} if workers is None else {"workers": workers})
-    return changes
+    given = {key: value for key, value in others.items() if value is not None}
+    if amount is None and until is None:
+        known = read(recipe)[0].budget.model_dump()
+        return {"budget": {**known, **given}} if given else {}
+    found = {} if amount is None else budget.parse(amount)
+    return {"budget": {**found, **given, "until": until}}
+
+
+def _executor(recipe: str, name: str | None, workers: int | None) -> dict[str, Any]:
+    from evomerge.recipe import read
+
+    if name is None and workers is None:
+        return {}
+    known = read(recipe)[0].executor
+    options = known.model_dump() if name in (None, known.name) else {"name": name}
+    return {"executor": options | ({} if workers is None else {"workers": workers})}
 
 
 @app.command()
@@ -134,6 +148,9 @@ app.command()(merging.merge)
 app.command("import")(merging.import_)
 app.command()(comparing.compare)
 app.command()(calibrating.calibrate)
+app.command()(examining.status)
+app.command()(examining.doctor)
+app.command()(examining.rebuild)
 
 
 @app.command()
@@ -169,19 +186,21 @@ def evaluate(
 
 
 @app.command()
-def plan(recipe: RecipeFile, as_json: Json = False) -> None:
-    """Check a recipe and print what it would do, without running it."""
-    from evomerge import preview
+def plan(
+    recipe: RecipeFile,
+    probe: Annotated[bool, typer.Option("--probe", help="measure one candidate")] = False,
+    amount: Annotated[str | None, typer.Option("--budget", help="as in search")] = None,
+    until: Annotated[str | None, typer.Option(help="as in search")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a recipe and print what it would do and need; exit code 4 if it does not fit."""
+    from evomerge import preview, tables
 
-    problem = preview.describe(recipe)
+    found = preview.describe(recipe, probe=probe, **_budget(recipe, amount, until, {}))
     if as_json:
-        print(json.dumps(problem, indent=1))
-        return
-    table = Table(show_header=False)
-    for key, value in problem.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        table.add_row(key, shown)
-    out.print(table)
+        print(json.dumps(found, indent=1))
+    else:
+        tables.facts(out, found)
 
 
 @app.command("list")

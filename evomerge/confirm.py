@@ -6,18 +6,22 @@ Answers to `validation` and `test` never reach a strategy. The shortlist is rank
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evomerge import ancestry, errors
-from evomerge.answers import Answers, Desk
+from evomerge.answers import Answers
+from evomerge.desk import Desk
 from evomerge.maths import pareto
 from evomerge.objectives import Losses, anchor
+from evomerge.pace import Pace
 from evomerge.plan import Plan, Template
+from evomerge.plugins import Strategy
 from evomerge.recipe import Problem
+from evomerge.worker import n_blocks
 
 if TYPE_CHECKING:
     from evomerge.loop import Candidate
@@ -27,6 +31,9 @@ Report = Callable[[str, Mapping[str, Any]], None]
 COEFFICIENTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5)
 """Global coefficients of the baseline task arithmetic: small ones belong there, or any search
 would look good."""
+
+SAFETY, REPORTED = 1.25, 2.0
+"""How much longer than expected a confirmation may take, and seconds for the report after it."""
 
 
 def endpoints(problem: Problem) -> dict[str, Plan]:
@@ -108,6 +115,20 @@ def _point_out(name: str, plans: Mapping[str, Plan], answers: Answers, report: R
         report("note", {"text": text})
 
 
+def shortlist(
+    problem: Problem, strategy: Strategy, candidates: Iterable[Candidate]
+) -> dict[str, Plan]:
+    """Label -> plan of what is confirmed: the strategy's incumbents, then of the front."""
+    found: dict[str, Plan] = {}
+    for i, point in enumerate(strategy.incumbents()):
+        found[f"m{i}"] = problem.plan(problem.space.canonical(np.asarray(point)))
+    told = [c for c in candidates if c.losses is not None]
+    room = max(1, problem.recipe.shortlist - len(found))
+    found |= {f"c{c.id}": c.plan for c in best_of_front(told, room)}
+    unique = {plan.key: label for label, plan in found.items()}
+    return {label: plan for label, plan in found.items() if unique[plan.key] == label}
+
+
 def best_of_front(told: Sequence[Candidate], n: int) -> list[Candidate]:
     """The nondominated candidates of most items; above n, the best of each objective and mean."""
     if not told:
@@ -122,6 +143,21 @@ def best_of_front(told: Sequence[Candidate], n: int) -> list[Candidate]:
     extremes = np.argmin(np.array([c.losses for c in front]), axis=0)
     chosen = list(dict.fromkeys([*extremes.tolist(), *order.tolist()]))[:n]
     return [front[i] for i in sorted(chosen)]
+
+
+def seconds(problem: Problem, pace: Pace, workers: int) -> float:
+    """What confirming a full shortlist may take, by what jobs have taken so far."""
+    picked, batch = problem.recipe.shortlist, problem.recipe.batch
+    plans = {"validation": len(COEFFICIENTS) + picked, "test": len(problem.experts) + 4 + picked}
+    jobs = 0.0
+    for split, n in plans.items():
+        blocks = [
+            (name, split, number)
+            for name, bank in problem.banks.items()
+            for number in range(n_blocks(bank, split, batch))
+        ]
+        jobs += -(-n // workers) * pace.of(blocks)
+    return SAFETY * jobs + REPORTED
 
 
 def confirm(

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import platform
-import threading
-from collections import Counter
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from evomerge import confirm, errors, fidelity, plugins
-from evomerge.answers import Answers, Desk, Place, text
+from evomerge import confirm, fidelity, forecast, plugins
+from evomerge.answers import Answers, Place, text
+from evomerge.budget import Clock
+from evomerge.desk import Desk
 from evomerge.files.ledger import Ledger
-from evomerge.files.writer import atomic_text
+from evomerge.pace import Pace
 from evomerge.plan import Plan
 from evomerge.plugins import Observation, Proposal
 from evomerge.recipe import Problem
-from evomerge.session import differences, interruptible
+from evomerge.session import facts, open_run
+from evomerge.watch import Watch, interruptible, too_many
 from evomerge.worker import Result
 
 Report = Callable[[str, Mapping[str, Any]], None]
-
-_LIBRARIES = ("evomerge", "torch", "transformers", "numpy", "pymoo", "cma")
 
 
 @dataclass
@@ -46,40 +42,62 @@ class Candidate:
 class Search:
     """One session of work on a run."""
 
-    def __init__(self, problem: Problem, folder: Path, report: Report) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        folder: Path,
+        report: Report,
+        *,
+        clock: Clock = time.time,
+        allow_change: bool = False,
+    ) -> None:
         self.problem = problem
         self.recipe = problem.recipe
         self.folder = folder
         self.report = report
+        self.clock = clock
+        self.allow_change = allow_change
         self.candidates: dict[int, Candidate] = {}
         self.outstanding: list[Candidate] = []
-        self._stop = threading.Event()
 
     def run(self) -> None:
         """Work until the budget is used and the front is confirmed.
 
-        Raises Interrupted after a signal, RecipeError for a folder of another recipe.
+        Raises Interrupted after a signal, RecipeError for a folder of another recipe, Unconfirmed
+        where the time ends before the front is confirmed.
         """
-        ledger = Ledger(self.folder, write=True)
+        ledger = Ledger(self.folder, write=True, clock=self.clock)
         desk = None
         try:
-            self._identify(ledger)
-            ledger.add_session(self._session())
+            changed = open_run(ledger, self.problem, allow_change=self.allow_change)
+            self.watch = watch = Watch.of(
+                self.recipe, self.folder, ledger.seconds(), self.clock, self._note
+            )
+            ledger.add_session(facts(self.problem))
             self.answers = Answers(ledger, self.problem.setup)
             named = (self.recipe.executor.name, self.recipe.executor.options)
-            self.desk = desk = Desk(self.answers, named, stopping=self._stop.is_set)
-            for note in self.problem.notes():
-                self.report("note", {"text": note})
-            with interruptible(self._stop):
+            pace = Pace(self.problem.setup, ledger.meta("pace"))
+            self.desk = desk = Desk(
+                self.answers, named, pace, between=watch.between, note=self._note
+            )
+            for note in [*changed, *self.problem.notes()]:
+                self._note(note)
+            with interruptible(watch.stop):
                 self._work(ledger)
         finally:
             if desk is not None:
                 desk.close()
             ledger.close()
 
+    def _note(self, text: str) -> None:
+        self.report("note", {"text": text})
+
     def _work(self, ledger: Ledger) -> None:
         self.ledger = ledger
+        watch = self.watch
+        confirm_by = watch.by = watch.deadline.at if watch.deadline.left > 0 else math.inf
         self.losses = confirm.sanity(self.problem, self.desk, self.report)
+        ledger.set_meta("pace", self.desk.pace.medians())
         named = self.recipe.strategy
         self.strategy = plugins.begin(
             named.name, named.options, self.problem.space, self.problem.objectives,
@@ -91,43 +109,30 @@ class Search:
             self.report("complete", {"candidates": len(self.candidates)})
             return
         self.report("stage", {"name": "search"})
+        self.report(
+            "forecast",
+            forecast.times(self.problem, self.desk.pace, self.desk.workers, watch.deadline),
+        )
+        if not self._may_ask():
+            confirm_by = math.inf  # a session that has no time to search may confirm
+            if watch.deadline.is_set and not self.candidates:
+                kept = f"{self._confirming():.0f}"
+                self._note(f"no time for a candidate: the confirmation may take {kept} s")
+        watch.by = math.inf
         self._loop()
         for line in plugins.notes(self.strategy):
-            self.report("note", {"text": line})
-        shortlist = self._shortlist()
-        seen = fidelity.wanted(self.recipe.fidelity, self.answers, None)
-        self.desk.answer(shortlist.values(), seen, self._told_result)
+            self._note(line)
+        watch.by = confirm_by
+        ledger.set_meta("pace", self.desk.pace.medians())
+        shortlist = confirm.shortlist(self.problem, self.strategy, self.candidates.values())
+        self.desk.answer(shortlist.values(), self._usual(), self._told_result)
         confirm.confirm(self.problem, self.desk, self.losses, shortlist, self.report)
+
+    def _usual(self) -> list[Place]:
+        return fidelity.wanted(self.recipe.fidelity, self.answers, None)
 
     def _told_result(self, result: Result) -> None:
         self.report("answered", {"result": result})
-
-    def _identify(self, ledger: Ledger) -> None:
-        """Refuse a folder that belongs to another recipe, with the differences."""
-        mine = self.problem.identity()
-        theirs = ledger.meta("identity")
-        if theirs is None:
-            ledger.set_meta("identity", mine)
-            ledger.set_meta("banks", _banks(self.problem))
-            ledger.set_meta("origins", self.problem.origins())
-        elif theirs != mine:
-            changes = "\n".join(f"  {line}" for line in differences(theirs, mine))
-            raise errors.RecipeError(
-                f"{self.folder}: this run was made from another recipe:\n{changes}\n"
-                "Name another folder with -o, or undo the change"
-            )
-        recipe = self.problem.portable()
-        ledger.set_meta("recipe", recipe)
-        atomic_text(self.folder / "recipe.json", json.dumps(recipe, indent=1))
-
-    def _session(self) -> dict[str, Any]:
-        return {
-            "executor": self.recipe.executor.model_dump(),
-            "device": self.problem.setup.device,
-            "host": platform.node(),
-            "python": platform.python_version(),
-            "versions": {name: importlib.import_module(name).__version__ for name in _LIBRARIES},
-        }
 
     # The loop
 
@@ -143,12 +148,25 @@ class Search:
         budget = self.recipe.budget
         if budget.items is not None and self.answers.searched >= budget.items:
             return 0
-        if budget.seconds is not None and self.ledger.seconds() >= budget.seconds:
-            return 0
-        return 10**9 if budget.candidates is None else budget.candidates - len(self.candidates)
+        many = 10**9 if budget.candidates is None else budget.candidates - len(self.candidates)
+        deadline = self.watch.deadline
+        if not deadline.is_set:
+            return many
+        each = self.desk.pace.of(self._usual())
+        fit = self.desk.workers * deadline.room(each, self._confirming())
+        return max(0, min(many, fit - len(self.outstanding)))
+
+    def _confirming(self) -> float:
+        """Seconds that are kept for confirming what is found."""
+        return confirm.seconds(self.problem, self.desk.pace, self.desk.workers)
+
+    def _is_over(self) -> bool:
+        """Whether what is left of the time is what confirming takes."""
+        deadline = self.watch.deadline
+        return deadline.is_set and deadline.left < self._confirming()
 
     def _loop(self) -> None:
-        while self.outstanding or self._may_ask():
+        while (self.outstanding and not self._is_over()) or self._may_ask():
             if self._may_ask() and not (self._barrier and self.outstanding):
                 self._ask()
             ready = [c for c in self.outstanding if self._is_ready(c)]
@@ -158,12 +176,15 @@ class Search:
             for candidate in self.outstanding:
                 if not self._is_ready(candidate) and not self.desk.is_flying(candidate.plan.key):
                     self.desk.submit(candidate.plan, candidate.places)
-            result = next(self.desk.completed(), None)
+            if not self.outstanding:
+                self._note("the strategy has nothing more to propose")
+                break
+            result = self.desk.wait()
             if result is not None:
                 self._told_result(result)
-            elif not self.outstanding:
-                self.report("note", {"text": "the strategy has nothing more to propose"})
-                break
+        self.desk.cancel()
+        if self.outstanding:
+            self._note(f"the time is over: {len(self.outstanding)} candidates were not answered")
         stopped = {"candidates": len(self.candidates)}
         if self.ledger.last("stopped") != stopped:
             self.ledger.append("stopped", stopped)
@@ -213,7 +234,9 @@ class Search:
         body = [_observed(candidate) for candidate in ready]
         self.ledger.append("tell", body)
         self._pass_on(body)
-        self._check_failures()
+        told = [c for c in self.candidates.values() if c.failed or c.losses is not None]
+        failed = [c.plan.key if c.failed else None for c in told]
+        too_many(failed, self.answers.failures, self.desk.traces)
         self.report("told", {"search": self, "told": list(ready)})
 
     def _pass_on(self, body: Sequence[Mapping[str, Any]]) -> None:
@@ -238,16 +261,6 @@ class Search:
         key, places = candidate.plan.key, candidate.places
         return {name: self.answers.by_item(key, name, places) for name in self.problem.objectives}
 
-    def _check_failures(self) -> None:
-        told = [c for c in self.candidates.values() if c.failed or c.losses is not None]
-        failed = [c for c in told if c.failed]
-        if len(told) >= 10 and len(failed) > 0.8 * len(told):
-            reasons = Counter(self.answers.failures[c.plan.key] for c in failed)
-            raise errors.TooManyFailures(
-                f"{len(failed)} of {len(told)} candidates failed; most often: "
-                f"{reasons.most_common(1)[0][0]}. Put it right, then search in another folder (-o)"
-            )
-
     def _replay(self) -> None:
         """Bring the strategy to where the ledger ends."""
         diverged = 0
@@ -268,23 +281,6 @@ class Search:
                 "note",
                 {"text": f"{diverged} asks came out otherwise than recorded; the record is used"},
             )
-
-    def _shortlist(self) -> dict[str, Plan]:
-        """Label -> plan of what is confirmed: the strategy's incumbents, then of the front."""
-        found: dict[str, Plan] = {}
-        for i, point in enumerate(self.strategy.incumbents()):
-            found[f"m{i}"] = self.problem.plan(self.problem.space.canonical(np.asarray(point)))
-        told = [c for c in self.candidates.values() if c.losses is not None]
-        room = max(1, self.recipe.shortlist - len(found))
-        found |= {f"c{c.id}": c.plan for c in confirm.best_of_front(told, room)}
-        unique = {plan.key: label for label, plan in found.items()}
-        return {label: plan for label, plan in found.items() if unique[plan.key] == label}
-
-
-def _banks(problem: Problem) -> dict[str, Any]:
-    return {
-        name: {"bank": bank.name, "scorer": bank.scorer} for name, bank in problem.banks.items()
-    }
 
 
 def _observed(candidate: Candidate) -> dict[str, Any]:

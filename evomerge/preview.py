@@ -9,22 +9,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge import ancestry, checks, errors, plugins, shelf, zoo
+from evomerge import ancestry, checks, errors, forecast, plugins, shelf, zoo
 from evomerge.files import bank as banks
 from evomerge.files import plain
 from evomerge.files.items import Item
 from evomerge.files.writer import atomic_text
 from evomerge.maths import shingles
-from evomerge.recipe import resolve
+from evomerge.recipe import Problem, resolve
 from evomerge.worker import n_blocks
 
 SHOWN = 5
 """Pairs of near-duplicates that are named."""
 
 
-def describe(source: str) -> dict[str, Any]:
-    """Check a recipe whole, inputs included, and say what it would do."""
-    problem = resolve(source)
+def describe(source: str, *, probe: bool = False, **changes: Any) -> dict[str, Any]:
+    """Check a recipe whole, inputs included, and say what it would do.
+
+    With `probe`, what one candidate takes is measured. Raises MachineError where it does not fit.
+    """
+    problem = resolve(source, **changes)
+    memory = forecast.memory(problem)
+    disk = forecast.disk(problem, Path("runs") / problem.recipe.name)
+    forecast.require(problem, memory, disk)
+    found = {**_described(problem), "memory (bytes)": memory, "disk (bytes)": disk}
+    return {**found, "time": forecast.probe(problem)} if probe else found
+
+
+def _described(problem: Problem) -> dict[str, Any]:
     recipe, batch = problem.recipe, problem.recipe.batch
     allowed = recipe.allow_mismatch
     asked = recipe.fidelity.items if recipe.fidelity.name == "first" else None
@@ -37,6 +48,9 @@ def describe(source: str) -> dict[str, Any]:
         "recipe": recipe.name,
         "base": recipe.base,
         "experts": list(problem.experts),
+        "inputs": {
+            i.name: f"{i.origin or i.path} sha256 {i.sha256}" for i in problem.inputs.inputs
+        },
         "parameters": numbers,
         "megabytes per candidate (reads, write)": [
             round(size * (len(problem.experts) + 1) / 1e6, 1),

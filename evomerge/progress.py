@@ -85,6 +85,10 @@ class Shown:
             line = f"{len(told)}{total} candidates; {text}"
             self.console.print(line, highlight=False, soft_wrap=True)
 
+    def _on_forecast(self, facts: Mapping[str, Any]) -> None:
+        text = ", ".join(f"{name}: {value:,}" for name, value in facts.items())
+        self.console.print(text, highlight=False, soft_wrap=True)
+
     def _on_note(self, facts: Mapping[str, Any]) -> None:
         self._note(facts["text"])
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from evomerge import budget
 from evomerge.layers import Resolution
 from evomerge.plan import Dtype
 
@@ -61,11 +62,30 @@ class Fidelity(_Part):
 
 
 class Budget(_Part):
-    """When the search ends, whatever comes first; `items` counts all answers up to then."""
+    """When the search ends, whatever comes first; `items` counts all answers up to then.
+
+    `seconds` of all sessions, and the hour of `until` (`07:00`, local time), hold what the
+    confirmation takes. Instead of keys, a text such as `8h`, `500` or `200k-items`.
+    """
 
     candidates: int | None = Field(default=None, ge=1)
     items: int | None = Field(default=None, ge=1)
     seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    until: str | None = None
+
+    @field_validator("until", mode="before")
+    @classmethod
+    def _hour(cls, value: Any) -> Any:
+        """YAML reads 19:30 without quotes as the number 19 * 60 + 30."""
+        if isinstance(value, int) and 0 <= value < 24 * 60:
+            value = f"{value // 60:02}:{value % 60:02}"
+        if isinstance(value, str):
+            budget.until(value, 0.0)
+        return value
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(self.model_dump().values())
 
 
 class Named(BaseModel):
@@ -86,7 +106,8 @@ class Recipe(_Part):
     to descend from the base. `allow_contamination`: select on the test set of a public benchmark,
     which report and model card then say. `batch`: items scored at a time. `ask`: candidates
     asked for at a time when `deterministic` (always so inline). `shortlist`: candidates that are
-    confirmed."""
+    confirmed. `disk_reserve`: what is left free of the run folder's disk; below it the search
+    pauses."""
 
     name: str = Field(pattern=NAME)
     description: str = ""
@@ -109,6 +130,7 @@ class Recipe(_Part):
     device: str = "auto"
     executor: Named = Named(name="inline")
     deterministic: bool = False
+    disk_reserve: Text = "500MB"
 
     @field_validator("strategy", "executor", "fidelity", mode="before")
     @classmethod
@@ -116,6 +138,11 @@ class Recipe(_Part):
         if not isinstance(value, str | Mapping | BaseModel):
             raise ValueError("expected a name, or a mapping with 'name' and options")
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _amount(cls, value: Any) -> Any:
+        return budget.parse(str(value)) if isinstance(value, str | int) else value
 
     @field_validator("operator", mode="before")
     @classmethod

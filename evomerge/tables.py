@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -51,6 +51,29 @@ def show(out: Console, run: Run) -> None:
     out.print(
         f"save:   evomerge export {run.folder} best -o merged", highlight=False, soft_wrap=True
     )
+
+
+def words(value: Any) -> str:
+    """A fact for people: numbers with commas, what is nested in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {words(v)}" for key, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(words, value)) or "none"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return f"{value:,}" if is_number else str(value)
+
+
+def facts(out: Console, found: dict[str, Any]) -> None:
+    """A row a fact, with a line for each part of one that has parts."""
+    table = Table(show_header=False)
+    for key, value in found.items():
+        lines = (
+            [f"{name}: {words(v)}" for name, v in value.items()]
+            if isinstance(value, dict)
+            else [words(value)]
+        )
+        table.add_row(key, "\n".join(lines))
+    out.print(table)
 
 
 def preferred(out: Console, run: Run, point: Point) -> None:

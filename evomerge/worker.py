@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
-import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import Any, Literal
 
 import torch
 
@@ -41,21 +43,39 @@ class Setup:
 
 @dataclass(frozen=True)
 class Job:
-    """One plan and the blocks it is to answer, as (objective, split, block number)."""
+    """One plan and the blocks it is to answer, as (objective, split, block number).
+
+    `fresh`: a worker that has done nothing else is to do it. `halved`: blocks are scored in two
+    halves, to need less memory.
+    """
 
     plan: Mapping[str, Any]
     key: str
     blocks: tuple[tuple[str, str, int], ...]
+    number: int = 0
+    fresh: bool = False
+    halved: bool = False
+
+
+Cause = Literal["", "memory", "died", "evicted", "slow"]
 
 
 @dataclass(frozen=True)
 class Result:
-    """Answers of a job, or why there are none."""
+    """Answers of a job, or why there are none.
+
+    `spent`: seconds of the build (under "") and of each objective. `cause`: what kind of failure,
+    where it is not the candidate's own: it ran out of memory, its worker died, its worker was
+    ended because the machine ran out of memory, it took too long.
+    """
 
     key: str
     answers: tuple[Answer, ...] = ()
     failed: str | None = None
-    seconds: float = 0.0
+    number: int = 0
+    spent: Mapping[str, float] = field(default_factory=dict)
+    cause: Cause = ""
+    trace: str = ""
     host: str = field(default_factory=lambda: os.uname().nodename)
     slot: int = 0
 
@@ -113,35 +133,78 @@ class Worker:
 
     def run(self, job: Job) -> Result:
         """Build the plan and answer; whatever goes wrong fails this candidate alone."""
-        begun = time.perf_counter()
         answers: list[Answer] = []
-        failed, where = None, ""
+        spent: dict[str, float] = {}
+        where = ""
+        result = Result(job.key, number=job.number, spent=spent, slot=self.slot)
         try:
-            with one_thread():
+            with one_thread(), _timed(spent, ""):
                 self.live.build(Plan.parse(job.plan, "plan"))
-                for place in job.blocks:
-                    where = f"objective '{place[0]}': "
-                    answers += self._answer(*place)
+            for place in job.blocks:
+                where = f"objective '{place[0]}': "
+                with one_thread(), _timed(spent, place[0]):
+                    answers += self._answer(*place, halved=job.halved)
         except errors.EvaluationError as error:
-            failed = str(error)
+            return replace(result, failed=str(error))
         except (Exception, SystemExit) as error:  # it may fail in any way; the run goes on
             failed = errors.public(f"{where}{type(error).__name__}: {error}")
-        seconds = time.perf_counter() - begun
-        if failed is not None:
-            return Result(job.key, failed=failed, seconds=seconds, slot=self.slot)
-        return Result(job.key, tuple(answers), seconds=seconds, slot=self.slot)
+            cause: Cause = "memory" if _is_memory(error) else ""
+            trace = "".join([*traceback.format_tb(error.__traceback__)[-8:], failed])
+            return replace(result, failed=failed, cause=cause, trace=trace)
+        return replace(result, answers=tuple(answers))
 
-    def _answer(self, objective: str, split: str, number: int) -> Iterator[Answer]:
+    def _answer(
+        self, objective: str, split: str, number: int, *, halved: bool
+    ) -> Iterator[Answer]:
         bank = self.setup.banks[objective]
         scorer = plugins.load("scorer", bank.scorer)
         items = block(bank, split, number, self.setup.batch)
         place = (objective, split, number)
-        if place not in self._batches:
-            self._batches[place] = scorer.prepare(self.reader, items, **bank.options)
-        found = scorer.score(self.model, self._batches[place])
-        for i, item in enumerate(items):
-            extra = {name: values[i] for name, values in found.items() if name != "score"}
-            yield Answer(objective, item.id, split, found["score"][i], extra)
+        if halved:
+            half = -(-len(items) // 2)
+            parts = [part for part in (items[:half], items[half:]) if part]
+            batches = [scorer.prepare(self.reader, part, **bank.options) for part in parts]
+        else:
+            if place not in self._batches:
+                self._batches[place] = scorer.prepare(self.reader, items, **bank.options)
+            parts, batches = [items], [self._batches[place]]
+        for part, batch in zip(parts, batches, strict=True):
+            yield from _answers(objective, split, part, scorer.score(self.model, batch))
+
+
+def _answers(objective: str, split: str, items: Sequence[Item], found: Any) -> Iterator[Answer]:
+    """What a scorer found, as answers; EvaluationError for what is none."""
+    where = f"objective '{objective}'"
+    for signal, values in {"score": (), **found}.items():
+        if len(values) != len(items):
+            raise errors.EvaluationError(
+                f"{where}: expected {len(items)} numbers as '{signal}', got {len(values)}"
+            )
+    for i, item in enumerate(items):
+        signals = {name: float(values[i]) for name, values in found.items()}
+        odd = [name for name, value in signals.items() if not math.isfinite(value)]
+        if odd or not 0 <= signals["score"] <= 1:
+            name = (odd or ["score"])[0]
+            expected = "a finite number" if odd else "a number in [0, 1]"
+            raise errors.EvaluationError(
+                f"{where}: item '{item.id}': expected {expected} as '{name}', got {signals[name]}"
+            )
+        yield Answer(objective, item.id, split, signals.pop("score"), signals)
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Whether memory ran out; torch says so in words where it is the processor's."""
+    named = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+@contextmanager
+def _timed(spent: dict[str, float], name: str) -> Iterator[None]:
+    begun = perf_counter()
+    try:
+        yield
+    finally:
+        spent[name] = spent.get(name, 0.0) + perf_counter() - begun
 
 
 def load(form: Form, dtype: str, device: torch.device) -> tuple[Any, Any]:

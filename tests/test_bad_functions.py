@@ -73,7 +73,10 @@ def test_an_objective_that_was_put_right_goes_on(family, tmp_path):
 
 
 def test_too_many_failures_end_the_search(refused, tmp_path, functions):
-    says = ["12 of 12 candidates failed; most often: objective 'a': RuntimeError: boom", "-o"]
+    says = [
+        "12 of the last 12 candidates failed; most often: objective 'a': RuntimeError: boom", "-o",
+        "The first of them:", 'bad_functions.py", line', "in later",
+    ]  # fmt: skip
     path = functions("later")
     refused("search", path, "-o", tmp_path / "run", code=errors.FAILURES, says=says)
 

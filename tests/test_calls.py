@@ -16,7 +16,7 @@ from evomerge.files.ledger import Answer, Ledger
 from tests import traced
 
 pytestmark = pytest.mark.skipif(traced.STRACE is None, reason="needs strace")
-RECORDS = 4
+RECORDS = 2
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_save_killed_at_every_call_is_whole_or_absent(trace, plan, tmp_path):
             assert _but_command(digest(target)) == _but_command(digest(whole))
             shutil.rmtree(target)
             published += 1
-    assert kills > 0.95 * len(calls) > 100
+    assert kills > 0.95 * len(calls) > 80
     assert 2 <= published < 10
     save(plan, target)
     assert _but_command(digest(target)) == _but_command(digest(whole))
@@ -158,4 +158,4 @@ def test_a_ledger_killed_at_every_call_has_all_that_it_acknowledged(tmp_path, tr
         record_all.close()
         shutil.rmtree(folder)
         seen.add(stored)
-    assert seen == set(range(RECORDS + 1)) and kills > 0.95 * len(calls) > 100
+    assert seen == set(range(RECORDS + 1)) and kills > 0.95 * len(calls) > 80

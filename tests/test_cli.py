@@ -190,14 +190,38 @@ def test_plan_says_what_a_search_would_do(family, tmp_path, run):
     found = json.loads(out)
     assert code == 0
     assert found["genes searched"] == 6 and found["items per candidate"] == 40
+    assert all("sha256" in text for text in found["inputs"].values()) and len(found["inputs"]) == 3
+    numbers = found["parameters"]
+    assert found["memory (bytes)"]["live model"] == 4 * numbers
+    assert found["memory (bytes)"]["base and experts"] == 3 * 4 * numbers
+    code, out, _ = run("plan", path, "--probe", "--budget", "1h", "--json")
+    times = json.loads(out)["time"]
+    room = 3600 / times["seconds per candidate"]
+    assert code == 0 and 0 < times["candidates before the deadline"] < room
     code, out, _ = run("plan", path)
     assert code == 0 and "nsga2" in out
 
 
 @pytest.mark.parametrize(
+    ("changes", "available", "says"),
+    [
+        ({"executor": {"name": "ray", "workers": 64}}, 2**26, "use executor.workers: "),
+        ({}, 2_000_000, "a machine with "),
+        ({"disk_reserve": "900TB"}, 2**30, "lower disk_reserve"),
+    ],
+)
+def test_a_plan_that_does_not_fit_names_a_change(
+    family, tmp_path, refused, monkeypatch, changes, available, says
+):
+    monkeypatch.setattr("evomerge.forecast._available", lambda: available)
+    path = command.write(tmp_path, families.recipe(family, **changes))
+    refused("plan", path, code=errors.ENVIRONMENT, says=["does not fit", says])
+
+
+@pytest.mark.parametrize(
     "words",
-    ["search", "front", "report", "export", "merge", "import", "compare", "evaluate", "plan",
-     "list", "bank check",
+    ["search", "status", "front", "report", "rebuild", "doctor", "export", "merge", "import",
+     "compare", "evaluate", "plan", "list", "bank check",
      "zoo build", "zoo list"],
 )  # fmt: skip
 def test_each_command_has_help(run, words):

@@ -14,7 +14,7 @@ PACKAGE = Path(plugins.__file__).parent
 LAYERS = """
     errors
     maths console
-    files genome layers
+    files genome layers budget
     zoo modules ancestry
     stacks keywords
     plugins prompts
@@ -30,11 +30,12 @@ LAYERS = """
     saving
     schema shelf
     worker
-    executors answers
-    objectives checks
+    executors answers pace
+    objectives checks desk
     recipe
-    confirm fidelity front session
-    report
+    confirm fidelity front
+    session watch
+    report forecast
     signals
     recorded
     preferences
@@ -42,8 +43,8 @@ LAYERS = """
     between
     tables calibration
     api
-    preview progress
-    shelves merging comparing calibrating choosing
+    preview progress status doctor rebuilding
+    shelves merging comparing calibrating choosing examining
     cli
 """
 ORDER = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}

@@ -103,12 +103,9 @@ def test_an_extended_run_is_the_longer_run(family, tmp_path):
     assert (grown.confirmed["looks"], whole.confirmed["looks"]) == (2, 1)
 
 
-def test_budgets_of_items_and_seconds(family, tmp_path):
-    by_items = evomerge.search(families.recipe(family, budget={"items": 300}), tmp_path / "items")
+def test_a_budget_of_items(family, tmp_path):
+    by_items = evomerge.search(families.recipe(family, budget="300-items"), tmp_path / "items")
     assert 0 < len(by_items.asked()) <= 6  # 180 answers of base and experts come first
-    budget = {"seconds": 0.5, "candidates": 10**6}
-    by_time = evomerge.search(families.recipe(family, budget=budget), tmp_path / "seconds")
-    assert 0 < len(by_time.asked()) < 200 and by_time.is_confirmed
 
 
 def permuted(file, splits):

@@ -1,24 +1,48 @@
-"""Jobs run on Ray actors, one a slot: on this machine (loopback only) or on a running cluster."""
+"""Jobs run on Ray actors, one a slot: on this machine (loopback only) or on a running cluster.
+
+A worker that dies, or takes too long, is replaced by a fresh one.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from evomerge import errors
-from evomerge.worker import Job, Result, Setup, Worker
+from evomerge.worker import Cause, Job, Result, Setup, Worker
 
-# An actor that dies is built anew and its job given to it again: answers are keyed, so that
-# doing a job twice changes nothing.
-_RESTARTS = 3
+_STARTS = 3
+"""Workers that fail to start, one after the other, before the search ends."""
+
+_TICK = 1.0
+"""Seconds after which whoever waits for a result may look at the clock."""
+
+
+@dataclass
+class _Slot:
+    """An actor; `ready` until it has started, `job` while it works, `key` of its last plan."""
+
+    number: int
+    actor: Any
+    ready: Any = None
+    job: Job | None = None
+    begun: float = 0.0
+    key: str | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        return self.ready is None and self.job is None
 
 
 class Executor:
-    """`workers` actors with `gpus` (may be a fraction) each; `address: auto` joins a cluster."""
+    """`workers` actors (`auto`: one a processor, or as many as the GPUs hold) with `gpus` (may be
+    a fraction) each; `address: auto` joins a running cluster, `local` starts one."""
 
     IN_ORDER = False
 
@@ -26,69 +50,137 @@ class Executor:
         self,
         setup: Setup,
         *,
-        workers: Annotated[int, Field(ge=1)] = 2,
+        workers: Annotated[int, Field(ge=1)] | Literal["auto"] = 2,
         address: str | None = None,
         gpus: Annotated[float, Field(ge=0)] = 0,
     ) -> None:
-        if address is None:
+        own = address in (None, "local")
+        if own:
             # Read when ray is imported: its servers then bind to loopback, not to all interfaces.
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         import ray
 
-        self.workers = workers
+        self._ray, self._setup = ray, setup
         self._started = not ray.is_initialized()
         if self._started:
-            _start(ray, address, workers)
-        actor = ray.remote(
-            num_cpus=1, num_gpus=gpus, max_restarts=_RESTARTS, max_task_retries=_RESTARTS
-        )(Worker)
-        self._ray = ray
-        self._actors: list[Any] = [actor.remote(setup, slot) for slot in range(workers)]
-        self._holds: list[str | None] = [None] * workers
+            _start(ray, None if own else address, workers if isinstance(workers, int) else None)
+        self.workers = workers if isinstance(workers, int) else _places(ray, gpus)
+        self._actor = ray.remote(num_cpus=1, num_gpus=gpus)(Worker)
         self._waiting: list[Job] = []
-        self._running: dict[Any, tuple[int, Job]] = {}
+        self._failed_starts = 0
+        self._running: dict[Any, _Slot] = {}
+        self._slots = [_Slot(number, None) for number in range(self.workers)]
+        for slot in self._slots:
+            self._renew(slot)
+
+    def _renew(self, slot: _Slot) -> None:
+        """Put a fresh worker into a slot."""
+        if slot.actor is not None:
+            self._ray.kill(slot.actor)
+        slot.actor = self._actor.remote(self._setup, slot.number)
+        slot.ready, slot.job, slot.key = slot.actor.__ray_ready__.remote(), None, None
+        self._running[slot.ready] = slot
 
     def submit(self, job: Job) -> None:
         self._waiting.append(job)
         self._dispatch()
 
     def _dispatch(self) -> None:
-        busy = {slot for slot, _ in self._running.values()}
-        for slot in range(self.workers):
-            if slot in busy or not self._waiting:
-                continue
+        for slot in [slot for slot in self._slots if slot.is_idle]:
+            fresh = [job for job in self._waiting if job.fresh]
+            others = [job for job in self._waiting if not job.fresh]
             # The worker that still holds a plan does not build it again.
-            mine = [job for job in self._waiting if job.key == self._holds[slot]]
-            job = mine[0] if mine else self._waiting[0]
-            self._waiting.remove(job)
-            self._holds[slot] = job.key
-            self._running[self._actors[slot].run.remote(job)] = (slot, job)
+            mine = [job for job in others if job.key == slot.key]
+            chosen = [*(fresh if slot.key is None else mine), *others][:1]
+            for job in chosen:
+                self._waiting.remove(job)
+                slot.job, slot.key, slot.begun = job, job.key, time.monotonic()
+                self._running[slot.actor.run.remote(job)] = slot
+            if not chosen and fresh and not any(slot.ready for slot in self._slots):
+                self._renew(slot)
 
-    def completed(self) -> Iterator[Result]:
-        while self._running:
-            done, _ = self._ray.wait(list(self._running), num_returns=1)
-            slot, job = self._running.pop(done[0])
-            try:
-                result = self._ray.get(done[0])
-            except self._ray.exceptions.RayActorError as error:
-                raise errors.MachineError(
-                    f"Ray worker {slot} died {_RESTARTS + 1} times: {str(error).splitlines()[0]}"
-                ) from error
-            except self._ray.exceptions.RayTaskError as error:
-                result = Result(job.key, failed=str(error.cause), slot=slot)
+    def completed(self) -> Iterator[Result | None]:
+        """Results as they come; None when nothing has come for a second."""
+        while self._waiting or any(slot.job for slot in self._slots):
+            done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_TICK)
+            result = self._received(done[0]) if done else None
             self._dispatch()
             yield result
+
+    def _received(self, ref: Any) -> Result | None:
+        """What has come from a worker: a result, or that it has started (None)."""
+        slot = self._running.pop(ref)
+        job, slot.job = slot.job, None
+        crashes = (self._ray.exceptions.RayActorError, self._ray.exceptions.OutOfMemoryError)
+        try:
+            found = self._ray.get(ref)
+        except crashes as error:
+            if job is None:
+                self._fail_to_start(slot, error)
+                return None
+            self._renew(slot)
+            cause = _cause(self._ray, error)
+            return _failure(job, slot, _WORDS[cause], cause)
+        except self._ray.exceptions.RayTaskError as error:  # a result that can not be sent
+            assert job is not None
+            return _failure(job, slot, f"{type(error.cause).__name__}: {error.cause}", "")
+        self._failed_starts, slot.ready = 0, None
+        return found if job is not None else None
+
+    def _fail_to_start(self, slot: _Slot, error: Exception) -> None:
+        self._failed_starts += 1
+        if self._failed_starts >= _STARTS:
+            reason = str(error).strip().splitlines()[-1]
+            raise errors.MachineError(f"Ray worker {slot.number} can not start: {reason}")
+        self._renew(slot)
+
+    def overdue(self, limit: Callable[[Job], float]) -> Result | None:
+        """Replace the worker of a job that takes longer than its limit in seconds."""
+        for ref, slot in list(self._running.items()):
+            job = slot.job
+            if job is not None and time.monotonic() - slot.begun > limit(job):
+                del self._running[ref]
+                self._renew(slot)
+                reason = f"slow: no answer within {limit(job):.0f} s, its worker was ended"
+                return _failure(job, slot, reason, "slow")
+        return None
+
+    def cancel(self) -> list[int]:
+        waiting = [job.number for job in self._waiting]
+        self._waiting.clear()
+        return waiting
 
     def close(self) -> None:
         self._waiting.clear()
         if self._started:
             self._ray.shutdown()
         else:
-            for actor in self._actors:
-                self._ray.kill(actor)
+            for slot in self._slots:
+                self._ray.kill(slot.actor)
 
 
-def _start(ray: Any, address: str | None, workers: int) -> None:
+_WORDS: dict[Cause, str] = {
+    "died": "its worker died (a crash, an exit, or ended by the system)",
+    "evicted": "its worker was ended because the machine ran low on memory",
+}
+
+
+def _cause(ray: Any, error: Exception) -> Cause:
+    low = isinstance(error, ray.exceptions.OutOfMemoryError)
+    return "evicted" if low or "running low on memory" in str(error) else "died"
+
+
+def _failure(job: Job, slot: _Slot, reason: str, cause: Cause) -> Result:
+    return Result(job.key, failed=reason, number=job.number, cause=cause, slot=slot.number)
+
+
+def _places(ray: Any, gpus: float) -> int:
+    """How many workers the cluster holds."""
+    found = ray.cluster_resources()
+    return max(1, int(found.get("GPU", 0) / gpus if gpus else found.get("CPU", 1)))
+
+
+def _start(ray: Any, address: str | None, workers: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -99,6 +191,20 @@ def _start(ray: Any, address: str | None, workers: int) -> None:
         options.update(num_cpus=workers, include_dashboard=False)
     with _silent():
         ray.init(**options)
+
+
+def examine() -> str:
+    """Start a local cluster, have it add two numbers, end it: `ok`, or what is odd."""
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    import ray
+
+    if ray.is_initialized():
+        return "a cluster is running in this process"
+    _start(ray, None, 1)
+    try:
+        return "ok" if ray.get(ray.remote(sum).remote((1, 1)), timeout=60) == 2 else "adds wrongly"
+    finally:
+        ray.shutdown()
 
 
 @contextmanager

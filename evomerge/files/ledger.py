@@ -6,19 +6,18 @@ disk (WAL, synchronous=FULL) before anything else hears of what it holds.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evomerge import errors
+from evomerge.files import lock
 
 NAME = "ledger.sqlite"
 SCHEMA = 1
@@ -35,6 +34,8 @@ CREATE TABLE IF NOT EXISTS answers (
     plan TEXT NOT NULL, bank TEXT NOT NULL, item TEXT NOT NULL, split TEXT NOT NULL,
     score REAL NOT NULL, extra TEXT NOT NULL, time REAL NOT NULL, host TEXT, slot INTEGER,
     PRIMARY KEY (plan, bank, item)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS events_by_kind ON events (kind, number);
+CREATE INDEX IF NOT EXISTS events_by_time ON events (time);
 """
 
 _NAMES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
@@ -65,13 +66,16 @@ class Answer:
 class Ledger:
     """Events, plans, answers and failures of one run."""
 
-    def __init__(self, folder: Path, *, write: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, write: bool = False, clock: Callable[[], float] = time.time
+    ) -> None:
         """Raises MachineError if another process writes there, InputError for a broken file."""
         self.folder = folder
         self.path = folder / NAME
-        if not write and not (self.path.is_file() and self.path.stat().st_size):
+        self._clock = clock
+        if not write and not begun(folder):
             raise errors.InputError(f"{folder}: no run here ({NAME} is missing or empty)")
-        self._lock = _lock(folder) if write else None
+        self._lock = lock.take(folder) if write else None
         try:
             with _plain(self.path):
                 self._db = sqlite3.connect(self.path, isolation_level=None, timeout=30)
@@ -85,7 +89,7 @@ class Ledger:
         if tables and "meta" not in tables:
             raise errors.InputError(f"{self.path}: is a database, but not a ledger")
         version = self.meta("schema") if tables else None
-        if version is None and write:  # new, or its first process died within a moment
+        if write and not tables:
             self._create()
         elif version != SCHEMA:
             raise errors.InputError(
@@ -95,14 +99,15 @@ class Ledger:
         elif lacking := sorted(set(_NAMES) - tables):
             raise errors.InputError(f"{self.path}: not a whole ledger: lacks {', '.join(lacking)}")
         if write:
-            wal = "DELETE" if _file_system(self.folder) in _NETWORK else "WAL"
-            self._db.execute(f"PRAGMA journal_mode={wal}")
+            self._db.executescript(_TABLES)  # indexes, where an earlier evomerge had none
+            self._db.execute(f"PRAGMA journal_mode={journal(file_system(self.folder))}")
             self._db.execute("PRAGMA synchronous=FULL")
 
     def _create(self) -> None:
-        self._db.executescript(_TABLES)
-        if self.meta("schema") is None:
-            self.set_meta("schema", SCHEMA)
+        with self._transaction():
+            for statement in _TABLES.split(";"):
+                self._db.execute(statement)
+            self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (_json(SCHEMA),))
 
     def meta(self, key: str) -> Any:
         row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
@@ -117,7 +122,7 @@ class Ledger:
         with self._transaction():
             self._db.execute(
                 "INSERT INTO events (kind, body, time) VALUES (?, ?, ?)",
-                (kind, _json(body), time.time()),
+                (kind, _json(body), self._clock()),
             )
 
     def events(self, *kinds: str) -> Iterator[Event]:
@@ -138,20 +143,37 @@ class Ledger:
         """Note that a process starts to work on the run: on which machine, with which versions."""
         with self._transaction():
             self._db.execute(
-                "INSERT INTO sessions (body, time) VALUES (?, ?)", (_json(body), time.time())
+                "INSERT INTO sessions (body, time) VALUES (?, ?)", (_json(body), self._clock())
             )
 
+    def last_session(self) -> Any:
+        """What the latest session noted of itself, or None."""
+        query = "SELECT body FROM sessions ORDER BY number DESC LIMIT 1"
+        row = self._db.execute(query).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def asked(self) -> int:
+        """How many candidates have been asked."""
+        query = """SELECT count(DISTINCT json_extract(p.value, '$.id')) FROM events,
+            json_each(events.body, '$.proposals') AS p WHERE events.kind='ask'"""
+        return int(self._db.execute(query).fetchone()[0])
+
+    def last_time(self) -> float:
+        """When the latest event or session was, in seconds since the epoch."""
+        found = [
+            self._db.execute(f"SELECT max(time) FROM {table}").fetchone()[0]
+            for table in ("events", "sessions")
+        ]
+        return max((when for when in found if when is not None), default=0.0)
+
     def seconds(self) -> float:
-        """Time between the first ask and the last tell of each session, added up: loading models
-        and confirming do not count."""
+        """Time from the start of each session to its last event, added up."""
         starts = [row[0] for row in self._db.execute("SELECT time FROM sessions ORDER BY time")]
         total = 0.0
-        for start, end in zip(starts, [*starts[1:], time.time() + 1], strict=True):
-            query = (
-                "SELECT max(time) - min(time) FROM events "
-                "WHERE kind IN ('ask', 'tell') AND time >= ? AND time < ?"
-            )
-            total += self._db.execute(query, (start, end)).fetchone()[0] or 0.0
+        for start, end in zip(starts, [*starts[1:], float("inf")], strict=False):
+            query = "SELECT max(time) FROM events WHERE time >= ? AND time < ?"
+            last = self._db.execute(query, (start, end)).fetchone()[0]
+            total += last - start if last is not None else 0.0
         return total
 
     def add_plans(self, plans: Iterable[tuple[str, str]]) -> None:
@@ -168,7 +190,7 @@ class Ledger:
 
     def record(self, plan: str, answers: Iterable[Answer], host: str, slot: int) -> None:
         """Keep the answers of one job in one transaction; what is already there stays."""
-        now = time.time()
+        now = self._clock()
         rows = [
             (plan, a.bank, a.item, a.split, a.score, _json(a.extra), now, host, slot)
             for a in answers
@@ -182,7 +204,7 @@ class Ledger:
         with self._transaction():
             self._db.execute(
                 "INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?)",
-                (plan, reason, time.time(), host, slot),
+                (plan, reason, self._clock(), host, slot),
             )
 
     def answers(self) -> Iterator[tuple[str, Answer]]:
@@ -218,7 +240,7 @@ class Ledger:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            lock.release(self._lock)
             self._lock = None
 
 
@@ -240,32 +262,21 @@ def _plain(path: Path) -> Iterator[None]:
         raise errors.InputError(f"{path}: not a readable ledger: {error}") from error
 
 
-def _lock(folder: Path) -> int:
-    if folder.exists() and not folder.is_dir():
-        raise errors.MachineError(f"{folder}: is a file, expected a folder for the run")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise errors.MachineError(f"{folder}: can not be written: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise errors.MachineError(
-            f"{folder}: in use by another process ({owner}). Wait for it, or name another folder"
-        ) from error
-    try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-    except OSError as error:
-        os.close(descriptor)
-        raise errors.MachineError(f"{folder}: can not be written: {error.strerror}") from error
-    return descriptor
+def begun(folder: Path) -> bool:
+    """Whether a folder has a ledger: a process that died as it made one has left none."""
+    path = folder / NAME
+    if not (path.is_file() and path.stat().st_size):
+        return False
+    with _plain(path), closing(sqlite3.connect(path, timeout=30)) as db:
+        return db.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
 
 
-def _file_system(folder: Path) -> str:
+def journal(kind: str) -> str:
+    """SQLite's journal mode for a type of file system."""
+    return "DELETE" if kind in _NETWORK else "WAL"
+
+
+def file_system(folder: Path) -> str:
     """Type of the file system a folder lies on; empty where the machine does not tell."""
     try:
         mounts = Path("/proc/mounts").read_text()

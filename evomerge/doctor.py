@@ -1,0 +1,116 @@
+"""What a bug report needs: versions, devices, memory, space on disk, whether Ray starts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from evomerge import zoo
+from evomerge.files import ledger
+
+LIBRARIES = (
+    "evomerge", "torch", "transformers", "safetensors", "huggingface-hub", "numpy", "scipy",
+    "pymoo", "cma", "moocore", "ray", "pydantic", "plotly",
+)  # fmt: skip
+
+
+def examine(folder: Path, *, ray: bool = True) -> dict[str, Any]:
+    """What this machine is and has; `problems` names what would stand in a search's way.
+
+    `folder` is where runs would be. With `ray`, a cluster of one worker is started and ended.
+    """
+    found: dict[str, Any] = {
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": platform.platform(),
+        "versions": {name: _version(name) for name in LIBRARIES},
+        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "memory": _memory(),
+        "devices": _devices(),
+        "folders": {
+            "runs": _folder(folder),
+            "cache (EVOMERGE_HOME)": _folder(zoo.home()),
+            "temporary": _folder(Path(tempfile.gettempdir())),
+        },
+        "variables": sorted(name for name in os.environ if name.startswith(("EVOMERGE_", "RAY_"))),
+        "ray": _ray() if ray else "not tried",
+    }  # fmt: skip
+    return {**found, "problems": _problems(found)}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _memory() -> dict[str, int]:
+    """Bytes in all and free, where the system tells."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    except OSError:
+        return {}
+    wanted = {"total": "MemTotal", "available": "MemAvailable"}
+    return {name: int(lines[key].split()[0]) * 1024 for name, key in wanted.items()}
+
+
+def _devices() -> list[dict[str, Any]]:
+    """Accelerators that torch sees."""
+    import torch
+
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    if kind is None:
+        return []
+    module = getattr(torch, kind.type)
+    rows = []
+    for i in range(torch.accelerator.device_count()):
+        row: dict[str, Any] = {"device": f"{kind.type}:{i}"}
+        if hasattr(module, "get_device_properties"):
+            properties = module.get_device_properties(i)
+            row |= {"name": properties.name, "memory": properties.total_memory}
+        rows.append(row)
+    return rows
+
+
+def _folder(folder: Path) -> dict[str, Any]:
+    """The nearest folder that is there: its file system, what is free, whether one can write."""
+    there = folder.absolute()
+    while not there.is_dir():
+        there = there.parent
+    kind = ledger.file_system(there)
+    return {
+        "path": str(there),
+        "file system": kind,
+        "free": shutil.disk_usage(there).free,
+        "writable": os.access(there, os.W_OK),
+        "journal": ledger.journal(kind),
+    }
+
+
+def _ray() -> str:
+    """`ok`, or why a local cluster does not start."""
+    from evomerge.executors import ray
+
+    try:
+        return ray.examine()
+    except Exception as error:  # whatever it is, that is the finding
+        return f"does not start: {type(error).__name__}: {error}".splitlines()[0]
+
+
+def _problems(found: dict[str, Any]) -> list[str]:
+    lines = [f"{n} is not installed" for n, v in found["versions"].items() if v == "missing"]
+    for name, folder in found["folders"].items():
+        if not folder["writable"]:
+            lines.append(f"{name}: {folder['path']} can not be written")
+        elif folder["free"] < 5e8:
+            lines.append(f"{name}: {folder['free'] / 1e6:,.0f} MB are free in {folder['path']}")
+    if found["ray"].startswith("does not"):
+        lines.append(f"ray {found['ray']}")
+    return lines

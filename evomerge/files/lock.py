@@ -1,0 +1,75 @@
+"""One process writes into a run folder: who it is, for those that come later."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from pathlib import Path
+
+from evomerge import errors
+
+
+def take(folder: Path) -> int:
+    """Lock a folder, made if it is not there; MachineError, naming the other, if it is in use."""
+    if folder.exists() and not folder.is_dir():
+        raise errors.MachineError(f"{folder}: is a file, expected a folder for the run")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise errors.MachineError(f"{folder}: can not be written: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        other = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise errors.MachineError(
+            f"{folder}: in use by another process ({other}). Wait for it, or name another folder"
+        ) from error
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{_me()}\n".encode(), 0)
+    except OSError as error:
+        os.close(descriptor)
+        raise errors.MachineError(f"{folder}: can not be written: {error.strerror}") from error
+    return descriptor
+
+
+def release(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.close(descriptor)
+
+
+def _me() -> str:
+    return f"pid {os.getpid()} on {os.uname().nodename}, boot {_boot()}"
+
+
+def writer_of(folder: Path) -> str | None:
+    """The process of this machine that writes into a run folder; None if there is none.
+
+    The lock itself is the kernel's, and ends with the process that holds it: this only reads what
+    the holder wrote, so that looking does not stand in the way of whoever wants to write.
+    """
+    try:
+        said = (folder / "lock").read_text(errors="replace").strip()
+    except OSError:
+        return None
+    found = re.fullmatch(r"pid (\d+) on (.*), boot (.*)", said)
+    if found is None or found[2] != os.uname().nodename:
+        return said or None  # of another machine nothing is known
+    try:
+        os.kill(int(found[1]), 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return said if found[3] == _boot() else None
+
+
+def _boot() -> str:
+    """What the kernel calls the time since this machine was started."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"

@@ -1,0 +1,131 @@
+"""Budgets of time: what they are called, when they end, and that the front is there by then."""
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from evomerge import budget, errors, worker
+from evomerge.loop import Search
+from evomerge.recipe import resolve
+from evomerge.run import Run
+from tests import families
+
+BERLIN = ZoneInfo("Europe/Berlin")
+"""Clocks there skip 02:00 to 03:00 on 2026-03-29, and have it twice on 2026-10-25."""
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("8h", {"seconds": 8 * 3600}),
+        ("1h30m", {"seconds": 5400}),
+        ("2d", {"seconds": 172800}),
+        ("0.5h", {"seconds": 1800}),
+        ("500", {"candidates": 500}),
+        ("3k", {"candidates": 3000}),
+        ("20 candidates", {"candidates": 20}),
+        ("200k-items", {"items": 200_000}),
+        ("1.5M-items", {"items": 1_500_000}),
+    ],
+)
+def test_what_a_budget_is_called(text, keys):
+    assert budget.parse(text) == keys
+
+
+@pytest.mark.parametrize("text", ["", "8 hours", "h", "0h", "0", "-5", "30m1h", "5k-answers"])
+def test_what_is_no_budget(text):
+    with pytest.raises(errors.RecipeError, match="expected a time such as 8h"):
+        budget.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("now", "text", "expected"),
+    [
+        ("2026-06-10T22:00+02:00", "07:00", "2026-06-11T07:00+02:00"),
+        ("2026-06-10T06:59+02:00", "7:00", "2026-06-10T07:00+02:00"),
+        ("2026-06-10T07:00+02:00", "07:00", "2026-06-11T07:00+02:00"),
+        ("2026-03-28T22:00+01:00", "07:00", "2026-03-29T07:00+02:00"),  # 8 hours, not 9
+        ("2026-10-24T22:00+02:00", "07:00", "2026-10-25T07:00+01:00"),  # 10 hours, not 9
+        ("2026-03-28T22:00+01:00", "02:30", "2026-03-29T03:30+02:00"),  # is skipped
+        ("2026-10-25T01:00+02:00", "02:30", "2026-10-25T02:30+02:00"),  # the first of two
+        ("2026-10-25T02:45+02:00", "02:30", "2026-10-25T02:30+01:00"),  # the second
+        ("2026-06-10T22:00+02:00", "2026-06-13 07:00", "2026-06-13T07:00+02:00"),
+        ("2026-12-31T23:59+01:00", "00:10", "2027-01-01T00:10+01:00"),
+    ],
+)
+def test_the_next_time_that_clocks_show(now, text, expected):
+    moments = [datetime.fromisoformat(moment).timestamp() for moment in (now, expected)]
+    assert budget.until(text, moments[0], BERLIN) == moments[1]
+
+
+def test_an_hour_that_yaml_reads_as_a_number(family):
+    """19:30 without quotes is 1170 to YAML 1.1."""
+    problem = resolve(families.recipe(family, budget={"until": 19 * 60 + 30}))
+    assert problem.recipe.budget.until == "19:30"
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1e9
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def timed(family, tmp_path, monkeypatch):
+    """A search in which an objective takes the seconds it is told, by a clock of its own."""
+    clock = Clock()
+    monkeypatch.setattr(worker, "perf_counter", clock)
+
+    def start(seconds, takes):
+        recipe = families.recipe(
+            family, budget={"seconds": seconds}, strategy="sobol", batch=30,
+            objectives={"one": str(family / "one.jsonl")},
+        )  # fmt: skip
+        calls = []
+
+        def objective(model, tokenizer):
+            calls.append(1)
+            clock.now += takes(len(calls))
+            return 0.5
+
+        problem = resolve(recipe, functions={"timed": objective})
+        Search(problem, tmp_path / "run", lambda event, facts: None, clock=clock).run()
+        return Run(tmp_path / "run")
+
+    start.clock = clock
+    return start
+
+
+def test_the_front_is_confirmed_within_the_time(timed):
+    """Each answer takes 10 s. Confirming takes 13 + 10 of them, a quarter more is reserved."""
+    begun = timed.clock.now
+    run = timed(600, lambda call: 10)
+    assert run.is_confirmed
+    assert 450 < timed.clock.now - begun <= 600
+    asked = len(run.asked())
+    assert 24 <= asked <= 32
+    again = timed(600, lambda call: 10)
+    assert len(again.asked()) == asked and again.confirmed["looks"] == 1
+    longer = timed(900, lambda call: 10)
+    assert len(longer.asked()) > asked and longer.confirmed["looks"] == 2
+    assert timed.clock.now - begun <= 900
+
+
+@pytest.mark.parametrize("steps", [8, 24])
+def test_an_objective_that_gets_slow_breaks_no_deadline(timed, steps):
+    """After some quick answers each takes 100 s: the time ends between two of them, and what was
+    answered is there; the next session confirms."""
+    begun = timed.clock.now
+    with pytest.raises(errors.Unconfirmed, match="run the same command again to confirm it"):
+        timed(400, lambda call: 10 if call <= steps else 100)
+    assert 400 < timed.clock.now - begun <= 500
+    run = timed(400, lambda call: 0)
+    assert run.is_confirmed and len(run.asked()) > 0
+
+
+def test_a_time_too_short_for_one_candidate(timed):
+    with pytest.raises(errors.Unconfirmed, match="no candidate has a score"):
+        timed(100, lambda call: 10)

@@ -1,0 +1,105 @@
+"""How far a run is, before, while and after it works; and what a bug report holds."""
+
+import json
+import time
+
+import pytest
+
+import evomerge
+from evomerge import errors, status
+from evomerge.files import lock
+from evomerge.files.ledger import Ledger
+from tests import command, families
+
+
+def test_the_state_of_a_run_and_its_own_front(family, tmp_path, run):
+    """Interrupted in the search; looked at from inside it; then confirmed."""
+    seen, stop = [], [9]
+
+    def looked(model, tokenizer):
+        seen.append(status.read(tmp_path / "run") if (tmp_path / "run").exists() else None)
+        if len(seen) == stop[0]:
+            raise KeyboardInterrupt
+        return 0.5
+
+    recipe = families.recipe(family, budget={"candidates": 6})
+    with pytest.raises(KeyboardInterrupt):
+        evomerge.search(recipe, tmp_path / "run", objectives={"looked": looked})
+    assert seen[0]["state"] == "in its base and experts" and seen[-1]["state"] == "in its search"
+    assert seen[-1]["writer"].startswith("pid ")
+    code, out, _ = run("status", tmp_path / "run", "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["state"] == "interrupted in its search" and not facts["writer"]
+    assert facts["candidates"] == 6 and facts["told"] == 3 and facts["front"]
+    best = max(row["one"] for row in facts["front"])
+    assert 0 <= best <= 1 and facts["budget"] == {"candidates": 6}
+
+    code, out, err = run("front", tmp_path / "run")
+    assert code == errors.UNCONFIRMED and "not confirmed" in out and "c" in out and "again" in err
+    code, out, _ = run("front", tmp_path / "run", "--json")
+    assert code == errors.UNCONFIRMED
+    assert json.loads(out)["unconfirmed_front"] == facts["front"]
+    assert run("status", tmp_path / "run", "--watch")[0] == 0
+
+    stop[0] = 0
+    evomerge.search(recipe, tmp_path / "run", objectives={"looked": looked})
+    assert status.read(tmp_path / "run")["state"] == "confirmed"
+    assert seen[-1]["state"] == "in its confirmation"
+
+
+def test_a_writer_that_is_gone_is_none(tmp_path):
+    """Its pid is somebody else's by now, or nobody's; of other machines nothing is known."""
+    assert lock.writer_of(tmp_path) is None
+    descriptor = lock.take(tmp_path)
+    said = (tmp_path / "lock").read_text()
+    assert lock.writer_of(tmp_path) == said.strip()
+    lock.release(descriptor)
+    assert lock.writer_of(tmp_path) is None
+    boot = said.split("boot ")[1]
+    (tmp_path / "lock").write_text(said.replace(boot, "another"))
+    assert lock.writer_of(tmp_path) is None
+    (tmp_path / "lock").write_text("pid 999999999" + said[said.index(" on ") :])
+    assert lock.writer_of(tmp_path) is None
+    elsewhere = "pid 1 on some-other-host, boot x"
+    (tmp_path / "lock").write_text(elsewhere)
+    assert lock.writer_of(tmp_path) == elsewhere
+
+
+def test_a_large_ledger_is_read_within_a_second(tmp_path):
+    """100,000 candidates of 20 genes and 3 objectives, 8 a transaction."""
+    ledger = Ledger(tmp_path, write=True)
+    ledger.append("anchors", {name: {"zero": 0.5, "unit": 0.1} for name in "abc"})
+    ledger.add_session({})
+    with ledger._transaction():
+        for start in range(0, 100_000, 8):
+            ids = range(start, start + 8)
+            point = [round((start * 0.37 + i * 0.11) % 1, 6) for i in range(20)]
+            asks = [{"id": i, "point": point, "items": None, "plan": f"{i:064x}"} for i in ids]
+            tells = [
+                {"id": i, "losses": [i * 0.37 % 1, i * 0.11 % 1, i * 0.73 % 1],
+                 "errors": [0.1] * 3, "items": 150}
+                for i in ids
+            ]  # fmt: skip
+            for kind, body in (("ask", {"n": 8, "proposals": asks}), ("tell", tells)):
+                ledger._db.execute(
+                    "INSERT INTO events (kind, body, time) VALUES (?, ?, ?)",
+                    (kind, json.dumps(body), 1e9 + start),
+                )
+    ledger.close()
+    begun = time.process_time()
+    facts = status.read(tmp_path)
+    assert time.process_time() - begun < 1
+    assert facts["candidates"] == facts["told"] == 100_000
+
+
+def test_the_doctor_says_what_a_bug_report_needs(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVOMERGE_CANARY", "a secret")
+    code, out, _ = run("doctor", "--no-ray", "--json")
+    found = json.loads(out)
+    assert (code == 0) == (not found["problems"])
+    assert found["versions"]["evomerge"] == evomerge.__version__
+    assert found["folders"]["runs"]["path"] == str(tmp_path)
+    assert "EVOMERGE_CANARY" in found["variables"] and "a secret" not in out
+    code, out, _ = run("doctor", "--no-ray")
+    assert found["versions"]["torch"] in out and command.ROOT is not None
