@@ -16,7 +16,7 @@ from tests import command, families, full_disk, ledgers
 
 STEP = int(os.environ.get("EVOMERGE_OFFSETS", "16"))
 STEPS = [
-    4099, pytest.param(509, marks=pytest.mark.slow), pytest.param(STEP, marks=pytest.mark.nightly)
+    4099, pytest.param(1021, marks=pytest.mark.slow), pytest.param(STEP, marks=pytest.mark.nightly)
 ]  # fmt: skip
 
 
@@ -91,12 +91,13 @@ def test_a_search_whose_files_may_grow_little_by_little(family, tmp_path):
     while (code := full_disk.forked(partial(search, limit))) != full_disk.WHOLE:
         assert code == full_disk.FULL
         full += 1
-        limit += 20_000
+        limit += 40_000
     assert full >= 5
     evomerge.search(recipe, tmp_path / "whole")
     assert ledgers.content(tmp_path / "run") == ledgers.content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root may write anywhere"
 )

@@ -1,6 +1,6 @@
 """A whole search and all that can be made of it, in a process in which unpickling is an error.
 
-python -m tests.security.unpickled FAMILY RUN
+python -m tests.security.unpickled FAMILY RUN [everything]
 """
 
 import io
@@ -61,7 +61,7 @@ def command(*words: object) -> None:
 
 
 def main() -> None:
-    family, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    family, folder, everything = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     forbid()
     recipe = families.recipe(family, strategy="cma_es")
     evomerge.search(recipe, folder)
@@ -69,13 +69,20 @@ def main() -> None:
     run.report()
     run.save("best", folder / "best")
     run.save("best", folder / "adapter", adapter=2)
+    command("export", folder, "best", "--mergekit", folder / "merge.yaml")
+    command("import", folder / "merge.yaml", "-o", folder / "plan.json")
+    if everything:
+        more(family, folder)
+
+
+def more(family: Path, folder: Path) -> None:
     command("front", folder, "--prefer", "one=1")
     command("evaluate", folder / "best", "-b", family / "one.jsonl")
     command("evaluate", folder, "--front", "-b", family / "two.jsonl", "--split", "search")
     command("compare", *(family / name for name in ("base", "left", "right")))
     command("calibrate", folder)
-    command("export", folder, "best", "--mergekit", folder / "merge.yaml")
-    command("import", folder / "merge.yaml", "-o", folder / "plan.json")
+    command("status", folder)
+    command("rebuild", folder, "best")
 
 
 if __name__ == "__main__":
