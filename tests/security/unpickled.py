@@ -1,6 +1,6 @@
 """A whole search and all that can be made of it, in a process in which unpickling is an error.
 
-python -m tests.security.unpickled FAMILY RUN [everything]
+python -m tests.security.unpickled FAMILY RUN
 """
 
 import io
@@ -61,7 +61,7 @@ def command(*words: object) -> None:
 
 
 def main() -> None:
-    family, folder, everything = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    family, folder = Path(sys.argv[1]), Path(sys.argv[2])
     forbid()
     recipe = families.recipe(family, strategy="cma_es")
     evomerge.search(recipe, folder)
@@ -71,11 +71,6 @@ def main() -> None:
     run.save("best", folder / "adapter", adapter=2)
     command("export", folder, "best", "--mergekit", folder / "merge.yaml")
     command("import", folder / "merge.yaml", "-o", folder / "plan.json")
-    if everything:
-        more(family, folder)
-
-
-def more(family: Path, folder: Path) -> None:
     command("front", folder, "--prefer", "one=1")
     command("evaluate", folder / "best", "-b", family / "one.jsonl")
     command("evaluate", folder, "--front", "-b", family / "two.jsonl", "--split", "search")
