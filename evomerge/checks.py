@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import errors, plugins, saving, shelf, zoo
-from evomerge.files.bank import Sheet
+from evomerge.files.sheet import Sheet
 from evomerge.genome import Space
 from evomerge.layers import Layers
 from evomerge.layout import lay_out

@@ -11,7 +11,7 @@ from typing import Any
 
 from evomerge import ancestry, checks, errors, forecast, plugins, shelf, zoo
 from evomerge.files import bank as banks
-from evomerge.files import plain
+from evomerge.files import plain, sources
 from evomerge.files.items import Item
 from evomerge.files.writer import atomic_text
 from evomerge.maths import shingles
@@ -121,7 +121,7 @@ def check_bank(
         scores.append({"model": name, "mean": score.mean, "low": score.low, "high": score.high})
     count = Counter(item.split for item in bank.items)
     target = file.with_suffix(".yaml")
-    written = write and file.suffix == ".jsonl" and not target.exists()
+    written = write and file.suffix in sources.SUFFIXES and not target.exists()
     if written:
         keys = {
             "name": bank.name,

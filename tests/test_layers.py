@@ -19,7 +19,7 @@ LAYERS = """
     stacks keywords
     plugins prompts
     evolution relay
-    likelihood generation
+    likelihood generation harness
     operators strategies scorers
     plan
     inputs arguments work
@@ -43,7 +43,7 @@ LAYERS = """
     between
     tables calibration
     api
-    preview progress status doctor rebuilding
+    preview progress status doctor rebuilding caching
     shelves merging comparing calibrating choosing examining
     cli
 """
