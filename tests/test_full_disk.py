@@ -12,21 +12,22 @@ import pytest
 import evomerge
 from evomerge import api, errors, saving
 from evomerge.files.checkpoint import Checkpoint
-from tests import command, families, full_disk, ledgers
+from tests import command, families, full_disk, ledgers, nightly
 
-STEP = int(os.environ.get("EVOMERGE_OFFSETS", "16"))
+STEP = nightly.amount("EVOMERGE_OFFSETS")
 STEPS = [
     4099, pytest.param(1021, marks=pytest.mark.slow), pytest.param(STEP, marks=pytest.mark.nightly)
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_ledger_on_a_disk_that_is_full_at_any_offset(tmp_path, step):
+def test_a_ledger_on_a_disk_that_is_full_at_any_offset(tmp_path, step, record_property):
     full, limit = 0, 0
     while full_disk.one(tmp_path / "run", partial(full_disk.file_limit, limit), lambda: None):
         full += 1
         limit += step
     assert full * step > 30_000
+    record_property("full disks", full)
 
 
 @pytest.mark.slow
@@ -52,7 +53,7 @@ def plan(family):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_save_on_a_disk_that_is_full_at_any_offset(plan, tmp_path, step):
+def test_a_save_on_a_disk_that_is_full_at_any_offset(plan, tmp_path, step, record_property):
     target = tmp_path / "place" / "out"
 
     def save(limit):
@@ -70,6 +71,7 @@ def test_a_save_on_a_disk_that_is_full_at_any_offset(plan, tmp_path, step):
         full += 1
         limit += step
     assert full * step > 10_000
+    record_property("full disks", full)
     assert Checkpoint.open(target).tensors.keys() == Checkpoint.open(plan.base.path).tensors.keys()
     assert [path.name for path in target.parent.iterdir()] == ["out"]
 

@@ -6,10 +6,9 @@ import sys
 
 import pytest
 
-from tests import families
+from tests import families, nightly
 
 SEEDED = {"name": "seeded", "inner": {"name": "cma_es"}}
-KILLS = int(os.environ.get("EVOMERGE_KILLS", "3000"))
 
 
 def killed(place, kills, recipes):
@@ -32,12 +31,15 @@ def test_sigkill_at_thirty_random_moments(family, tmp_path):
 
 
 @pytest.mark.nightly
-def test_sigkill_at_thousands_of_random_moments(family, tmp_path):
+def test_sigkill_at_thousands_of_random_moments(family, tmp_path, record_property):
     """Of strategies with and without a model of what they have seen, and of racing ones."""
     recipes = [
         families.recipe(family, strategy=strategy, budget={"candidates": 90})
         for strategy in (SEEDED, "cma_es", {"name": "nsga2", "population": 6}, "tpe")
     ]
-    searches, saves, rounds = killed(tmp_path, KILLS, recipes)
-    assert searches + saves == KILLS and searches > KILLS / 2
-    print(f"{searches} kills in searches, {saves} in saves, over {rounds} runs")
+    kills = nightly.amount("EVOMERGE_KILLS")
+    searches, saves, rounds = killed(tmp_path, kills, recipes)
+    assert searches + saves == kills and searches > kills / 2
+    record_property("kills in searches", searches)
+    record_property("kills in saves", saves)
+    record_property("runs", rounds)

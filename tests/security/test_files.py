@@ -10,6 +10,7 @@ import yaml
 
 from evomerge import errors
 from evomerge.files import plain
+from tests import nightly
 from tests.security import hostile_files
 
 
@@ -28,8 +29,10 @@ def test_hostile_files_take_no_memory_and_are_refused(tmp_path):
 
 
 @pytest.mark.nightly
-def test_many_hostile_files(tmp_path):
-    fuzz(tmp_path, int(os.environ.get("EVOMERGE_EXAMPLES", "20000")))
+def test_many_hostile_files(tmp_path, record_property):
+    examples = nightly.amount("EVOMERGE_EXAMPLES")
+    fuzz(tmp_path, examples)
+    record_property("examples of each kind", examples)
 
 
 @pytest.mark.parametrize("levels, is_read", [(39, True), (40, False), (100, False)])
