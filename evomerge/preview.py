@@ -38,9 +38,12 @@ def describe(source: str, *, probe: bool = False, **changes: Any) -> dict[str, A
 def _described(problem: Problem) -> dict[str, Any]:
     recipe, batch = problem.recipe, problem.recipe.batch
     allowed = recipe.allow_mismatch
-    asked = recipe.fidelity.items if recipe.fidelity.name == "first" else None
+    asked = recipe.fidelity.items
     per_candidate = sum(
-        n_blocks(bank, "search", batch, asked) * batch for bank in problem.banks.values()
+        min(asked or 0, len(bank.split("search")))
+        if recipe.fidelity.draws
+        else n_blocks(bank, "search", batch, asked) * batch
+        for bank in problem.banks.values()
     )
     numbers = sum(info.numel for info in problem.base.tensors.values())
     size = sum(info.bytes for info in problem.base.tensors.values())

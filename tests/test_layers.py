@@ -31,12 +31,13 @@ LAYERS = """
     schema shelf
     worker
     executors answers pace
-    objectives checks desk
+    estimation
+    objectives checks desk fidelity
     recipe
-    confirm fidelity front
+    confirm front
     session watch
     report forecast
-    signals
+    signals state
     recorded
     preferences
     loop run interop similarity
