@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -219,11 +220,12 @@ class Run(Recorded):
             for i, name in enumerate(self.objectives)
             if len(point.scores["test"][i])
         ]
-        option = "" if adapter is None else f" --adapter {adapter}"
+        command = ["evomerge", "export", str(self.folder), which, "-o", str(folder)]
+        command += [] if adapter is None else ["--adapter", str(adapter)]
         return saving.write(
             self.plan(which), folder, title=f"{self.recipe['name']} {point.label}",
             base=self.recipe["base"], experts=list(self.recipe["experts"].values()),
-            command=f"evomerge export {self.folder} {which} -o {folder}{option}", scores=scores,
+            command=shlex.join(command), scores=scores,
             notes=self.contamination, adapter=adapter, **details,
         )  # fmt: skip
 
