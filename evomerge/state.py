@@ -13,6 +13,7 @@ import numpy as np
 
 from evomerge import confirm, plugins
 from evomerge.answers import Answers, Place
+from evomerge.constraints import Constraints
 from evomerge.estimation import Estimation
 from evomerge.fidelity import Chosen
 from evomerge.maths import pareto
@@ -56,10 +57,8 @@ class Candidate:
 
 
 class State:
-    """Candidates by id, and those `outstanding`, whose answers are waited for.
-
-    Plans are kept of these alone; all others are read from the ledger.
-    """
+    """Candidates by id, and those `outstanding`, whose answers are waited for: of these alone
+    plans are kept, all others are read from the ledger."""
 
     def __init__(
         self, problem: Problem, answers: Answers, losses: Losses, strategy: plugins.Strategy,
@@ -75,8 +74,11 @@ class State:
         self._plans: dict[int, Plan] = {}
         self._fresh: list[Candidate] = []
         self._told: set[int] = set()
-        self.ends = [plan.key for plan in confirm.endpoints(problem).values()]
-        self.estimation = Estimation(self.fidelity, answers, problem.signals, self.ends)
+        ends = confirm.endpoints(problem)
+        self.ends = [plan.key for plan in ends.values()]
+        signals = problem.signals | dict.fromkeys(problem.recipe.keep, "score")
+        self.estimation = Estimation(self.fidelity, answers, signals, self.ends)
+        self.constraints = Constraints(problem.recipe.keep, answers, ends)
         self.chosen = Chosen(self.fidelity, answers, problem.recipe.seed)
         self._fitted: int | None = None
         self._drawn: int | None = None
@@ -116,9 +118,7 @@ class State:
 
     def plan(self, candidate: Candidate) -> Plan:
         known = self._plans.get(candidate.id)
-        if known is not None:
-            return known
-        return Plan.parse(self.ledger.plan(candidate.key), "ledger")
+        return Plan.parse(self.ledger.plan(candidate.key), "ledger") if known is None else known
 
     def _wanted(self, candidate: Candidate) -> list[Place]:
         if candidate.whole:
@@ -137,7 +137,9 @@ class State:
 
     def _estimate(self, candidate: Candidate) -> None:
         found, items = self.estimation.of(candidate.key, candidate.places)
-        candidate.losses, candidate.errors = self.losses.of(found)
+        scores, kept = found[: len(self.losses.anchors)], found[len(self.losses.anchors) :]
+        losses, candidate.errors = self.losses.of(scores)
+        candidate.losses = self.constraints.losses(losses, kept, self.estimation, candidate.places)
         candidate.items = items
 
     def _pass_on(self, body: Sequence[Mapping[str, Any]]) -> None:

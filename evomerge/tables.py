@@ -9,7 +9,9 @@ from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from evomerge.console import faint
 from evomerge.files import plain
 from evomerge.front import Front, Point, named, shown
 from evomerge.run import Run
@@ -25,6 +27,12 @@ def show(out: Console, run: Run) -> None:
         difference = f"{row['difference']:+.3f}"
         against.add_row(named(row), difference, interval, shown(row["p_holm"]))
     out.print(against)
+    if kept := run.kept():
+        table = Table("has to keep", "wanted", "margin on validation", "lower bound", "test")
+        for row in kept:
+            margins = (f"{row['mean']:+.3f}", f"{row['low']:+.3f}")
+            table.add_row(row["keep"], row["wanted"], *margins, f"{row['test']:.3f}")
+        out.print(table)
     out.print(
         "nondom.: how probable it is that no other point here, baselines included, beats this one"
         " in every objective; p (Holm): adjusted for the number of baselines", highlight=False
@@ -40,7 +48,7 @@ def show(out: Console, run: Run) -> None:
         out.print(f"test hypervolume of {name}: {value:.3f} ({low:.3f} to {high:.3f})")
     out.print(f"looks at test so far: {run.looks}")
     for line in run.contamination:
-        out.print(line, style="yellow", highlight=False, markup=False)
+        out.print(line, style="yellow", highlight=False)
     failed = len(run.failures())
     if failed:
         out.print(f"failed candidates: {failed}")
@@ -53,7 +61,7 @@ def show(out: Console, run: Run) -> None:
 def words(value: Any) -> str:
     """A fact for people: numbers with commas, what is nested in one line."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {words(v)}" for key, v in value.items())
+        return ", ".join(f"{k.removesuffix(BYTES)} {_said(k, v)}" for k, v in value.items())
     if isinstance(value, list):
         return ", ".join(map(words, value)) or "none"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -61,16 +69,24 @@ def words(value: Any) -> str:
 
 
 def facts(out: Console, found: dict[str, Any]) -> None:
-    """A row a fact, with a line for each part of one that has parts."""
+    """A row a fact, with a line for each part of one that has parts; bytes as MB or GB."""
     table = Table(show_header=False)
     for key, value in found.items():
-        lines = (
-            [f"{name}: {words(v)}" for name, v in value.items()]
-            if isinstance(value, dict)
-            else [words(value)]
-        )
-        table.add_row(key, "\n".join(lines))
+        parts = value if isinstance(value, dict) else {}
+        lines = [f"{name}: {_said(key, part)}" for name, part in parts.items()]
+        lines = lines or [_said(key, value)]
+        table.add_row(key.removesuffix(BYTES), "\n".join(lines))
     out.print(table)
+
+
+BYTES = " (bytes)"
+"""Ends the name of a fact whose whole numbers are bytes, but for very small ones: counts."""
+
+
+def _said(key: str, value: Any) -> str:
+    if not key.endswith(BYTES) or not isinstance(value, int) or value < 100_000:
+        return words(value)
+    return f"{value / 1e9:,.2f} GB" if value >= 1e9 else f"{value / 1e6:,.1f} MB"
 
 
 def preferred(out: Console, run: Run, point: Point) -> None:
@@ -133,9 +149,9 @@ def table_of(title: str, front: Front) -> Table:
         cells = []
         for i in range(len(front.objectives)):
             low, high = point.interval(i)
-            spread = "" if low != low else f" [dim]{low:.2f}-{high:.2f}[/dim]"
-            cells.append(point.text(i).split(" ")[0] + spread)
-        label = f"[bold]{point.label} (chosen)[/bold]" if point.chosen else point.label
+            spread = "" if low != low else f"{low:.2f}-{high:.2f}"
+            cells.append(faint(point.text(i).split(" ")[0], spread))
+        label = Text(f"{point.label} (chosen)", "bold") if point.chosen else point.label
         mean = point.mean("test")
         table.add_row(label, *cells, "-" if mean != mean else f"{mean:.3f}", front.stays(point))
     return table

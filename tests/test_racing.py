@@ -70,11 +70,17 @@ def test_who_is_best_in_one_objective_is_never_beaten():
     ],
 )
 def test_the_probability_to_be_better(differences, expected):
-    assert racing.better(differences) == pytest.approx(expected, abs=2e-3)
+    assert racing.better(differences[None])[0] == pytest.approx(expected, abs=2e-3)
+
+
+def test_items_that_one_has_not_answered_do_not_count():
+    rows = np.array([[0.1, 0.2, 0.3, np.nan], [np.nan] * 4])
+    alone = racing.better(np.array([[0.1, 0.2, 0.3]]))
+    assert racing.better(rows).tolist() == pytest.approx([alone[0], 0.5])
 
 
 def test_equal_differences_are_sure_only_in_number():
-    few, many = (racing.better(np.full(n, 0.1)) for n in (2, 20))
+    few, many = (racing.better(np.full((1, n), 0.1))[0] for n in (2, 20))
     assert 0.5 < few < many < 1
 
 
