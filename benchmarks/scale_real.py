@@ -22,7 +22,7 @@ from evomerge.files.ledger import Ledger
 from evomerge.pace import Pace
 from evomerge.recipe import Problem, resolve
 
-ROUNDS, CANDIDATES, ITEMS = 5, 8, 50
+ROUNDS, CANDIDATES, ITEMS = 5, 6, 25
 
 
 def rounds(problem: Problem, answers: Answers) -> dict[int, list[tuple[float, float]]]:
