@@ -13,10 +13,15 @@ from evomerge.answers import Answers, Place, Scores
 
 @dataclass(frozen=True)
 class Anchor:
-    """Loss 0 is `zero`, the best of base and experts; `unit` lower is loss 1."""
+    """Loss 0 is `zero`, the best of base and experts; `unit` lower is loss 1.
+
+    `exact`: scores are measures of the model, not samples. There loss 0 is the ideal, a score of
+    1, and loss 1 is the worst of base and experts.
+    """
 
     zero: float
     unit: float
+    exact: bool = False
 
     def loss(self, score: float) -> float:
         return (self.zero - score) / self.unit
@@ -41,6 +46,12 @@ def anchor(base: Scores, experts: Sequence[Scores]) -> Anchor:
     return Anchor(zero, max(gap, 2 * standard_error(best), 0.05))
 
 
+def exact_anchor(base: Scores, experts: Sequence[Scores]) -> Anchor:
+    """From 1 to the lowest of base and experts; to 0, if that is 1 too."""
+    lowest = min(float(scores.mean()) for scores in [base, *experts])
+    return Anchor(1.0, 1.0 - lowest or 1.0, exact=True)
+
+
 class Losses:
     """Losses of plans, by the signal that each objective's search sees."""
 
@@ -55,7 +66,7 @@ class Losses:
         columns = self._columns(answers, key, places)
         losses = self.of_scores([float(scores.mean()) for scores in columns])
         spread = tuple(
-            standard_error(scores) / anchor.unit
+            0.0 if anchor.exact else standard_error(scores) / anchor.unit
             for scores, anchor in zip(columns, self.anchors.values(), strict=True)
         )
         return losses, spread, sum(map(len, columns))
