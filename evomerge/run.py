@@ -52,9 +52,7 @@ class Run(Recorded):
         frozen = self.searched.anchors
         return Losses(
             {
-                name: frozen[name]
-                if name in frozen and frozen[name].exact
-                else anchor(base, rest)
+                name: frozen[name] if name in frozen and frozen[name].exact else anchor(base, rest)
                 for name, (base, *rest) in scores.items()
             },
             {},
