@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.plan import Plan, canonical
+from evomerge.worker import Place as Place
 from evomerge.worker import Result, Setup, block, n_blocks
 
 Scores = npt.NDArray[np.float64]
-Place = tuple[str, str, int]
 
 
 class Answers:
@@ -73,6 +73,12 @@ class Answers:
         """What a plan scored on the items of an objective's blocks, in their order: (n,)."""
         found = self._answered(key, objective, places)
         return np.array([seen(answer, signal) for answer in found])
+
+    def row(self, key: str, objective: str, signal: str = "score") -> Scores:
+        """What a plan scored on all `search` items of an objective (I,): nan where not asked."""
+        row = self._table.get((key, objective), {})
+        items = self.setup.banks[objective].split("search")
+        return np.array([seen(row[i.id], signal) if i.id in row else np.nan for i in items])
 
     def by_item(self, key: str, objective: str, places: Sequence[Place]) -> dict[str, float]:
         """Scores of a plan by item id, on the items of an objective's blocks."""

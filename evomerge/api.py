@@ -172,19 +172,11 @@ def evaluate(
     """
     if batch < 1:
         raise errors.RecipeError(f"batch: expected at least 1, got {batch}")
-    if isinstance(model, Plan):
-        plan = model
-    else:
-        found = inputs.load(str(model), {}, Path.cwd())
-        base = found.inputs[0].model_copy(update={"name": str(model)})
-        plan = Plan(base=base, dtype=dtype_of(found.base, dtype))
+    plan = model if isinstance(model, Plan) else alone(model, dtype)
     shown = _by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
     for one in shown.values():
         one.split(split)
-    workshop = Workshop.of(plan)
-    folders = {sha256: str(c.folder) for sha256, c in workshop.checkpoints.items()}
-    first = inputs.leaves(plan.base)[0].sha256
-    worker = Worker(Setup(first, folders, shown, plan.dtype, "cpu", batch, plan.vocabulary))
+    worker = worker_for(plan, shown, batch)
     scored = {}
     for name, one in shown.items():
         blocks = tuple((name, split, i) for i in range(n_blocks(one, split, batch)))
@@ -196,6 +188,21 @@ def evaluate(
         low, high = intervals.wilson(mean, len(scores))
         scored[name] = Score(name, scores, mean, float(low), float(high))
     return scored
+
+
+def alone(model: str | Path, dtype: str = "") -> Plan:
+    """The plan that is a model folder or an adapter as it is."""
+    found = inputs.load(str(model), {}, Path.cwd())
+    base = found.inputs[0].model_copy(update={"name": str(model)})
+    return Plan(base=base, dtype=dtype_of(found.base, dtype))
+
+
+def worker_for(plan: Plan, asked: Mapping[str, banks.Bank], batch: int = 25) -> Worker:
+    """A worker on the CPU that can build this plan and answer these banks."""
+    workshop = Workshop.of(plan)
+    folders = {sha256: str(c.folder) for sha256, c in workshop.checkpoints.items()}
+    first = inputs.leaves(plan.base)[0].sha256
+    return Worker(Setup(first, folders, asked, plan.dtype, "cpu", batch, plan.vocabulary))
 
 
 def _by_name(found: Sequence[banks.Bank]) -> dict[str, banks.Bank]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import errors, plugins, saving, shelf, zoo
-from evomerge.files.bank import Sheet
+from evomerge.files.sheet import Sheet
 from evomerge.genome import Space
 from evomerge.layers import Layers
 from evomerge.layout import lay_out
 from evomerge.plan import Input, Template
-from evomerge.schema import Recipe
+from evomerge.schema import Fidelity, Recipe
 from evomerge.scorers import function, structure
 
 AUTO = "auto"
@@ -30,10 +30,7 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
     for kind in ("strategy", "executor"):
         named = getattr(recipe, kind)
         plugins.check_options(kind, named.name, named.options, kind)
-    if recipe.fidelity.name == "first" and recipe.fidelity.items is None:
-        raise errors.RecipeError("fidelity.items: 'first' needs a number of items")
-    if recipe.fidelity.name == "all" and recipe.fidelity.items is not None:
-        raise errors.RecipeError("fidelity.items: only 'first' takes a number of items")
+    _fidelity(recipe.fidelity)
     saving.size(recipe.disk_reserve, "disk_reserve")
     if recipe.budget.is_empty:
         raise errors.RecipeError("budget: give candidates, items, seconds or until")
@@ -50,6 +47,27 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
     space, _ = lay_out(_imagined(recipe), recipe.space.genes, "space.genes")
     strategy(recipe, space, [*recipe.objectives, *functions])
     device(recipe)
+
+
+def _fidelity(fidelity: Fidelity) -> None:
+    """Refuse options that would do nothing, and losses that could not be compared."""
+    name, reads = fidelity.name, fidelity.reads
+    given = fidelity.identity()
+    every = name == "all"
+    for key, wrong, reason in (
+        ("items", every and fidelity.items is not None, "'all' asks every item"),
+        ("items", not every and fidelity.items is None, f"'{name}' needs a number of items"),
+        ("estimator", every and reads != "mean", "'all' asks every item: there is only the mean"),
+        ("estimator", name == "informative" and reads == "mean", "the mean of the most "
+         "informative items is not that of all: expected p_irt or stratified"),
+        ("random", name != "informative" and "random" in given, "goes with 'informative'"),
+        ("rotate", fidelity.rotates > 0 and not fidelity.draws, f"'{name}' has one fixed order"),
+        *((key, reads == "mean" and key in given, "goes with the estimators stratified and p_irt:"
+           " means of different items can not be compared")
+          for key in ("calibration", "recalibration", "every", "rotate")),
+    ):  # fmt: skip
+        if wrong:
+            raise errors.RecipeError(f"fidelity.{key}: {reason}")
 
 
 def _room(options: Mapping[str, Any], candidates: int, where: str) -> None:

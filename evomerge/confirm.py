@@ -24,7 +24,7 @@ from evomerge.recipe import Problem
 from evomerge.worker import n_blocks
 
 if TYPE_CHECKING:
-    from evomerge.loop import Candidate
+    from evomerge.state import Candidate
 
 Report = Callable[[str, Mapping[str, Any]], None]
 
@@ -131,11 +131,16 @@ def shortlist(
 
 
 def best_of_front(told: Sequence[Candidate], n: int) -> list[Candidate]:
-    """The nondominated candidates of most items; above n, the best of each objective and mean."""
+    """The nondominated candidates; above n, the best of each objective and mean.
+
+    Where the strategy said how many items it wanted, those of whom it wanted most.
+    """
     if not told:
         raise errors.Unconfirmed("no candidate has a score: nothing to confirm")
-    most = max(c.items for c in told)
-    unique = list({c.plan.key: c for c in told if c.items == most}.values())
+    wanted = [float("inf") if c.asked is None else c.asked for c in told]
+    unique = list(
+        {c.plan.key: c for c, n in zip(told, wanted, strict=True) if n == max(wanted)}.values()
+    )
     losses = np.array([c.losses for c in unique])
     front = [c for c, kept in zip(unique, pareto.nondominated(losses), strict=True) if kept]
     if len(front) <= n:

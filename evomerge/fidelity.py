@@ -2,14 +2,146 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from evomerge import errors
 from evomerge.answers import Answers, Place
-from evomerge.recipe import Fidelity
+from evomerge.estimation import Estimation, View
+from evomerge.files.bank import Bank
+from evomerge.maths import counter_rng
+from evomerge.maths.estimates import Ints
+from evomerge.maths.irt import Array
+from evomerge.schema import Fidelity
+
+Blocks = dict[str, list[tuple[str, ...]]]
 
 
-def wanted(fidelity: Fidelity, answers: Answers, items: int | None) -> list[Place]:
-    """Blocks of the `search` split for a candidate: the first `items` of each bank.
+class Chosen:
+    """The items that everybody is asked, by objective, cut into blocks that are recorded.
 
-    Every bank has one fixed order, so that the answers of all candidates pair up; `items` is
-    rounded up to whole blocks.
+    Where the fidelity draws none they are the first of each bank's fixed order, in its blocks.
     """
-    return answers.places("search", fidelity.items if items is None else items)
+
+    def __init__(self, fidelity: Fidelity, answers: Answers, seed: int) -> None:
+        self.fidelity, self.answers, self.seed = fidelity, answers, seed
+        self.blocks: Blocks = {}
+
+    def wanted(self, items: int | None) -> list[Place]:
+        """Blocks of the `search` split with `items` items of each bank, the chosen ones first.
+
+        Every bank has one order, so that the answers of all candidates pair up; `items` is
+        rounded up to whole blocks. None: as many as the recipe says.
+        """
+        if not self.fidelity.draws:
+            return self.answers.places("search", self.fidelity.items if items is None else items)
+        return [
+            (objective, "search", block)
+            for objective, blocks in self.blocks.items()
+            for block in (blocks if items is None else self._first(objective, blocks, items))
+        ]
+
+    def _first(
+        self, objective: str, blocks: Sequence[tuple[str, ...]], items: int
+    ) -> Iterator[tuple[str, ...]]:
+        chosen = {id for block in blocks for id in block}
+        rest = [id for id in self._pool(objective) if id not in chosen]
+        given = 0
+        for block in [*blocks, *self._cut(rest)]:
+            if given >= items:
+                return
+            given += len(block)
+            yield block
+
+    def choose(
+        self, told: int, estimation: Estimation, front: Sequence[str], share: float
+    ) -> dict[str, Any]:
+        """An `items` event: at most a share of the items replaced by better ones.
+
+        `front` are the plans between which the items shall tell apart. Random numbers are a
+        function of the seed, the objective and `told`, how many candidates have been told.
+        """
+        found = {}
+        for objective, bank in self.answers.setup.banks.items():
+            view = estimation.views.get(objective)
+            trusted = view is not None and view.trusted
+            at = np.array([estimation.ability(key, objective) for key in front if trusted])
+            found[objective] = self._chosen(objective, bank, view, at, told, share)
+        return {"told": told, "blocks": found}
+
+    def _chosen(
+        self, objective: str, bank: Bank, view: View | None, at: Array, told: int, share: float
+    ) -> list[tuple[str, ...]]:
+        pool, n = self._pool(objective), min(self.fidelity.items or 0, len(bank.split("search")))
+        stream = counter_rng.key(self.seed, "items", objective, told)
+        draw = counter_rng.uniform(stream, 0, len(pool), torch.device("cpu")).numpy()
+        order = _RANKINGS[self.fidelity.name](view, at, draw, n, self.fidelity.random)
+        target = [pool[i] for i in order[:n]]
+        now = [id for block in self.blocks.get(objective, []) for id in block]
+        if share >= 1 or not now:
+            return self._cut(target)
+        dropped = [id for id in now if id not in set(target)]
+        new = [id for id in target if id not in set(now)]
+        room = min(round(share * n), len(dropped), len(new))
+        gone = set(dropped[:room])
+        # Blocks of the new ones alone, so that who has answered the others is not asked again
+        return [*self._cut([id for id in now if id not in gone]), *self._cut(new[:room])]
+
+    def use(self, blocks: Mapping[str, Sequence[Sequence[str]]], where: str) -> None:
+        """Ask recorded blocks from now on; InputError for items that a bank does not have."""
+        for objective, given in blocks.items():
+            known = set(self._pool(objective))
+            stray = [id for block in given for id in block if id not in known]
+            if stray:
+                raise errors.InputError(
+                    f"{where}: the items chosen for '{objective}' are not those of its bank: "
+                    f"no '{stray[0]}' in search"
+                )
+            self.blocks[objective] = [tuple(block) for block in given]
+
+    def _pool(self, objective: str) -> list[str]:
+        return [item.id for item in self.answers.setup.banks[objective].split("search")]
+
+    def _cut(self, ids: Sequence[str]) -> list[tuple[str, ...]]:
+        size = self.answers.setup.batch
+        return [tuple(ids[start : start + size]) for start in range(0, len(ids), size)]
+
+
+def _random(view: View | None, at: Array, draw: Array, n: int, share: float) -> Ints:
+    return np.argsort(draw, kind="stable")
+
+
+def _stratified(view: View | None, at: Array, draw: Array, n: int, share: float) -> Ints:
+    """As equally from every stratum as there are."""
+    if view is None:
+        return _random(view, at, draw, n, share)
+    return _in_turn(view.strata, draw, np.arange(len(draw)))
+
+
+def _informative(view: View | None, at: Array, draw: Array, n: int, share: float) -> Ints:
+    """Most Fisher information (Lord 1980) summed over the abilities of the front, and a share
+    from strata, for the level and for misfit; strata alone where the fit is not to be trusted."""
+    if view is None or not view.trusted:
+        return _stratified(view, at, draw, n, share)
+    order = np.argsort(-view.items.information(at).sum(axis=0), kind="stable")
+    best = order[: n - round(share * n)]
+    return np.append(best, _in_turn(view.strata, draw, order[len(best) :]))
+
+
+def _in_turn(strata: Ints, draw: Array, among: Ints) -> Ints:
+    """Some items in random order, one of each stratum after the other."""
+    shuffled = among[np.argsort(draw[among], kind="stable")]
+    place = np.zeros(len(shuffled), dtype=int)
+    for stratum in np.unique(strata):
+        mine = strata[shuffled] == stratum
+        place[mine] = np.arange(mine.sum())
+    return np.asarray(shuffled[np.argsort(place, kind="stable")])
+
+
+_RANKINGS: Mapping[str, Callable[[View | None, Array, Array, int, float], Ints]] = {
+    "random": _random, "stratified": _stratified, "informative": _informative,
+}  # fmt: skip
+"""Every item of a bank (I,) by number, those to be asked first, by the fidelity's name."""

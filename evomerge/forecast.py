@@ -14,7 +14,7 @@ from evomerge.materialize import KEPT, TILE, Merged, Workshop
 from evomerge.pace import Pace
 from evomerge.recipe import Problem
 from evomerge.saving import size
-from evomerge.worker import Job, Worker, n_blocks
+from evomerge.worker import Job, Place, Worker, n_blocks
 
 BUFFERS = 3
 """Arrays as large as a tile, in float32, that merging needs beside base and experts."""
@@ -22,7 +22,7 @@ BUFFERS = 3
 ROW, EVENT = 160, 2048
 """Bytes that the ledger takes for an answer, and for a candidate besides."""
 
-Places = list[tuple[str, str, int]]
+Places = list[Place]
 
 
 def places(problem: Problem, split: str, items: int | None = None) -> Places:

@@ -80,18 +80,28 @@ def score(model: Any, batch: Batch) -> dict[str, list[float]]:
     return {"score": [float(mark) for mark in marks], "length": [float(n) for n in lengths]}
 
 
-@torch.inference_mode()
 def generate(model: Any, batch: Batch) -> tuple[list[str], list[int]]:
     """The likeliest texts, up to where they end, and how many tokens each took.
 
-    The token that ends a text counts. Rows that have ended leave the block once they are half of
-    it: each time costs a copy of the cache. Raises EvaluationError where logits are not finite.
+    The token that ends a text counts. Raises EvaluationError where logits are not finite.
+    """
+    ends = _ends(model, batch.tokenizer)
+    made = tokens(model, batch)
+    texts = [_decoded(batch.tokenizer, row, ends) for row in made]
+    return [_until(text, batch.stop) for text in texts], [len(row) for row in made]
+
+
+@torch.inference_mode()
+def tokens(model: Any, batch: Batch) -> list[list[int]]:
+    """The likeliest tokens after each prompt, with that which ends a text.
+
+    Rows that have ended leave the block once they are half of it: each time costs a copy of the
+    cache. Raises EvaluationError where logits are not finite.
     """
     mask = batch.mask.to(model.device)
     step, cache = batch.prompts.to(model.device), None
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     made: list[list[int]] = [[] for _ in batch.ids]
-    texts = [""] * len(batch.ids)
     rows = going = list(range(len(batch.ids)))
     ends = _ends(model, batch.tokenizer)
     for _ in range(batch.max_new_tokens):
@@ -104,8 +114,7 @@ def generate(model: Any, batch: Batch) -> tuple[list[str], list[int]]:
         for i, token in zip(rows, step[:, 0].tolist(), strict=True):
             if i in going:
                 made[i].append(token)
-                texts[i] = _decoded(batch.tokenizer, made[i], ends)
-        going = [i for i in going if made[i][-1] not in ends and not _stops(texts[i], batch.stop)]
+        going = [i for i in going if not _ended(batch, made[i], ends)]
         if not going:
             break
         mask, positions = torch.cat([mask, torch.ones_like(step)], 1), positions[:, -1:] + 1
@@ -113,7 +122,14 @@ def generate(model: Any, batch: Batch) -> tuple[list[str], list[int]]:
             kept = torch.tensor([rows.index(i) for i in going], device=mask.device)
             step, mask, positions, rows = step[kept], mask[kept], positions[kept], going
             cache.batch_select_indices(kept)
-    return [_until(text, batch.stop) for text in texts], [len(row) for row in made]
+    return made
+
+
+def _ended(batch: Batch, made: Sequence[int], ends: frozenset[int]) -> bool:
+    if made[-1] in ends or not batch.stop:
+        return made[-1] in ends
+    text = _decoded(batch.tokenizer, made, ends)
+    return any(stop in text for stop in batch.stop)
 
 
 def _likeliest(logits: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
@@ -134,10 +150,6 @@ def _ends(model: Any, tokenizer: Any) -> frozenset[int]:
 def _decoded(tokenizer: Any, tokens: Sequence[int], ends: frozenset[int]) -> str:
     shown = tokens[:-1] if tokens[-1] in ends else tokens
     return str(tokenizer.decode(shown, skip_special_tokens=True))
-
-
-def _stops(text: str, stops: Sequence[str]) -> bool:
-    return any(stop in text for stop in stops)
 
 
 def _until(text: str, stops: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ A prompt is computed once per item; its keys and values are branched to the cont
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,10 @@ class Batch:
     lengths: torch.Tensor
 
 
+Row = tuple[list[int], list[list[int]], int]
+"""Shared prefix, one tail a continuation, and how many tail tokens belong to the context."""
+
+
 def prepare(
     tokenizer: Any,
     ids: Sequence[str],
@@ -49,8 +53,16 @@ def prepare(
         _split(tokenizer, context, texts, chat)
         for context, texts in zip(contexts, continuations, strict=True)
     ]
+    n_bytes = [[len(text.encode()) for text in texts] for texts in continuations]
+    return assemble(tokenizer, ids, rows, n_bytes)
+
+
+def assemble(
+    tokenizer: Any, ids: Sequence[str], rows: Sequence[Row], n_bytes: Sequence[Sequence[int]]
+) -> Batch:
+    """A block of rows that are tokens already; `n_bytes` are those of each continuation."""
     pad = prompts.padding(tokenizer)
-    n_items, n_choices = len(ids), max(len(texts) for texts in continuations)
+    n_items, n_choices = len(ids), max(len(tails) for _, tails, _ in rows)
     depth = max(len(tail) for _, tails, _ in rows for tail in tails)
     tails = torch.full((n_items, n_choices, depth), pad)
     tail_mask = torch.zeros((n_items, n_choices, depth), dtype=torch.long)
@@ -63,15 +75,12 @@ def prepare(
             tail_mask[i, c, : len(tail)] = 1
             counted[i, c, skipped : len(tail)] = True
             valid[i, c] = True
-            lengths[i, c] = len(continuations[i][c].encode())
+            lengths[i, c] = n_bytes[i][c]
     given, mask = prompts.left_padded([prefix for prefix, _, _ in rows], pad)
     return Batch(tuple(ids), given, mask, tails, tail_mask, counted, valid, lengths)
 
 
-def _split(
-    tokenizer: Any, context: str, continuations: Sequence[str], chat: bool
-) -> tuple[list[int], list[list[int]], int]:
-    """Shared prefix, one tail a continuation, and how many tail tokens belong to the context."""
+def _split(tokenizer: Any, context: str, continuations: Sequence[str], chat: bool) -> Row:
     before = prompts.tokens(tokenizer, context, chat=chat)
     wholes = [prompts.tokens(tokenizer, context + text, chat=chat) for text in continuations]
     shared = len(before)
@@ -91,6 +100,33 @@ def log_likelihoods(model: Any, batch: Batch) -> torch.Tensor:
     -inf where an item has no such continuation. Raises EvaluationError, naming the item, where
     one is not finite.
     """
+    return _summed(_read(model, batch, _log_p), batch)
+
+
+@torch.inference_mode()
+def greedy(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Beside the log-likelihoods, whether each continuation is the greedy one: (I, C) booleans."""
+    log_p, best = _read(model, batch, _log_p_and_best).unbind(-1)
+    missed = batch.counted & (best.cpu() == 0)
+    return _summed(log_p, batch), batch.valid & ~missed.any(2)
+
+
+Reading = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""What is read of logits (R, L, V), or (R, 1, V) for all L, at tokens (R, L): (R, L, ...)."""
+
+
+def _log_p(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    log_p = logits.float().log_softmax(-1).expand(*tokens.shape, -1)
+    return log_p.gather(2, tokens[:, :, None])[:, :, 0]
+
+
+def _log_p_and_best(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    best = logits.argmax(-1) == tokens
+    return torch.stack([_log_p(logits, tokens), best.float()], -1)
+
+
+def _read(model: Any, batch: Batch, reading: Reading) -> torch.Tensor:
+    """A reading of every tail token, (I, C, L, ...)."""
     device = model.device
     mask = batch.prompt_mask.to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -99,10 +135,10 @@ def log_likelihoods(model: Any, batch: Batch) -> torch.Tensor:
         use_cache=True, logits_to_keep=1,
     )  # fmt: skip
     n_items, n_choices, depth = batch.tails.shape
-    tails = batch.tails.to(device).view(-1, depth)
-    begun = first.logits[:, -1:].float().log_softmax(-1)[:, 0]
-    log_p = begun.gather(1, tails[:, 0].view(n_items, n_choices)).view(-1, 1)
+    tails = batch.tails.to(device)
+    found = reading(first.logits[:, -1:], tails[:, :, 0]).flatten(0, 1)[:, None]
     if depth > 1:
+        tails = tails.view(-1, depth)
         cache = first.past_key_values
         cache.batch_repeat_interleave(n_choices)
         tail_mask = batch.tail_mask.to(device).view(-1, depth)[:, :-1]
@@ -113,19 +149,21 @@ def log_likelihoods(model: Any, batch: Batch) -> torch.Tensor:
             position_ids=begin + torch.arange(depth - 1, device=device),
             past_key_values=cache,
         )
-        log_p = torch.cat([log_p, _of_tokens(rest.logits, tails[:, 1:])], 1)
-    token = log_p.view(n_items, n_choices, depth)
-    return _checked(torch.where(batch.counted.to(device), token, 0.0).sum(2).cpu(), batch)
+        found = torch.cat([found, _in_parts(rest.logits, tails[:, 1:], reading)], 1)
+    return found.view(n_items, n_choices, *found.shape[1:])
 
 
-def _of_tokens(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities (R, L) of tokens (R, L) by logits (R, L, V), some rows at a time."""
+def _in_parts(logits: torch.Tensor, tokens: torch.Tensor, reading: Reading) -> torch.Tensor:
+    """A reading of logits (R, L, V), some rows at a time."""
     rows = max(1, NUMBERS // logits[0].numel())
-    found = [
-        logits[i : i + rows].float().log_softmax(-1).gather(2, tokens[i : i + rows, :, None])
-        for i in range(0, len(logits), rows)
-    ]
-    return torch.cat(found)[:, :, 0]
+    return torch.cat(
+        [reading(logits[i : i + rows], tokens[i : i + rows]) for i in range(0, len(logits), rows)]
+    )
+
+
+def _summed(log_p: torch.Tensor, batch: Batch) -> torch.Tensor:
+    counted = batch.counted.to(log_p.device)
+    return _checked(torch.where(counted, log_p, 0.0).sum(2).cpu(), batch)
 
 
 def _checked(likelihood: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -5,38 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge import confirm, fidelity, forecast, plugins
+from evomerge import confirm, forecast, plugins
 from evomerge.answers import Answers, Place, text
 from evomerge.budget import Clock
 from evomerge.desk import Desk
 from evomerge.files.ledger import Ledger
 from evomerge.pace import Pace
-from evomerge.plan import Plan
-from evomerge.plugins import Observation, Proposal
 from evomerge.recipe import Problem
 from evomerge.session import facts, open_run
+from evomerge.state import Candidate, State
 from evomerge.watch import Watch, interruptible, too_many
 from evomerge.worker import Result
 
 Report = Callable[[str, Mapping[str, Any]], None]
-
-
-@dataclass
-class Candidate:
-    """A plan that the strategy has proposed, and what is known of it."""
-
-    id: int
-    point: tuple[float, ...] | None
-    plan: Plan
-    places: list[Place]
-    losses: tuple[float, ...] | None = None
-    errors: tuple[float, ...] = ()
-    items: int = 0
-    failed: bool = False
 
 
 class Search:
@@ -57,8 +41,6 @@ class Search:
         self.report = report
         self.clock = clock
         self.allow_change = allow_change
-        self.candidates: dict[int, Candidate] = {}
-        self.outstanding: list[Candidate] = []
 
     def run(self) -> None:
         """Work until the budget is used and the front is confirmed.
@@ -99,11 +81,12 @@ class Search:
         self.losses = confirm.sanity(self.problem, self.desk, self.report)
         ledger.set_meta("pace", self.desk.pace.medians())
         named = self.recipe.strategy
-        self.strategy = plugins.begin(
+        strategy = plugins.begin(
             named.name, named.options, self.problem.space, self.problem.objectives,
             seed=self.recipe.seed, where="strategy",
         )  # fmt: skip
-        self._replay()
+        self.state = State(self.problem, self.answers, self.losses, strategy, self.report)
+        self.state.replay()
         done = ledger.last("confirmed")
         if done and done["candidates"] == len(self.candidates) and not self._may_ask():
             self.report("complete", {"candidates": len(self.candidates)})
@@ -120,21 +103,33 @@ class Search:
                 self._note(f"no time for a candidate: the confirmation may take {kept} s")
         watch.by = math.inf
         self._loop()
-        for line in plugins.notes(self.strategy):
+        for line in plugins.notes(strategy):
             self._note(line)
         watch.by = confirm_by
         ledger.set_meta("pace", self.desk.pace.medians())
-        shortlist = confirm.shortlist(self.problem, self.strategy, self.candidates.values())
-        self.desk.answer(shortlist.values(), self._usual(), self._told_result)
+        shortlist = confirm.shortlist(self.problem, strategy, self.candidates.values())
+        asked = {c.plan.key for c in self.candidates.values()}
+        others = [plan for plan in shortlist.values() if plan.key not in asked]
+        self.desk.answer(others, self._usual(), self._told_result)
         confirm.confirm(self.problem, self.desk, self.losses, shortlist, self.report)
 
     def _usual(self) -> list[Place]:
-        return fidelity.wanted(self.recipe.fidelity, self.answers, None)
+        """What most candidates are asked; nothing is chosen before the loop begins."""
+        first = self.answers.places("search", self.recipe.fidelity.items)
+        return self.state.chosen.wanted(None) or first
 
     def _told_result(self, result: Result) -> None:
         self.report("answered", {"result": result})
 
     # The loop
+
+    @property
+    def candidates(self) -> dict[int, Candidate]:
+        return self.state.candidates
+
+    @property
+    def outstanding(self) -> list[Candidate]:
+        return self.state.outstanding
 
     @property
     def _barrier(self) -> bool:
@@ -166,6 +161,7 @@ class Search:
         return deadline.is_set and deadline.left < self._confirming()
 
     def _loop(self) -> None:
+        self.state.revise(self._may_ask())
         while (self.outstanding and not self._is_over()) or self._may_ask():
             if self._may_ask() and not (self._barrier and self.outstanding):
                 self._ask()
@@ -198,8 +194,8 @@ class Search:
         n = min(room, self.left())
         if n < 1:
             return
-        proposals = self.strategy.ask(n)
-        asked = [self._admit(proposal) for proposal in proposals]
+        proposals = self.state.strategy.ask(n)
+        asked = [self.state.admit(proposal) for proposal in proposals]
         self.ledger.add_plans((c.plan.key, text(c.plan)) for c in asked)
         body = [
             {"id": p.id, "point": p.point, "items": p.items, "plan": c.plan.key}
@@ -207,90 +203,9 @@ class Search:
         ]
         self.ledger.append("ask", {"n": n, "proposals": body})
 
-    def _admit(self, proposal: Proposal, key: str | None = None) -> Candidate:
-        """Make a proposal an outstanding candidate; `key`: the plan that the ledger has for it."""
-        if key is not None and proposal.point is None:
-            plan = Plan.parse(self.ledger.plan(key), "ledger")
-        elif proposal.point is not None:
-            plan = self.problem.plan(proposal.point)
-        else:
-            plan = Plan.parse(proposal.plan, "strategy")
-        places = fidelity.wanted(self.recipe.fidelity, self.answers, proposal.items)
-        known = self.candidates.get(proposal.id)
-        if known is None:
-            known = Candidate(proposal.id, proposal.point, plan, places)
-            self.candidates[proposal.id] = known
-        known.places = places
-        self.outstanding.append(known)
-        return known
-
     def _tell(self, ready: Sequence[Candidate]) -> None:
-        for candidate in ready:
-            candidate.failed = candidate.plan.key in self.answers.failures
-            if not candidate.failed:
-                candidate.losses, candidate.errors, candidate.items = self.losses.of(
-                    self.answers, candidate.plan.key, candidate.places
-                )
-        body = [_observed(candidate) for candidate in ready]
-        self.ledger.append("tell", body)
-        self._pass_on(body)
-        told = [c for c in self.candidates.values() if c.failed or c.losses is not None]
-        failed = [c.plan.key if c.failed else None for c in told]
+        self.state.tell(ready)
+        failed = [c.plan.key if c.failed else None for c in self.candidates.values() if c.told]
         too_many(failed, self.answers.failures, self.desk.traces)
         self.report("told", {"search": self, "told": list(ready)})
-
-    def _pass_on(self, body: Sequence[Mapping[str, Any]]) -> None:
-        """Give the strategy what a tell event holds."""
-        needs = plugins.strategy_needs(self.recipe.strategy.name, self.recipe.strategy.options)
-        observations = []
-        for row in body:
-            candidate = self.candidates[row["id"]]
-            candidate.failed = row["losses"] is None
-            candidate.losses = None if candidate.failed else tuple(row["losses"])
-            candidate.errors, candidate.items = tuple(row["errors"]), row["items"]
-            known = (candidate.losses, candidate.errors, candidate.items)
-            answers = self._answers_of(candidate) if "answers" in needs else None
-            observations.append(Observation(candidate.id, candidate.point, *known, answers))
-            if candidate in self.outstanding:
-                self.outstanding.remove(candidate)
-        self.strategy.tell(observations)
-
-    def _answers_of(self, candidate: Candidate) -> dict[str, dict[str, float]] | None:
-        if candidate.failed:
-            return None
-        key, places = candidate.plan.key, candidate.places
-        return {name: self.answers.by_item(key, name, places) for name in self.problem.objectives}
-
-    def _replay(self) -> None:
-        """Bring the strategy to where the ledger ends."""
-        diverged = 0
-        for event in self.ledger.events("ask", "tell"):
-            if event.kind == "tell":
-                self._pass_on(event.body)
-                continue
-            again = self.strategy.ask(event.body["n"])
-            recorded = event.body["proposals"]
-            diverged += [(p.id, p.point) for p in again] != [
-                (row["id"], _point(row["point"])) for row in recorded
-            ]
-            for row in recorded:
-                proposal = Proposal(row["id"], _point(row["point"]), items=row["items"])
-                self._admit(proposal, row["plan"])
-        if diverged:
-            self.report(
-                "note",
-                {"text": f"{diverged} asks came out otherwise than recorded; the record is used"},
-            )
-
-
-def _observed(candidate: Candidate) -> dict[str, Any]:
-    return {
-        "id": candidate.id,
-        "losses": candidate.losses,
-        "errors": candidate.errors,
-        "items": candidate.items,
-    }
-
-
-def _point(value: Sequence[float] | None) -> tuple[float, ...] | None:
-    return None if value is None else tuple(value)
+        self.state.revise(self._may_ask())

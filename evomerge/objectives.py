@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from evomerge.answers import Answers, Place, Scores
+from evomerge.maths.estimates import Estimate, standard_error
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,6 @@ class Anchor:
 
     def score(self, loss: float) -> float:
         return self.zero - loss * self.unit
-
-
-def standard_error(scores: Scores) -> float:
-    """Of a mean of scores in [0, 1]; equal ones count as if half an answer stood on each side."""
-    n = len(scores)
-    p = (float(scores.sum()) + 0.5) / (n + 1)
-    variance = float(scores.var()) or p * (1 - p)
-    return float(np.sqrt(variance / n))
 
 
 def anchor(base: Scores, experts: Sequence[Scores]) -> Anchor:
@@ -59,25 +50,16 @@ class Losses:
         self.anchors = dict(anchors)
         self.signals = dict(signals)
 
-    def of(
-        self, answers: Answers, key: str, places: Sequence[Place]
-    ) -> tuple[tuple[float, ...], tuple[float, ...], int]:
-        """Losses (M,), their standard errors (M,) and the number of items behind them."""
-        columns = self._columns(answers, key, places)
-        losses = self.of_scores([float(scores.mean()) for scores in columns])
-        spread = tuple(
-            0.0 if anchor.exact else standard_error(scores) / anchor.unit
-            for scores, anchor in zip(columns, self.anchors.values(), strict=True)
-        )
-        return losses, spread, sum(map(len, columns))
+    def of(self, estimates: Sequence[Estimate]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Losses (M,) of estimated scores (M,), and their standard errors (M,)."""
+        pairs = list(zip(estimates, self.anchors.values(), strict=True))
+        spread = tuple(0.0 if a.exact else estimate.error / a.unit for estimate, a in pairs)
+        return self.of_scores([estimate.score for estimate in estimates]), spread
 
     def seen(self, answers: Answers, key: str, places: Sequence[Place]) -> list[float]:
         """Means (M,) of the signals that the search sees."""
-        return [float(scores.mean()) for scores in self._columns(answers, key, places)]
-
-    def _columns(self, answers: Answers, key: str, places: Sequence[Place]) -> list[Scores]:
         return [
-            answers.column(key, objective, places, signal)
+            float(answers.column(key, objective, places, signal).mean())
             for objective, signal in self.signals.items()
         ]
 

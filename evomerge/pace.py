@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from evomerge.worker import Result, Setup, block
+from evomerge.worker import Place, Result, Setup, block
 
 BUILD = ""
 """What building is called among the seconds of a job; all other names are objectives."""
@@ -43,7 +43,7 @@ class Pace:
         seen = {name: statistics.median(queue) for name, queue in self._seen.items()}
         return {**self._known, **seen}
 
-    def of(self, blocks: Iterable[tuple[str, str, int]]) -> float:
+    def of(self, blocks: Iterable[Place]) -> float:
         """Seconds that building a plan and answering these blocks are expected to take."""
         each = self.medians()
         return each.get(BUILD, 0.0) + sum(
@@ -51,5 +51,5 @@ class Pace:
             for name, split, number in blocks
         )
 
-    def _items(self, name: str, split: str, number: int) -> Any:
+    def _items(self, name: str, split: str, number: int | tuple[str, ...]) -> Any:
         return block(self._setup.banks[name], split, number, self._setup.batch)

@@ -11,7 +11,7 @@ from typing import Any
 
 from evomerge import ancestry, checks, errors, forecast, plugins, shelf, zoo
 from evomerge.files import bank as banks
-from evomerge.files import plain
+from evomerge.files import plain, sources
 from evomerge.files.items import Item
 from evomerge.files.writer import atomic_text
 from evomerge.maths import shingles
@@ -38,9 +38,12 @@ def describe(source: str, *, probe: bool = False, **changes: Any) -> dict[str, A
 def _described(problem: Problem) -> dict[str, Any]:
     recipe, batch = problem.recipe, problem.recipe.batch
     allowed = recipe.allow_mismatch
-    asked = recipe.fidelity.items if recipe.fidelity.name == "first" else None
+    asked = recipe.fidelity.items
     per_candidate = sum(
-        n_blocks(bank, "search", batch, asked) * batch for bank in problem.banks.values()
+        min(asked or 0, len(bank.split("search")))
+        if recipe.fidelity.draws
+        else n_blocks(bank, "search", batch, asked) * batch
+        for bank in problem.banks.values()
     )
     numbers = sum(info.numel for info in problem.base.tensors.values())
     size = sum(info.bytes for info in problem.base.tensors.values())
@@ -121,7 +124,7 @@ def check_bank(
         scores.append({"model": name, "mean": score.mean, "low": score.low, "high": score.high})
     count = Counter(item.split for item in bank.items)
     target = file.with_suffix(".yaml")
-    written = write and file.suffix == ".jsonl" and not target.exists()
+    written = write and file.suffix in sources.SUFFIXES and not target.exists()
     if written:
         keys = {
             "name": bank.name,

@@ -165,7 +165,7 @@ class Problem:
                 for name, bank in self.banks.items()
             },
             "strategy": recipe.strategy.model_dump(),
-            "fidelity": recipe.fidelity.model_dump(),
+            "fidelity": recipe.fidelity.identity(),
             "seed": recipe.seed,
             "dtype": recipe.dtype,
             "batch": recipe.batch,

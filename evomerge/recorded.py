@@ -54,17 +54,17 @@ class Recorded:
         """Plan key by label of the points that were asked for between two others."""
         return {e.body["label"]: e.body["plan"] for e in self._ledger.events("between")}
 
-    def history(self) -> Iterator[tuple[int, list[float]]]:
-        """(items answered so far, losses) of each told candidate that did not fail.
+    def history(self) -> Iterator[tuple[int, int, list[float]]]:
+        """(id, items answered so far, losses) of each told candidate that did not fail.
 
-        A candidate that is told again counts only its further items.
+        One that is told again counts only its further items; its earlier losses no more.
         """
         items: dict[int, int] = {}
         for event in self._ledger.events("tell"):
             for row in event.body:
                 if row["losses"] is not None:
                     items[row["id"]] = row["items"]
-                    yield sum(items.values()), row["losses"]
+                    yield row["id"], sum(items.values()), row["losses"]
 
     def failures(self) -> dict[str, str]:
         """Reason by plan key."""
@@ -72,7 +72,7 @@ class Recorded:
 
     def spent(self) -> dict[str, float]:
         """What the search took: candidates asked, items answered by them, seconds of work."""
-        items = [items for items, _ in self.history()]
+        items = [items for _, items, _ in self.history()]
         return {
             "candidates": len(self.asked()),
             "items": items[-1] if items else 0,

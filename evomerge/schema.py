@@ -57,10 +57,61 @@ class Objective(_Part):
 
 
 class Fidelity(_Part):
-    """How many items of each bank's `search` split a candidate answers, in a fixed order."""
+    """Which items of each bank's `search` split a candidate is asked; how its answers are read.
 
-    name: Literal["all", "first"] = "all"
+    All of them, the `first` of a fixed order, a `random` draw, one in equal parts from strata of
+    difficulty, or the most informative for the front and a share `random` from strata. Everybody
+    is asked the same `items`. `estimator` is `mean`, `stratified` or `p_irt`. When `every` further
+    candidates, and half as many again, have been told, item response theory is fitted anew, and
+    at most a share `rotate` of the items is replaced. The first `calibration` candidates, and
+    the first `recalibration` after each fit, are asked every item.
+    """
+
+    name: Literal["all", "first", "random", "stratified", "informative"] = "all"
     items: int | None = Field(default=None, ge=1)
+    estimator: Literal["mean", "stratified", "p_irt"] | None = None
+    random: float = Field(default=0.3, ge=0, le=1)
+    calibration: int | None = Field(default=None, ge=0)
+    recalibration: int | None = Field(default=None, ge=0)
+    every: int = Field(default=25, ge=1)
+    rotate: float | None = Field(default=None, ge=0, le=1)
+
+    @property
+    def reads(self) -> str:
+        """The estimator: by default the one that goes with the choice of items."""
+        usual = {"informative": "p_irt", "stratified": "stratified"}
+        return self.estimator or usual.get(self.name, "mean")
+
+    @property
+    def draws(self) -> bool:
+        """Whether items are chosen, not taken in their fixed order."""
+        return self.name not in ("all", "first")
+
+    @property
+    def modelled(self) -> bool:
+        """Whether item response theory is fitted."""
+        return self.name == "informative" or self.reads == "p_irt"
+
+    @property
+    def whole(self) -> int:
+        """How many of the first candidates are asked every item."""
+        return (6 if self.modelled else 0) if self.calibration is None else self.calibration
+
+    @property
+    def fresh(self) -> int:
+        """How many candidates after each further fit are asked every item."""
+        return int(self.modelled) if self.recalibration is None else self.recalibration
+
+    @property
+    def rotates(self) -> float:
+        """The share of the items that is replaced at each further fit."""
+        return (
+            (0.3 if self.modelled and self.draws else 0.0) if self.rotate is None else self.rotate
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What was given, so that a run keeps its identity when there are further options."""
+        return {"name": self.name, "items": self.items, **self.model_dump(exclude_defaults=True)}
 
 
 class Budget(_Part):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from evomerge import errors, plugins, zoo
 from evomerge.files import bank as banks
-from evomerge.files import plain
+from evomerge.files import plain, sources
+from evomerge.files.sheet import Sheet
 
 
-def check(reference: str, folder: Path) -> banks.Sheet | None:
+def check(reference: str, folder: Path) -> Sheet | None:
     """What is wrong with a bank before any item is read: its name, its file, its scorer.
 
     Returns its keys, if it has a YAML file. `folder` is where relative paths may begin beside the
@@ -19,12 +20,16 @@ def check(reference: str, folder: Path) -> banks.Sheet | None:
         zoo.check(reference, "bank")
         return None
     path = banks.find(_near(reference, folder))
-    if path.suffix == ".jsonl":
+    if path.suffix in sources.SUFFIXES:
         if not path.is_file():
             raise errors.InputError(f"{path}: no such file")
         return None
     keys = banks.sheet(path)
+    scorer = plugins.load("scorer", keys.scorer["name"], f"{path}: scorer")
     plugins.check_options("scorer", keys.scorer["name"], keys.options, f"{path}: scorer")
+    _check_origin(keys, path, hasattr(scorer, "origin"))
+    if keys.benchmark is None and hasattr(scorer, "benchmark"):
+        keys.benchmark = scorer.benchmark(keys)
     if keys.source is not None and keys.source.startswith("zoo:"):
         with errors.at(f"{path}: source"):
             zoo.check(keys.source, "bank")
@@ -35,9 +40,27 @@ def load(reference: str | Path, folder: Path | None = None) -> banks.Bank:
     """A bank with its items; everything about it is checked."""
     place = reference if folder is None else _near(str(reference), folder)
     check(str(place), folder or Path())
-    found = banks.load(place, resolve=zoo.path)
+    found = banks.load(place, resolve=zoo.path, origin=_origin)
     _check_items(found)
     return found
+
+
+def _origin(keys: Sheet, path: Path) -> banks.Origin:
+    own: banks.Origin = plugins.load("scorer", keys.scorer["name"]).origin(keys, path)
+    return own
+
+
+def _check_origin(keys: Sheet, path: Path, own: bool) -> None:
+    """Items come from the YAML, from the file that it names, or from the scorer: one of them."""
+    given = keys.source is not None or keys.items is not None
+    if not own and not given:
+        raise errors.InputError(f"{path}: expected either 'source' or 'items'")
+    worded = keys.prompt != "{prompt}" or keys.shots is not None or keys.examples is not None
+    if own and (given or worded):
+        raise errors.RecipeError(
+            f"{path}: the scorer '{keys.scorer['name']}' brings its items with it: no 'source', "
+            "'items', 'prompt', 'shots' or 'examples' is taken"
+        )
 
 
 def _check_items(bank: banks.Bank) -> None:

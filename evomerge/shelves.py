@@ -20,7 +20,9 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 @bank_app.command("check")
 def bank_check(
-    file: Annotated[Path, typer.Argument(help="items: JSON lines, or a bank's YAML")],
+    file: Annotated[
+        Path, typer.Argument(help="items: JSON lines, CSV or Parquet, or a bank's YAML")
+    ],
     base: Annotated[str, typer.Option(help="model to score it with")] = "zoo:tiny/base",
     expert: Annotated[
         list[str] | None, typer.Option(help="further models, name=folder; repeat")
@@ -67,6 +69,29 @@ def _tell(found: Mapping[str, Any]) -> None:
         named = zip(pair["items"], pair["splits"], strict=True)
         both = " and ".join(f"{name} ({split})" for name, split in named)
         out.print(f"  {pair['similarity']:.2f}  {both}", markup=False, soft_wrap=True)
+
+
+@bank_app.command("cache")
+def bank_cache(
+    file: Annotated[
+        Path, typer.Argument(help="prompts: JSON lines, CSV or Parquet, or a bank's YAML")
+    ],
+    expert: Annotated[str, typer.Option(help="the model whose answers are kept")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the bank's YAML")],
+    tokens: Annotated[int, typer.Option(help="how far it goes on; 0: not at all")] = 32,
+    top: Annotated[int, typer.Option(help="likeliest tokens that are kept a place")] = 32,
+    chat: Annotated[bool, typer.Option("--chat", help="through its chat template")] = False,
+    as_json: Json = False,
+) -> None:
+    """Keep what an expert answers to prompts, as a bank without right answers (scorer kl_to)."""
+    from evomerge import caching
+
+    made = caching.cache(file, expert, output, tokens=tokens, top=top, chat=chat)
+    if as_json:
+        print(json.dumps(made, indent=1))
+        return
+    sizes = f"{made['items']} items, {made['places']} tokens, {made['bytes']:,} bytes"
+    out.print(f"{made['bank']}: {sizes}", highlight=False, soft_wrap=True)
 
 
 @zoo_app.command("build")

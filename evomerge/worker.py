@@ -41,9 +41,13 @@ class Setup:
     vocabulary: Vocabulary | None = None
 
 
+Place = tuple[str, str, int | tuple[str, ...]]
+"""A block of an objective's items on a split: its number in the fixed order, or item ids."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """One plan and the blocks it is to answer, as (objective, split, block number).
+    """One plan and the blocks it is to answer.
 
     `fresh`: a worker that has done nothing else is to do it. `halved`: blocks are scored in two
     halves, to need less memory.
@@ -51,7 +55,7 @@ class Job:
 
     plan: Mapping[str, Any]
     key: str
-    blocks: tuple[tuple[str, str, int], ...]
+    blocks: tuple[Place, ...]
     number: int = 0
     fresh: bool = False
     halved: bool = False
@@ -80,8 +84,11 @@ class Result:
     slot: int = 0
 
 
-def block(bank: Bank, split: str, number: int, batch: int) -> Sequence[Item]:
+def block(bank: Bank, split: str, number: int | tuple[str, ...], batch: int) -> Sequence[Item]:
     """Items of one block: the same for every candidate, whatever else is asked."""
+    if isinstance(number, tuple):
+        named = {item.id: item for item in bank.split(split)}
+        return [named[id] for id in number]
     return bank.split(split)[number * batch : (number + 1) * batch]
 
 
@@ -120,7 +127,7 @@ class Worker:
         first = Input(name="base", sha256=setup.base)
         reference = workshop.source(first, setup.vocabulary) if counted else None
         self.live = Live(modules.writable(self.model), workshop, reference)
-        self._batches: dict[tuple[str, str, int], Any] = {}
+        self._batches: dict[Place, Any] = {}
 
     def _try(self, scorer: Any, bank: Bank, folder: str) -> None:
         """InputError where not even one item can be prepared, such as for a missing template."""
@@ -147,7 +154,7 @@ class Worker:
             for place in job.blocks:
                 where = f"objective '{place[0]}': "
                 with one_thread(), _timed(spent, place[0]):
-                    answers += self._answer(*place, halved=job.halved)
+                    answers += self._answer(place, halved=job.halved)
         except errors.EvaluationError as error:
             return replace(result, failed=str(error))
         except (Exception, SystemExit) as error:  # it may fail in any way; the run goes on
@@ -157,13 +164,11 @@ class Worker:
             return replace(result, failed=failed, cause=cause, trace=trace)
         return replace(result, answers=tuple(answers))
 
-    def _answer(
-        self, objective: str, split: str, number: int, *, halved: bool
-    ) -> Iterator[Answer]:
+    def _answer(self, place: Place, *, halved: bool) -> Iterator[Answer]:
+        objective, split, number = place
         bank = self.setup.banks[objective]
         scorer = plugins.load("scorer", bank.scorer)
         items = block(bank, split, number, self.setup.batch)
-        place = (objective, split, number)
         seen = self.live.totals if plugins.is_structural(bank.scorer) else self.model
         if halved:
             half = -(-len(items) // 2)

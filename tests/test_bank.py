@@ -1,5 +1,6 @@
 """Banks: the same items from YAML and JSONL, splits that never move, and clear refusals."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge import errors
-from evomerge.files import bank, items, plain
+from evomerge.files import bank, items, plain, sources
 
 SUM = {"prompt": "1+1=", "choices": ["2", "3"], "answer": 0}
 
@@ -237,7 +238,11 @@ def test_unusable_files(tmp_path):
         ({"scorer": {"normalise": 1}}, errors.InputError, "scorer: expected the name of a scorer"),
         ({"source": "x.jsonl"}, errors.InputError, "expected either 'source' or 'items'"),
         ({"items": None}, errors.InputError, "expected either 'source' or 'items'"),
-        ({"items": None, "source": "x.csv"}, errors.RecipeError, "expected a .jsonl file"),
+        (
+            {"items": None, "source": "x.txt"},
+            errors.RecipeError,
+            "a .jsonl, .csv or .parquet file",
+        ),
         ({"items": None, "source": "no.jsonl"}, errors.InputError, "no.jsonl: no such file"),
         ({"shots": -1}, errors.InputError, "shots: expected at least 0"),
         ({"shots": 2}, errors.InputError, "2 can not be taken from 1 items of 'search', one of"),
@@ -294,7 +299,9 @@ def test_bare_names_are_shipped_banks(tmp_path, monkeypatch):
     known = sorted(path.stem for path in bank.shipped("fitness").glob("*.yaml"))
     message = refusal("nonsense_bank", errors.RecipeError)
     assert "unknown bank 'nonsense_bank'" in message and ", ".join(known) in message
-    assert "expected a .yaml or .jsonl file" in refusal("a/b.csv", errors.RecipeError)
+    assert "expected a .yaml, .jsonl, .csv or .parquet file" in refusal(
+        "a/b.txt", errors.RecipeError
+    )
     assert bank.shipped("recipes").name == "recipes"
 
 
@@ -349,3 +356,80 @@ def test_a_bank_says_which_splits_are_a_public_test_set(tmp_path, splits, named)
 )
 def test_half_a_benchmark_is_refused(tmp_path, mark, says):
     assert says in refusal(sheet(tmp_path / "a.yaml", benchmark=mark))
+
+
+ROWS = [
+    {"prompt": 'two, or "more"', "choices": ["3", "4", "a\nb"], "answer": 1, "split": "test"},
+    {"prompt": "é", "choices": ["3", "4", "7"], "answer": "3", "id": "x"},
+    {"prompt": "last", "choices": ["a", "b"], "answer": "b"},
+]
+
+
+def csv_of(rows, path, columns=("prompt", "choices", "answer", "split", "id")):
+    """What Python's own writer makes of items; what is not there is an empty cell."""
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in rows:
+            shown = {**row, "choices": json.dumps(row["choices"])} if "choices" in row else row
+            writer.writerow([shown.get(column, "") for column in columns])
+    return path
+
+
+def parquet_of(rows, path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = sorted({key for row in rows for key in row})
+    whole = [{column: row.get(column) for column in columns} for row in rows]
+    parquet.write_table(pyarrow.Table.from_pylist(whole), path)
+    return path
+
+
+def test_items_of_csv_are_those_of_json_lines(tmp_path):
+    expected = bank.load(jsonl(tmp_path / "x.jsonl", *ROWS)).items
+    assert bank.load(csv_of(ROWS, tmp_path / "x.csv")).items == expected
+    named = sheet(tmp_path / "y.yaml", items=None, source="x.csv", scorer="choice")
+    assert bank.load(named).items == expected
+    texts = [{"prompt": "1+1=", "answer": "2"}, {"prompt": "name", "answer": "7"}]
+    found = bank.load(csv_of(texts, tmp_path / "t.csv", ("prompt", "answer")))
+    assert found.items == bank.load(jsonl(tmp_path / "t.jsonl", *texts)).items
+    assert found.scorer == "exact_match"
+
+
+def test_items_of_parquet_are_those_of_json_lines(tmp_path):
+    rows = [{**row, "answer": i % 2} for i, row in enumerate(ROWS)]
+    expected = bank.load(jsonl(tmp_path / "x.jsonl", *rows)).items
+    assert bank.load(parquet_of(rows, tmp_path / "x.parquet")).items == expected
+    bad = parquet_of([{**row, "answer": 2} for row in rows], tmp_path / "bad.parquet")
+    assert "bad.parquet: row 2: answer: 2 is not an index of 2 choices" in refusal(bad)
+    bad.write_bytes(b"PAR1")
+    assert "bad.parquet: is not Parquet: " in refusal(bad)
+
+
+def test_parquet_needs_its_library(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "find_spec", lambda name: None)
+    (tmp_path / "x.parquet").write_bytes(b"")
+    with pytest.raises(errors.MachineError, match="pip install pyarrow"):
+        bank.load(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        (b"prompt,answer\na,b\nc\n", "x.csv:3: has 1 cells, expected 2"),
+        (b'prompt,answer\n"a\nb",1\nc,\n', "x.csv:4: has no answer"),
+        (b"prompt,prompt\na,b\n", "x.csv:1: column 'prompt' stands twice"),
+        (b"prompt,anser\na,b\n", "x.csv:2: unknown key 'anser', did you mean 'answer'"),
+        (b"prompt,choices,answer\na,x|y,0\n", "x.csv:2: choices: is not JSON"),
+        (b'prompt,choices,answer\na,"[""x"",""y""]",2\n', "x.csv:2: answer: 2 is not an index"),
+        (b'prompt,answer\n"a,b\n', "x.csv:2: is not CSV"),
+        (b"prompt,answer\na,\xff\n", "x.csv: is not UTF-8 at byte 16"),
+        (b"id,prompt,answer\nn,a,\n", "x.csv:2: item 'n': has no answer"),
+        (b"prompt,answer\n", "x.csv: has no items"),
+        (b"", "x.csv: has no items"),
+    ],
+)
+def test_bad_csv_is_named_by_line(tmp_path, text, reason):
+    (tmp_path / "x.csv").write_bytes(text)
+    assert reason in refusal(tmp_path / "x.csv")

@@ -176,10 +176,8 @@ def test_listings(run):
         assert code == 0 and json.loads(out) == [row for row in everything if row["kind"] == kind]
         assert run("list", kind)[0] == 0
     assert {row["name"] for row in everything} >= {"ties", "nsga2", "choice", "ray", "quickstart"}
-    assert [row["family"] for row in json.loads(run("zoo", "list", "--json")[1])] == [
-        "smollm2",
-        "tiny",
-    ]
+    families = [row["family"] for row in json.loads(run("zoo", "list", "--json")[1])]
+    assert families == ["digits", "smollm2", "tiny"]
     code, _, err = run("list", "operator")
     assert code == errors.USAGE and "Did you mean 'operators'?" in err
 

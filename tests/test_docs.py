@@ -96,7 +96,7 @@ def test_the_examples_of_the_readme_are_sound(tmp_path):
         recipe.read(yaml.safe_load(block))
     for block in blocks("json"):
         (tmp_path / "items.jsonl").write_text(block)
-        assert items.read_jsonl(tmp_path / "items.jsonl")
+        assert items.read_file(tmp_path / "items.jsonl")
 
 
 def test_the_readme_tells_the_exit_codes():

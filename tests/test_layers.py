@@ -19,7 +19,7 @@ LAYERS = """
     stacks keywords
     plugins prompts
     evolution relay lineage
-    likelihood generation
+    likelihood generation harness
     operators strategies scorers
     plan
     inputs arguments work
@@ -31,19 +31,20 @@ LAYERS = """
     schema shelf
     worker
     executors answers pace
-    objectives checks desk
+    estimation
+    objectives checks desk fidelity
     recipe
-    confirm fidelity front
+    confirm front
     session watch
     report forecast
-    signals
+    signals state
     recorded
     preferences
     loop run interop similarity
     between
     tables calibration
     api
-    preview progress status doctor rebuilding
+    preview progress status doctor rebuilding caching
     shelves merging comparing calibrating choosing examining
     cli
 """

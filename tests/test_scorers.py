@@ -363,7 +363,13 @@ def test_a_search_over_texts_and_generated_answers_with_examples(family, tmp_pat
     keys = {"name": "has", "version": 1, "scorer": scorer, "shots": 2, "items": asked}
     (tmp_path / "has.yaml").write_text(json.dumps(keys))
     found = {"fluent": str(tmp_path / "texts.jsonl"), "has": str(tmp_path / "has.yaml")}
-    changes = {"objectives": found, "budget": {"candidates": 2}, "ask": 2, "shortlist": 1}
+    changes = {
+        "objectives": found,
+        "budget": {"candidates": 2},
+        "ask": 2,
+        "shortlist": 1,
+        "strategy": "sobol",
+    }
     evomerge.search(families.recipe(family, **changes), tmp_path / "run")
     content = ledgers.content(tmp_path / "run")
     assert not content["failures"]

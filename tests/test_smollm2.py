@@ -65,7 +65,7 @@ def test_banks_are_whole_and_nothing_asked_is_trained_on(tmp_path):
         asked = []
         for name in (skill, f"{skill}_exact"):
             assert name in smollm2.RECIPE["banks"]
-            found = items.read_jsonl(tmp_path / "banks" / f"{name}.jsonl")
+            found = items.read_file(tmp_path / "banks" / f"{name}.jsonl")
             counts = {split: sum(one.split == split for one in found) for split in QUOTAS}
             assert counts == QUOTAS
             asked += [one.prompt for one in found]

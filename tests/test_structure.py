@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 import evomerge
 from evomerge import errors, saving
+from evomerge.files.ledger import Ledger
 from evomerge.maths import totals
 from evomerge.maths.totals import Totals
 from evomerge.objectives import exact_anchor
@@ -110,3 +111,30 @@ def test_base_and_experts_are_measured_against_the_base(run):
 def test_what_can_not_be_measured_is_refused(family, objective, says):
     with pytest.raises(errors.RecipeError, match=says):
         resolve(families.recipe(family, objectives={"a": objective}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": {"name": "racing", "rungs": [10, 20]}, "fidelity": "all"},
+        {"fidelity": {"name": "stratified", "items": 10}},
+        {"fidelity": {"name": "informative", "items": 10, "calibration": 6}},
+    ],
+    ids=["racing", "stratified", "informative"],
+)
+def test_what_the_search_is_told_is_exact_however_items_are_chosen(family, tmp_path, changes):
+    objectives = {"one": str(family / "one.jsonl"), "sparsity": {"measure": "sparsity"}}
+    recipe = families.recipe(family, operator="breadcrumbs", objectives=objectives, **changes)
+    recipe["budget"] = {"candidates": 14}
+    run = evomerge.search(recipe, tmp_path / "run")
+    ledger = Ledger(tmp_path / "run")
+    measured = {key: a.score for key, a in ledger.answers() if a.bank == "sparsity"}
+    asked = {int(label[1:]): key for label, key in run.asked().items()}
+    anchor = run.searched.anchors["sparsity"]
+    rows = [row for event in ledger.events("tell") for row in event.body]
+    ledger.close()
+    assert len(rows) >= 14 and anchor.exact
+    for row in rows:
+        assert row["losses"][1] == pytest.approx(anchor.loss(measured[asked[row["id"]]]), abs=1e-9)
+        assert row["errors"][1] == 0.0
+    assert max(row["errors"][0] for row in rows) > 0

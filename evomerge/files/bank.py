@@ -1,26 +1,21 @@
-"""Item banks: fitness/NAME.yaml, or a bare JSONL file of questions."""
+"""Item banks: fitness/NAME.yaml, or a bare file of questions."""
 
 from __future__ import annotations
 
 import json
 import os
-import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import pydantic
+from typing import Any
 
 from evomerge import errors
-from evomerge.files import items, plain
+from evomerge.files import items, plain, sources
 from evomerge.files.items import SPLITS as SPLITS
 from evomerge.files.items import Item as Item
-
-Text = Annotated[str, pydantic.Field(min_length=1)]
-Share = Annotated[float, pydantic.Field(ge=0, le=1, strict=False)]
+from evomerge.files.sheet import Benchmark, Sheet
 
 
 @dataclass(frozen=True)
@@ -59,120 +54,46 @@ def _place(bank: str, item: Item) -> str:
     return sha256(f"{bank}\0{item.id}".encode()).hexdigest()
 
 
-class Shares(pydantic.BaseModel):
-    """How large each split is to be; items that name their split stay there."""
+@dataclass(frozen=True)
+class Origin:
+    """Items that a scorer brings with it, its options with every path found, what else can
+    change a score, and the benchmark that they are from."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
-    search: Share = 0.0
-    validation: Share = 0.0
-    test: Share = 0.0
-
-    @pydantic.model_validator(mode="after")
-    def _whole(self) -> Shares:
-        total = self.search + self.validation + self.test
-        if abs(total - 1.0) > 1e-6:
-            raise ValueError(f"shares must sum to 1, sum is {total:g}")
-        return self
-
-
-class Benchmark(pydantic.BaseModel):
-    """The public benchmark that a bank's items are from, and the splits that hold items of its
-    published test set; none, if they are all from its training set."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
-    name: Text
-    public_test: list[Literal["search", "validation", "test"]]
-
-    def contamination(self) -> str:
-        """What a search on such a bank does to its claims; empty where it does nothing."""
-        selecting = [split for split in SPLITS[:2] if split in self.public_test]
-        return (
-            f"models are selected on the public test set of {self.name} ({', '.join(selecting)}), "
-            "so that no score on that benchmark can be claimed for them"
-            if selecting
-            else ""
-        )
-
-
-class Sheet(pydantic.BaseModel):
-    """The keys of a bank's YAML file."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
-    name: Text
-    version: Annotated[int, pydantic.Field(ge=1)]
-    scorer: dict[str, Any]
-    source: Text | None = None
-    items: list[Any] | None = None
-    description: str = ""
-    licence: str = ""
-    prompt: str = "{prompt}"
-    shots: Annotated[int, pydantic.Field(ge=0)] | None = None
-    examples: Annotated[list[Any], pydantic.Field(min_length=1)] | None = None
-    split: Shares | None = None
+    items: Sequence[Item]
+    options: Mapping[str, Any]
+    identity: str
     benchmark: Benchmark | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Those of the scorer."""
-        return {key: value for key, value in self.scorer.items() if key != "name"}
-
-    @pydantic.field_validator("scorer", mode="before")
-    @classmethod
-    def _named(cls, value: object) -> object:
-        scorer = {"name": value} if isinstance(value, str) else value
-        if not isinstance(scorer, dict) or not isinstance(scorer.get("name"), str):
-            raise ValueError("expected the name of a scorer, or a mapping with 'name' and options")
-        return scorer
-
-    @pydantic.field_validator("benchmark", mode="before")
-    @classmethod
-    def _with_splits(cls, value: object) -> object:
-        if not isinstance(value, dict):
-            raise ValueError(
-                "expected a mapping with 'name' and 'public_test', the list of the splits that "
-                "hold items of its test set"
-            )
-        return value
-
-    @pydantic.field_validator("prompt")
-    @classmethod
-    def _template(cls, value: str) -> str:
-        names = [
-            (name, spec, conversion)
-            for _, name, spec, conversion in string.Formatter().parse(value)
-            if name is not None
-        ]
-        if not names or any(part != ("prompt", "", None) for part in names):
-            raise ValueError("expected a text with {prompt}; other braces are doubled")
-        return value
-
-    @pydantic.model_validator(mode="after")
-    def _one_origin(self) -> Sheet:
-        if (self.source is None) == (self.items is None):
-            raise ValueError("expected either 'source' or 'items'")
-        return self
 
 
 def _no_zoo(reference: str) -> Path:
     raise errors.RecipeError(f"{reference}: the zoo is not available here")
 
 
-def load(reference: str | Path, *, resolve: Callable[[str], Path] = _no_zoo) -> Bank:
-    """The bank behind a path (.yaml, .jsonl), a `zoo:` reference, or the name of a shipped bank.
+def _no_origin(keys: Sheet, path: Path) -> Origin:
+    raise errors.InputError(f"{path}: expected either 'source' or 'items'")
 
-    `resolve` turns a `zoo:` reference into a path. RecipeError for a wrong name or key,
-    InputError for an unusable bank.
+
+def load(
+    reference: str | Path,
+    *,
+    resolve: Callable[[str], Path] = _no_zoo,
+    origin: Callable[[Sheet, Path], Origin] = _no_origin,
+) -> Bank:
+    """The bank behind a path (.yaml, or a file of items), a `zoo:` reference, or a shipped name.
+
+    `resolve` turns a `zoo:` reference into a path, `origin` gets a scorer's own items where the
+    YAML has none. RecipeError for a wrong name or key, InputError for an unusable bank.
     """
     if isinstance(reference, str) and reference.startswith("zoo:"):
         reference = resolve(reference)
     path = find(reference)
-    return _bare(path) if path.suffix == ".jsonl" else _from_yaml(path, resolve)
+    return _bare(path) if path.suffix in sources.SUFFIXES else _from_yaml(path, resolve, origin)
 
 
 def find(reference: str | Path) -> Path:
     """The file of a bank that is a path or the name of a shipped one; RecipeError for neither."""
     path = Path(os.path.expanduser(reference))
-    known = (".jsonl", ".yaml", ".yml")
+    known = (*sources.SUFFIXES, ".yaml", ".yml")
     return path if path.suffix in known else _shipped_bank(str(reference))
 
 
@@ -186,7 +107,9 @@ def _shipped_bank(name: str) -> Path:
     if name in known:
         return known[name]
     if "/" in name or "\\" in name or Path(name).exists():
-        raise errors.RecipeError(f"{name}: expected a .yaml or .jsonl file, or a bank's name")
+        raise errors.RecipeError(
+            f"{name}: expected a .yaml, {sources.NAMED} file, or a bank's name"
+        )
     raise errors.RecipeError(errors.unknown("fitness", "bank", name, known))
 
 
@@ -196,7 +119,7 @@ def shipped(kind: str) -> Path:
 
 
 def _bare(path: Path) -> Bank:
-    found = items.read_jsonl(path)
+    found = items.read_file(path)
     first = found[0]
     asked = "exact_match" if first.accepted else "perplexity"
     scorer = "label" if first.pixels else "choice" if first.choices else asked
@@ -204,23 +127,31 @@ def _bare(path: Path) -> Bank:
     return _bank(keys, found, path)
 
 
-def _from_yaml(path: Path, resolve: Callable[[str], Path]) -> Bank:
+def _from_yaml(
+    path: Path, resolve: Callable[[str], Path], origin: Callable[[Sheet, Path], Origin]
+) -> Bank:
     keys = sheet(path)
+    if keys.items is None and keys.source is None:
+        own = origin(keys, path)
+        made = _bank(keys, own.items, path, own.identity)
+        return replace(made, options=own.options, benchmark=keys.benchmark or own.benchmark)
     shares = keys.split.model_dump() if keys.split else None
     if keys.items is not None:
         found = items.read_list(keys.items, str(path), shares)
     else:
         source = keys.source or ""
         place = resolve(source) if source.startswith("zoo:") else path.parent / source
-        if place.suffix != ".jsonl":
-            raise errors.RecipeError(f"{path}: source: expected a .jsonl file, got '{source}'")
-        found = items.read_jsonl(place, shares)
+        if place.suffix not in sources.SUFFIXES:
+            expected = f"expected a {sources.NAMED} file"
+            raise errors.RecipeError(f"{path}: source: {expected}, got '{source}'")
+        found = items.read_file(place, shares)
     return _bank(keys, found, path)
 
 
-def _bank(keys: Sheet, found: list[Item], path: Path) -> Bank:
+def _bank(keys: Sheet, found: Sequence[Item], path: Path, identity: str = "") -> Bank:
     asked = _with_shots(keys, [items.reworded(item, keys.prompt) for item in found], path)
     content = [keys.name, keys.version, keys.scorer, sorted(map(_content, asked))]
+    content += [identity] if identity else []
     try:
         text = json.dumps(content, sort_keys=True)
     except (TypeError, ValueError) as error:  # YAML has dates, JSON does not

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from evomerge import errors
-from evomerge.files import plain
+from evomerge.files import plain, sources
 
 SPLITS = ("search", "validation", "test")
 KEYS = ("id", "prompt", "question", "text", "pixels", "choices", "answer", "split")
 ASKED = ("prompt", "question", "text", "pixels")
-MAX_BYTES = 1_000_000_000
 Pixels = tuple[tuple[tuple[float, ...], ...], ...]
 
 
@@ -48,18 +47,14 @@ class Item:
         return () if self.answer == "" else (str(self.answer), *self.also)
 
 
-def read_jsonl(path: Path, shares: Mapping[str, float] | None = None) -> list[Item]:
-    """The items of a JSONL file; InputError with file:line for the first bad one."""
-    data = plain.read_bytes(path, MAX_BYTES, str(path), errors.InputError)
-    entries = []
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            where = f"{path}:{number}"
-            try:
-                entries.append((where, plain.parse_json(line)))
-            except ValueError as error:
-                raise errors.InputError(f"{where}: {error}") from None
-    return _items(entries, str(path), shares)
+def read_file(
+    path: Path, shares: Mapping[str, float] | None = None, *, unanswered: bool = False
+) -> list[Item]:
+    """The items of a JSONL, CSV or Parquet file; InputError with file:line for the first bad one.
+
+    `unanswered`: a prompt needs no answer.
+    """
+    return _items(sources.rows(path), str(path), shares, unanswered)
 
 
 def read_list(
@@ -82,12 +77,15 @@ def _fill(template: str, prompt: str) -> str:
 
 
 def _items(
-    entries: Iterable[tuple[str, object]], where: str, shares: Mapping[str, float] | None
+    entries: Iterable[tuple[str, object]],
+    where: str,
+    shares: Mapping[str, float] | None,
+    unanswered: bool = False,
 ) -> list[Item]:
     found: list[tuple[str, Item]] = []
     for place, entry in entries:
         try:
-            found.append((place, _item(entry, shares)))
+            found.append((place, _item(entry, shares, unanswered)))
         except ValueError as error:
             name = entry.get("id") if isinstance(entry, dict) else None
             shown = f"item {plain.shown(name)}: " if name is not None else ""
@@ -98,19 +96,21 @@ def _items(
     return [item for _, item in found]
 
 
-def _item(entry: object, shares: Mapping[str, float] | None) -> Item:
+def _item(entry: object, shares: Mapping[str, float] | None, unanswered: bool) -> Item:
     if not isinstance(entry, dict):
         raise ValueError(f"expected an object with prompt and answer, got {plain.shown(entry)}")
     _check_keys(entry)
+    if not unanswered and "answer" not in entry and "text" not in entry:
+        raise ValueError("has no answer")
     pixels = _pixels(entry["pixels"]) if "pixels" in entry else ()
     asked = next(entry[key] for key in ASKED if key in entry)
     prompt = json.dumps(pixels) if pixels else _text(asked, "prompt")
     choices = _choices(entry["choices"]) if "choices" in entry else ()
     first, also = _answers(entry.get("answer", ""), choices)
-    answer = "" if "text" in entry else _answer(first, choices)
+    answer = _answer(first, choices) if "answer" in entry else ""
     content = json.dumps([prompt, choices, answer, *also], separators=(",", ":"))
     digest = sha256(content.encode()).hexdigest()
-    split = entry["split"] if "split" in entry else _split(digest, shares)
+    split = entry["split"] if "split" in entry else split_of(digest, shares)
     if split not in SPLITS:
         raise ValueError(f"split {plain.shown(split)} is not one of {', '.join(SPLITS)}")
     name = _text(entry.get("id", digest[:16]), "id")
@@ -129,8 +129,6 @@ def _check_keys(entry: Mapping[str, Any]) -> None:
         )
     if "text" in entry and ("answer" in entry or "choices" in entry):
         raise ValueError("a 'text' has no answer and no choices: nothing is asked")
-    if "answer" not in entry and "text" not in entry:
-        raise ValueError("has no answer")
 
 
 def _text(value: object, what: str) -> str:
@@ -193,7 +191,8 @@ def _answer(value: object, choices: tuple[str, ...]) -> int | str:
     return choices.index(value)
 
 
-def _split(digest: str, shares: Mapping[str, float] | None) -> str:
+def split_of(digest: str, shares: Mapping[str, float] | None) -> str:
+    """The split of an item whose content has this sha256; `shares` say how large each is."""
     number = int(digest[:8], 16)
     if shares is None:
         return SPLITS[min(number % 4, 2)]

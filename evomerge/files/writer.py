@@ -85,11 +85,16 @@ def write_files(folder: Path | str, files: Mapping[str, bytes]) -> Path:
 
 def atomic_text(path: Path | str, text: str) -> None:
     """Write a text file so that it is whole or unchanged, also after a power cut."""
+    atomic_bytes(path, text.encode())
+
+
+def atomic_bytes(path: Path | str, data: bytes) -> None:
+    """Write a file so that it is whole or unchanged, also after a power cut."""
     target = Path(path)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     with _machine_errors(target):
         try:
-            _write_small(partial, text.encode())
+            _write_small(partial, data)
             os.replace(partial, target)
         except BaseException:
             partial.unlink(missing_ok=True)

@@ -24,6 +24,8 @@ SPREAD_OF_SLOPES, SPREAD_OF_INTERCEPTS, SPREAD_OF_LEVEL = 0.5, 2.0, 1.0
 """Standard deviations of the priors: of log a around its level, of b, and of that level."""
 REACH, FINEST, COARSEST = 8.0, 0.05, 0.2
 """Nodes reach to +-8 standard deviations of ability; bounds of the distance between two."""
+LEAST_DISPERSION = 1e-3
+"""Answers that P meets exactly say something of ability, but not everything."""
 INFLATION = 1.5
 """How much wider than the endpoints' spread their prior is: merges may leave their range."""
 
@@ -166,13 +168,13 @@ class _Posterior:
 
 
 def _dispersion(items: Items, table: Array) -> float:
-    """sum (y - P)^2 / sum P (1 - P), at most 1: McCullagh and Nelder (1989), section 9.2."""
+    """sum (y - P)^2 / sum P (1 - P), from 0.001 to 1: McCullagh and Nelder (1989), section 9.2."""
     known = ~np.isnan(table)
     if np.isin(table[known], (0.0, 1.0)).all():
         return 1.0
     p = items.probability(ability(items, table)[0])
     spread = np.where(known, (table - p) ** 2, 0.0).sum()
-    return float(min(1.0, spread / (p * (1 - p))[known].sum()))
+    return float(np.clip(spread / (p * (1 - p))[known].sum(), LEAST_DISPERSION, 1.0))
 
 
 def ability(

@@ -12,14 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from evomerge.maths import irt
+from evomerge.maths import estimates, irt
 from evomerge.maths.irt import Array, Fit
 
 Ints = npt.NDArray[np.int_]
 Mask = npt.NDArray[np.bool_]
 
-STRATA = 5
-"""Groups of items by difficulty, of equal size, in the stratified mean."""
 FOLDS, REPEATS = 5, 8
 INFIT = (0.7, 1.3)
 """Wright and Linacre (1994): outside, an item is noisier or more predictable than the model."""
@@ -99,7 +97,7 @@ def _fold(known: Array, new: Array, shown: int, generator: np.random.Generator) 
     totals = np.isfinite(known).sum(axis=0)
     whole = np.nansum(known) / totals.sum()
     item_means = np.where(totals, np.nansum(known, axis=0) / np.maximum(totals, 1), whole)
-    strata = np.argsort(np.argsort(item_means, kind="stable")) * STRATA // known.shape[1]
+    strata = estimates.strata(item_means)
     for _ in range(REPEATS):
         order = generator.permutation(known.shape[1])
         place = np.cumsum(np.isfinite(new[:, order]), axis=1)[:, np.argsort(order)]
@@ -129,7 +127,7 @@ def _means(values: Array, chosen: Mask) -> Array:
 def _stratified(rows: Array, seen: Mask, strata: Ints) -> Array:
     """For each item the mean seen in its stratum; where nothing was seen there, the whole mean."""
     guess = np.repeat(_means(rows, seen)[:, None], rows.shape[1], axis=1)
-    for stratum in range(STRATA):
+    for stratum in range(estimates.STRATA):
         mine = strata == stratum
         some = (seen & mine).any(axis=1)
         guess[np.ix_(some, mine)] = _means(rows[some], (seen & mine)[some])[:, None]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from evomerge.objectives import standard_error
+from evomerge.maths.estimates import standard_error
 from evomerge.report import labels, style
 from evomerge.report.style import LOOKS
 

@@ -90,11 +90,11 @@ def optimism(run: Run) -> go.Figure:
 def progress(run: Run) -> go.Figure:
     """What the search saw: the mean score of every candidate, and the volume of their front."""
     history = list(run.history())
-    items = [answered for answered, _ in history]
+    items = [answered for _, answered, _ in history]
     anchors = list(run.searched.anchors.values())
     scores = [
         float(np.mean([a.score(loss) for a, loss in zip(anchors, losses, strict=True)]))
-        for _, losses in history
+        for _, _, losses in history
     ]
     figure = make_subplots(
         rows=1, cols=2, horizontal_spacing=0.1,
@@ -103,7 +103,7 @@ def progress(run: Run) -> go.Figure:
     dots = {"color": style.faded(style.BLUE, 0.5), "size": 6}
     line = {"color": style.VERMILION, "width": 2, "shape": "hv"}
     best = list(itertools.accumulate(scores, max))
-    volumes = _volumes([losses for _, losses in history])
+    volumes = _volumes([(id, losses) for id, _, losses in history])
     for column, name, values, look in (
         (1, "candidate", scores, {"mode": "markers", "marker": dots}),
         (1, "best so far", best, {"mode": "lines", "line": line}),
@@ -121,12 +121,15 @@ def progress(run: Run) -> go.Figure:
     return figure.update_yaxes(rangemode="tozero", col=2).update_yaxes(title_text="score", col=1)
 
 
-def _volumes(losses: Sequence[Sequence[float]]) -> list[float]:
-    """Hypervolume of the first 1, 2, ... rows; only the nondominated are carried along."""
-    archive, volumes = np.empty((0, len(losses[0]) if losses else 0)), []
-    for row in losses:
-        archive = np.vstack([archive, row])
-        archive = archive[pareto.nondominated(archive)]
+def _volumes(told: Sequence[tuple[int, Sequence[float]]]) -> list[float]:
+    """Hypervolume after the first 1, 2, ... (id, losses); the latest of each id count."""
+    latest: dict[int, Sequence[float]] = {}
+    volumes, archive = [], np.empty((0, len(told[0][1]) if told else 0))
+    for id, losses in told:
+        again = id in latest
+        latest[id] = losses
+        archive = np.array(list(latest.values())) if again else np.vstack([archive, losses])
+        archive = archive[pareto.nondominated(archive)]  # the others are not carried along
         volumes.append(pareto.hypervolume(archive, REFERENCE_POINT))
     return volumes
 

@@ -1,0 +1,166 @@
+"""Whole searches by fidelity, against those that ask every candidate 200 questions a bank.
+
+    python benchmarks/fitness_search.py [FOLDER] [--full FOLDER] [--seeds 10] [--candidates 200]
+        [--together 2] [--variants stratified-30 informative-30 ...]
+
+The quickstart's recipe with another fidelity. Every run is a whole one in FOLDER/VARIANT/seed-N,
+so that an interrupted benchmark goes on; `--full` names a folder of finished full runs,
+seed-N, such as quickstart_seeds.py leaves. Runs that are not there are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+FULL = "full"
+FIDELITIES: dict[str, dict[str, object]] = {
+    FULL: {"name": "first", "items": 200},
+    "first-30": {"name": "first", "items": 30},
+    "random-30": {"name": "random", "items": 30},
+    "stratified-30": {"name": "stratified", "items": 30},
+    "informative-20": {"name": "informative", "items": 20},
+    "informative-20-lean": {
+        "name": "informative",
+        "items": 20,
+        "every": 50,
+        "calibration": 4,
+        "rotate": 0.2,
+    },
+    "informative-30": {"name": "informative", "items": 30},
+    "informative-30-still": {"name": "informative", "items": 30, "rotate": 0.0},
+    "informative-30-once": {"name": "informative", "items": 30, "recalibration": 0},
+}
+SEARCH = """
+import json, sys, evomerge
+evomerge.search("quickstart", sys.argv[1], seed=int(sys.argv[2]), executor="inline",
+                budget={"candidates": int(sys.argv[3])}, fidelity=json.loads(sys.argv[4]))
+"""
+SPENT = ("search", "calibration", "anchors", "confirmation")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/fidelity"))
+    parser.add_argument("--full", type=Path, help="finished full runs, seed-N")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--candidates", type=int, default=200)
+    parser.add_argument("--together", type=int, default=2, help="runs side by side")
+    parser.add_argument("--variants", nargs="*", choices=list(FIDELITIES), metavar="VARIANT",
+                        default=list(FIDELITIES))  # fmt: skip
+    options = parser.parse_args()
+    from evomerge import zoo
+
+    zoo.path("zoo:tiny")
+    variants = [FULL, *(name for name in options.variants if name != FULL)]
+    places = {name: options.folder / name for name in variants}
+    places[FULL] = options.full or places[FULL]
+    make(options, places)
+    rows = {
+        name: [row(place / f"seed-{seed}") for seed in range(options.seeds)]
+        for name, place in places.items()
+    }
+    options.folder.mkdir(parents=True, exist_ok=True)
+    (options.folder / "table.json").write_text(json.dumps(rows, indent=1))
+    print(table(rows))
+
+
+def make(options: argparse.Namespace, places: dict[str, Path]) -> None:
+    """Have all runs made that are missing; those that are there are complete at once."""
+    waiting = [(name, seed) for seed in range(options.seeds) for name in places]
+    if options.full is not None:
+        waiting = [(name, seed) for name, seed in waiting if name != FULL]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    running: list[subprocess.Popen[bytes]] = []
+    while waiting or running:
+        while waiting and len(running) < options.together:
+            name, seed = waiting.pop(0)
+            arguments = [str(places[name] / f"seed-{seed}"), str(seed), str(options.candidates)]
+            command = [sys.executable, "-c", SEARCH, *arguments, json.dumps(FIDELITIES[name])]
+            running.append(subprocess.Popen(command, env=environment))
+        if running.pop(0).wait():
+            sys.exit("a run failed")
+
+
+def row(folder: Path) -> dict[str, float]:
+    """What a run has asked, by purpose, and what its front and its chosen point are worth."""
+    from evomerge import Run
+
+    run = Run(folder)
+    volume, low, high = run.hypervolume(run.front)
+    best = max(point.mean("test") for point in run.baselines)
+    return {
+        **spent(folder), "candidates": len(run.asked()), "hypervolume": volume, "low": low,
+        "high": high, "chosen": run.chosen.mean("test"), "best_baseline": best,
+    }  # fmt: skip
+
+
+def spent(folder: Path) -> dict[str, int]:
+    """Answers: of base and experts on `search`; of candidates asked every question; of the other
+    candidates; and whatever validation and test took, baselines included."""
+    from evomerge import Run
+    from evomerge.files.ledger import Ledger
+
+    run, counts = Run(folder), dict.fromkeys(SPENT, 0)
+    answered: dict[str, int] = {}
+    for plan, answer in Ledger(folder).answers():
+        if answer.split == "search":
+            answered[plan] = answered.get(plan, 0) + 1
+        else:
+            counts["confirmation"] += 1
+    everything, candidates = max(answered.values()), set(run.asked().values())
+    for plan, number in answered.items():
+        if plan in candidates:
+            counts["calibration" if number == everything else "search"] += number
+        else:
+            counts["anchors" if number == everything else "confirmation"] += number
+    return counts
+
+
+def table(rows: dict[str, list[dict[str, float]]]) -> str:
+    head = (
+        f"| fidelity | {' | '.join(SPENT)} | share of full, without confirmation | with it "
+        "| hypervolume of the front, test (of each run, 95 %) | less that of full (95 %) "
+        "| chosen, test mean | less that of full (95 %) |"
+    )
+    lines = [head, "|" + "---|" * (len(SPENT) + 7)]
+    whole = {key: column(rows[FULL], key) for key in rows[FULL][0]}
+    asked = sum(whole[key] for key in SPENT)
+    for name, found in rows.items():
+        mine = {key: column(found, key) for key in found[0]}
+        total = sum(mine[key] for key in SPENT)
+        before = (total - mine["confirmation"]).mean() / (asked - whole["confirmation"]).mean()
+        cells = [
+            name, *(f"{mine[key].mean():,.0f}" for key in SPENT),
+            f"{before:.3f}", f"{total.mean() / asked.mean():.3f}",
+            f"{mine['hypervolume'].mean():.3f} ({mine['low'].mean():.3f} to "
+            f"{mine['high'].mean():.3f})",
+            difference(mine["hypervolume"] - whole["hypervolume"]),
+            f"{mine['chosen'].mean():.4f}", difference(mine["chosen"] - whole["chosen"]),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def column(found: Sequence[dict[str, float]], key: str) -> np.ndarray:
+    return np.array([row[key] for row in found])
+
+
+def difference(pairs: np.ndarray) -> str:
+    """Mean over seeds and its 95 % interval, by Student's t."""
+    if len(pairs) < 2 or not pairs.any():
+        return f"{pairs.mean():+.4f}"
+    half = stats.t.ppf(0.975, len(pairs) - 1) * stats.sem(pairs)
+    return f"{pairs.mean():+.4f} ({pairs.mean() - half:+.4f} to {pairs.mean() + half:+.4f})"
+
+
+if __name__ == "__main__":
+    main()

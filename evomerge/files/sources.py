@@ -1,0 +1,109 @@
+"""Files of questions as rows of keys and values: JSON lines, CSV, Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from evomerge import errors
+from evomerge.files import plain
+
+MAX_BYTES = 1_000_000_000
+Row = tuple[str, object]
+"""Where it stands, for messages, and what stands there."""
+
+
+def rows(path: Path) -> list[Row]:
+    """The rows of a file with one of SUFFIXES; InputError with file:line for a bad one."""
+    return list(_READERS[path.suffix](path))
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(_data(path).split(b"\n"), start=1):
+        if line.strip():
+            where = f"{path}:{number}"
+            try:
+                yield where, plain.parse_json(line)
+            except ValueError as error:
+                raise errors.InputError(f"{where}: {error}") from None
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    """Empty cells are keys that are not there; `choices` are a JSON list in their cell."""
+    try:
+        text = _data(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise errors.InputError(f"{path}: is not UTF-8 at byte {error.start}") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    line = 1
+    try:
+        for cells in reader:
+            where, line = f"{path}:{line}", reader.line_num + 1
+            if not cells:
+                continue
+            if header is None:
+                header = _header(cells, where)
+            elif len(cells) != len(header):
+                raise errors.InputError(f"{where}: has {len(cells)} cells, expected {len(header)}")
+            else:
+                yield where, _entry(dict(zip(header, cells, strict=True)), where)
+    except csv.Error as error:
+        raise errors.InputError(f"{path}:{reader.line_num}: is not CSV: {error}") from None
+
+
+def _header(cells: list[str], where: str) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise errors.InputError(f"{where}: column {plain.shown(twice[0])} stands twice")
+    return names
+
+
+def _entry(cells: dict[str, str], where: str) -> dict[str, object]:
+    entry: dict[str, object] = {key: cell for key, cell in cells.items() if cell}
+    if "choices" not in entry:
+        return entry
+    try:
+        choices = entry["choices"] = plain.parse_json(cells["choices"].encode())
+    except ValueError as error:
+        raise errors.InputError(f"{where}: choices: {error}; expected a JSON list") from None
+    answer = cells.get("answer", "")
+    if answer.isdecimal() and isinstance(choices, list) and answer not in choices:
+        entry["answer"] = int(answer)
+    return entry
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    """Nulls are keys that are not there."""
+    if not find_spec("pyarrow"):
+        raise errors.MachineError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow")
+    import pyarrow
+    from pyarrow import parquet
+
+    data = plain.read_bytes(path, MAX_BYTES, str(path), errors.InputError)
+    try:
+        found = parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise errors.InputError(f"{path}: is not Parquet: {reason}") from None
+    for number, row in enumerate(found):
+        yield f"{path}: row {number}", {key: v for key, v in row.items() if v is not None}
+
+
+def _data(path: Path) -> bytes:
+    return plain.read_bytes(path, MAX_BYTES, str(path), errors.InputError).removeprefix(
+        b"\xef\xbb\xbf"
+    )
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _json_lines,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
+SUFFIXES = tuple(_READERS)
+NAMED = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"

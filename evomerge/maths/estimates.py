@@ -1,0 +1,88 @@
+"""The score on all items of a bank, from a model's answers to some of them.
+
+Answers (I,) are those of one model, in [0, 1], nan where an item was not asked. An error is the
+standard error of the estimate of the mean of all I answers: 0 once all are there.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from evomerge.maths import irt
+from evomerge.maths.irt import Array, Items, Prior
+
+Ints = npt.NDArray[np.int_]
+
+STRATA = 5
+"""Groups of items by difficulty, of equal size, in the stratified mean."""
+
+
+class Estimate(NamedTuple):
+    """A score in [0, 1] and its standard error."""
+
+    score: float
+    error: float
+
+
+def standard_error(scores: Array) -> float:
+    """Of a mean of scores in [0, 1]; equal ones count as if half an answer stood on each side."""
+    n = len(scores)
+    p = (float(scores.sum()) + 0.5) / (n + 1)
+    variance = float(scores.var()) or p * (1 - p)
+    return float(np.sqrt(variance / n))
+
+
+def strata(item_means: Array) -> Ints:
+    """Groups (I,) of equal size by how hard items are, the hardest 0."""
+    return np.argsort(np.argsort(item_means, kind="stable")) * STRATA // len(item_means)
+
+
+def stratified(answers: Array, groups: Ints) -> Estimate:
+    """Means within groups (I,), weighted by their sizes; a group not asked has the whole mean.
+
+    Source: Cochran (1977), eq. 5.1 and 5.7, with one variance pooled over the groups, as some
+    have a single answer. Raises ValueError where there is no answer.
+    """
+    known = np.isfinite(answers)
+    seen, where = answers[known], groups[known]
+    if not len(seen):
+        raise ValueError("no answers to estimate a score from")
+    asked = np.bincount(where, minlength=groups.max() + 1)
+    sizes = np.bincount(groups, minlength=len(asked))
+    sums = np.bincount(where, weights=seen, minlength=len(asked))
+    means = np.where(asked > 0, sums / np.maximum(asked, 1), seen.mean())
+    weights = sizes / sizes.sum()
+    n, filled = len(seen), int((asked > 0).sum())
+    squares = float(((seen - means[where]) ** 2).sum())
+    p = (float(seen.sum()) + 0.5) / (n + 1)
+    variance = (squares / (n - filled) if n > filled else float(seen.var())) or p * (1 - p)
+    behind = np.where(asked > 0, asked, n)
+    parts = weights**2 * variance / behind * (1 - np.minimum(asked / np.maximum(sizes, 1), 1))
+    return Estimate(float(weights @ means), float(np.sqrt(parts.sum())))
+
+
+def p_irt(
+    answers: Array, items: Items, prior: Prior, dispersion: float = 1.0, misfit: float = 0.0
+) -> Estimate:
+    """The mean of what was answered, and of P at the MAP ability on what was not.
+
+    Source: p-IRT, Polo et al. (2024), eq. 4. The error is that of the delta method: of the
+    ability, through the mean slope of P; of the answers around P, in units of `dispersion`; and
+    `misfit`, the mean absolute error of P's mean on held-out models.
+    """
+    known = np.isfinite(answers)
+    rest = ~known
+    if not rest.any():
+        return Estimate(float(answers.mean()), 0.0)
+    (theta,), (error,) = irt.ability(items, answers[None], prior, dispersion)
+    p = items.probability(theta)
+    share = float(rest.mean())
+    total = float(answers[known].sum()) + float(p[rest].sum())
+    noise = p * (1 - p)
+    slope = float((noise * items.slopes)[rest].mean())
+    scatter = dispersion * float(noise[rest].sum()) / int(rest.sum()) ** 2
+    variance = (slope * float(error)) ** 2 + scatter + misfit**2
+    return Estimate(total / len(answers), share * float(np.sqrt(variance)))

@@ -1,0 +1,277 @@
+"""What a search knows: its candidates, the items they are asked, how their answers are read.
+
+It changes by events of the ledger alone, so that replaying them leads to where they were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evomerge import confirm, plugins
+from evomerge.answers import Answers, Place
+from evomerge.estimation import Estimation
+from evomerge.fidelity import Chosen
+from evomerge.maths import pareto
+from evomerge.objectives import Losses
+from evomerge.plan import Plan
+from evomerge.plugins import Observation, Proposal
+from evomerge.recipe import Problem
+
+Report = Callable[[str, Mapping[str, Any]], None]
+
+GROWTH = 1.5
+"""Refits are so much rarer the longer a search is: all of them together cost a few of the last."""
+
+
+@dataclass
+class Candidate:
+    """A plan that the strategy has proposed, and what is known of it.
+
+    `asked` is how many items of a bank the strategy wants (None: as many as the recipe says);
+    `whole`, whether it is one of those who answer every item.
+    """
+
+    id: int
+    point: tuple[float, ...] | None
+    plan: Plan
+    places: list[Place]
+    asked: int | None = None
+    whole: bool = False
+    losses: tuple[float, ...] | None = None
+    errors: tuple[float, ...] = ()
+    items: int = 0
+    failed: bool = False
+
+    @property
+    def told(self) -> bool:
+        return self.failed or self.losses is not None
+
+    def observed(self) -> dict[str, Any]:
+        known = {"losses": self.losses, "errors": self.errors, "items": self.items}
+        return {"id": self.id, **known}
+
+
+class State:
+    """Candidates by id, and those `outstanding`, whose answers are waited for."""
+
+    def __init__(
+        self, problem: Problem, answers: Answers, losses: Losses, strategy: plugins.Strategy,
+        report: Report,
+    ) -> None:  # fmt: skip
+        self.problem, self.answers, self.losses = problem, answers, losses
+        self.strategy, self.report = strategy, report
+        self.fidelity = problem.recipe.fidelity
+        self.ledger = answers.ledger
+        self.where = str(self.ledger.folder)
+        self.candidates: dict[int, Candidate] = {}
+        self.outstanding: list[Candidate] = []
+        self.ends = [plan.key for plan in confirm.endpoints(problem).values()]
+        self.estimation = Estimation(self.fidelity, answers, problem.signals, self.ends)
+        self.chosen = Chosen(self.fidelity, answers, problem.recipe.seed)
+        self._fitted: int | None = None
+        self._drawn: int | None = None
+        self._admitted = 0  # since the last fit
+        self._stale = False
+
+    # Proposals and observations
+
+    def admit(self, proposal: Proposal, key: str | None = None) -> Candidate:
+        """Make a proposal an outstanding candidate; `key`: the plan that the ledger has for it."""
+        if key is not None and proposal.point is None:
+            plan = Plan.parse(self.ledger.plan(key), "ledger")
+        elif proposal.point is not None:
+            plan = self.problem.plan(proposal.point)
+        else:
+            plan = Plan.parse(proposal.plan, "strategy")
+        known = self.candidates.get(proposal.id)
+        if known is None:
+            whole = self._admitted < (self.fidelity.fresh if self._fitted else self.fidelity.whole)
+            known = Candidate(proposal.id, proposal.point, plan, [], whole=whole)
+            self.candidates[proposal.id] = known
+            self._admitted += 1
+        known.asked = proposal.items
+        known.places = self._wanted(known)
+        self.outstanding.append(known)
+        return known
+
+    def _wanted(self, candidate: Candidate) -> list[Place]:
+        if candidate.whole:
+            return self.answers.places("search")
+        return self.chosen.wanted(candidate.asked)
+
+    def tell(self, ready: Sequence[Candidate]) -> None:
+        """Record what is known of candidates who have answered, then tell the strategy."""
+        for candidate in ready:
+            candidate.failed = candidate.plan.key in self.answers.failures
+            if not candidate.failed:
+                self._estimate(candidate)
+        body = [candidate.observed() for candidate in ready]
+        self.ledger.append("tell", body)
+        self._pass_on(body)
+
+    def _estimate(self, candidate: Candidate) -> None:
+        found, items = self.estimation.of(candidate.plan.key, candidate.places)
+        candidate.losses, candidate.errors = self.losses.of(found)
+        candidate.items = items
+
+    def _pass_on(self, body: Sequence[Mapping[str, Any]]) -> None:
+        """Give the strategy what a tell event holds."""
+        named = self.problem.recipe.strategy
+        needs = plugins.strategy_needs(named.name, named.options)
+        observations = []
+        for row in body:
+            candidate = self.candidates[row["id"]]
+            candidate.failed = row["losses"] is None
+            candidate.losses = None if candidate.failed else tuple(row["losses"])
+            candidate.errors, candidate.items = tuple(row["errors"]), row["items"]
+            known = (candidate.losses, candidate.errors, candidate.items)
+            answers = self._answers_of(candidate) if "answers" in needs else None
+            observations.append(Observation(candidate.id, candidate.point, *known, answers))
+            if candidate in self.outstanding:
+                self.outstanding.remove(candidate)
+        self.strategy.tell(observations)
+
+    def _answers_of(self, candidate: Candidate) -> dict[str, dict[str, float]] | None:
+        if candidate.failed:
+            return None
+        key, places = candidate.plan.key, candidate.places
+        return {name: self.answers.by_item(key, name, places) for name in self.problem.objectives}
+
+    # Estimates and items, as answers come in
+
+    def revise(self, more: bool) -> None:
+        """Refit, tell again and choose items, as far as that is due; each is an event.
+
+        Items only where `more` candidates will be asked: elites answer what is new.
+        """
+        if self._fit_is_due():
+            told = [c for c in self._known() if c not in self.outstanding]
+            views = self.estimation.refitted([c.plan.key for c in told])
+            body = {"told": self._told(), "banks": views}
+            self.ledger.append("calibrated", body)
+            self._use_views(body)
+            self._say(views)
+        if self._stale:
+            self._stale = False
+            self._tell_again()
+        if more and self._items_are_due():
+            share = self.fidelity.rotates if self._drawn else 1.0
+            chosen = self.chosen.choose(self._fitted or 0, self.estimation, self._front(), share)
+            self.chosen.use(chosen["blocks"], self.where)
+            again = [c.id for c in self._elite() if self._lacks(c)]
+            body = {**chosen, "again": again}
+            self.ledger.append("items", body)
+            self._use_items(body)
+
+    def _known(self) -> list[Candidate]:
+        return [c for _, c in sorted(self.candidates.items()) if c.losses is not None]
+
+    def _told(self) -> int:
+        return sum(c.told for c in self.candidates.values())
+
+    def _fit_is_due(self) -> bool:
+        if self.fidelity.reads == "mean" and self.fidelity.name != "stratified":
+            return False
+        if self._fitted is None:
+            return True
+        if self._fitted == 0 and self.fidelity.whole:
+            return sum(c.told for c in self.candidates.values() if c.whole) >= self.fidelity.whole
+        if not self.fidelity.modelled and not self.fidelity.rotates:
+            return False
+        return self._told() >= max(self._fitted + self.fidelity.every, GROWTH * self._fitted)
+
+    def _items_are_due(self) -> bool:
+        """At first, after the calibration, and at every refit where items rotate."""
+        if not self.fidelity.draws or self._drawn == (self._fitted or 0):
+            return False
+        return not self._drawn or self.fidelity.rotates > 0
+
+    def _front(self) -> list[str]:
+        """Plans of the nondominated among base, experts and candidates."""
+        scores = [[e.score for e in self.estimation.of(key, self.answers.places("search"))[0]]
+                  for key in self.ends]  # fmt: skip
+        losses = [self.losses.of_scores(row) for row in scores]
+        losses += [c.losses for c in self._known() if c.losses is not None]
+        keys = [*self.ends, *(c.plan.key for c in self._known())]
+        kept = pareto.nondominated(np.array(losses))
+        return list(dict.fromkeys(k for k, good in zip(keys, kept, strict=True) if good))
+
+    def _elite(self) -> list[Candidate]:
+        """The nondominated candidates, who answer newly chosen items too."""
+        known = [c for c in self._known() if c not in self.outstanding]
+        if not known:
+            return []
+        kept = pareto.nondominated(np.array([c.losses for c in known]))
+        return [c for c, good in zip(known, kept, strict=True) if good]
+
+    def _lacks(self, candidate: Candidate) -> bool:
+        return bool(self.answers.missing(candidate.plan.key, self._wanted(candidate)))
+
+    def _tell_again(self) -> None:
+        """Tell anew whose estimates another fit has changed."""
+        changed = []
+        for candidate in self._known():
+            if candidate not in self.outstanding:
+                before = candidate.observed()
+                self._estimate(candidate)
+                changed += [candidate] if candidate.observed() != before else []
+        if changed:
+            body = [candidate.observed() for candidate in changed]
+            self.ledger.append("tell", body)
+            self._pass_on(body)
+
+    def _use_views(self, body: Mapping[str, Any]) -> None:
+        self.estimation.use(body["banks"], self.where)
+        self._fitted, self._stale, self._admitted = body["told"], True, 0
+
+    def _use_items(self, body: Mapping[str, Any]) -> None:
+        self.chosen.use(body["blocks"], self.where)
+        self._drawn = body["told"]
+        for id in body["again"]:
+            candidate = self.candidates[id]
+            candidate.places = self._wanted(candidate)
+            self.outstanding.append(candidate)
+
+    def _say(self, views: Mapping[str, Mapping[str, Any]]) -> None:
+        """Why a bank is not read as the recipe wants, once the calibration is complete."""
+        for name, view in views.items() if self._told() >= self.fidelity.whole else ():
+            if view["fallback"]:
+                text = f"'{name}': {view['fallback']}: the stratified mean is used"
+                self.report("note", {"text": text})
+
+    # An earlier session
+
+    def replay(self) -> None:
+        """Bring the strategy to where the ledger ends."""
+        diverged = 0
+        use: dict[str, Callable[[Any], None]] = {
+            "tell": self._pass_on, "calibrated": self._use_views, "items": self._use_items
+        }  # fmt: skip
+        for event in self.ledger.events("ask", *use):
+            if event.kind == "ask":
+                diverged += self._asked(event.body)
+            else:
+                use[event.kind](event.body)
+        if diverged:
+            self.report(
+                "note",
+                {"text": f"{diverged} asks came out otherwise than recorded; the record is used"},
+            )
+
+    def _asked(self, body: Mapping[str, Any]) -> bool:
+        """Repeat an ask; whether it came out otherwise than recorded."""
+        again = self.strategy.ask(body["n"])
+        recorded = body["proposals"]
+        for row in recorded:
+            self.admit(Proposal(row["id"], _point(row["point"]), items=row["items"]), row["plan"])
+        return [(p.id, p.point) for p in again] != [
+            (row["id"], _point(row["point"])) for row in recorded
+        ]
+
+
+def _point(value: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if value is None else tuple(value)

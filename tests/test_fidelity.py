@@ -1,0 +1,286 @@
+"""Which items a search asks, how it reads the answers, and that a resume repeats both."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import evomerge
+from evomerge import errors
+from evomerge.answers import Answers
+from evomerge.confirm import endpoints
+from evomerge.estimation import Estimation
+from evomerge.fidelity import Chosen
+from evomerge.files.ledger import Answer, Ledger
+from evomerge.maths import irt
+from evomerge.recipe import resolve
+from evomerge.schema import Fidelity
+from evomerge.worker import Result
+from tests import families, ledgers
+
+INFORMATIVE = {"name": "informative", "items": 8, "every": 6, "random": 0.25, "rotate": 0.5}
+
+
+def soft(family, **changes):
+    """A recipe whose search sees probabilities."""
+    objectives = {
+        name: {"bank": str(family / f"{name}.jsonl"), "signal": "probability"}
+        for name in ("one", "two")
+    }
+    return families.recipe(family, objectives=objectives, **changes)
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_an_interrupted_search_ends_as_one_left_alone(family, tmp_path):
+    """Stopped in the calibration, and where elites answer new items; refits, choices of items and
+    candidates told again are repeated to the last digit."""
+    recipe = soft(family, fidelity=INFORMATIVE, budget={"candidates": 13})
+    seen = []
+
+    def stop_at(numbers):
+        def report(event, facts):
+            seen.append(event)
+            if event == "answered" and seen.count("answered") in numbers:
+                raise Stopped
+
+        return report
+
+    evomerge.search(recipe, tmp_path / "whole", report=stop_at([]))
+    seen.clear()
+    for last in (7, 12, 16):
+        with pytest.raises(Stopped):
+            evomerge.search(recipe, tmp_path / "stopped", report=stop_at([last]))
+    evomerge.search(recipe, tmp_path / "stopped")
+    whole = ledgers.content(tmp_path / "whole")
+    assert ledgers.content(tmp_path / "stopped") == whole
+    check_items(whole["events"])
+    assert [body["again"] for kind, body in whole["events"] if kind == "items"][2]
+
+
+def test_an_extended_search_chooses_as_the_longer_one(family, tmp_path):
+    """The first ends where a fit is due, and items are chosen once there are more to ask."""
+    recipe = soft(family, fidelity=INFORMATIVE, strategy="sobol")
+    for name, budgets in (("grown", (6, 9)), ("whole", (9,))):
+        for candidates in budgets:
+            evomerge.search(recipe, tmp_path / name, budget={"candidates": candidates})
+    kinds = ("calibrated", "items", "ask", "tell")
+    grown, whole = (
+        [event for event in ledgers.content(tmp_path / name)["events"] if event[0] in kinds]
+        for name in ("grown", "whole")
+    )
+    assert grown == whole and sum(kind == "items" for kind, _ in whole) == 2
+
+
+@pytest.mark.slow
+def test_a_kill_after_any_event_changes_nothing(family, tmp_path):
+    recipe = soft(family, fidelity=INFORMATIVE, budget={"candidates": 15})
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kill_at_events", str(tmp_path / "killed"),
+         str(tmp_path / "whole")],
+        input=repr(recipe), text=True, capture_output=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    killed, whole = (ledgers.content(tmp_path / name) for name in ("killed", "whole"))
+    assert killed == whole
+    kinds = [kind for kind, _ in whole["events"]]
+    assert kinds.count("calibrated") == 3 and kinds.count("items") == 3
+    told = [row["id"] for kind, body in whole["events"] if kind == "tell" for row in body]
+    assert set(told) == set(range(15)) and len(told) > 15
+    check_items(whole["events"])
+
+
+def check_items(events):
+    """Blocks of distinct items, as many as asked for; at most half of them replaced."""
+    chosen = [body for kind, body in events if kind == "items"]
+    for name in ("one", "two"):
+        sets = [[id for block in body["blocks"][name] for id in block] for body in chosen]
+        assert all(len(ids) == len(set(ids)) == 8 for ids in sets)
+        assert len(set(sets[1]) - set(sets[2])) <= 4
+
+
+@pytest.fixture
+def known(family, tmp_path):
+    """Answers of ten plans by 1PL to both banks, as a run would hold them."""
+    problem = resolve(soft(family, fidelity=INFORMATIVE))
+    answers = Answers(Ledger(tmp_path / "run", write=True), problem.setup)
+    rng = np.random.default_rng(0)
+    ends = [plan.key for plan in endpoints(problem).values()]
+    keys = [*ends, *(f"{i:064}" for i in range(7))]
+    for objective, bank in problem.banks.items():
+        items, difficulty = bank.split("search"), np.linspace(-2, 2, 30)
+        for key, ability in zip(keys, rng.normal(size=10), strict=True):
+            noise = rng.normal(size=30, scale=0.2)
+            p = 1 / (1 + np.exp(difficulty - ability + noise))
+            given = tuple(
+                Answer(objective, item.id, "search", float(x > 0.5), {"probability": float(x)})
+                for item, x in zip(items, p, strict=True)
+            )
+            answers.add(Result(key, given))
+    yield answers, problem, ends, keys
+    answers.ledger.close()
+
+
+def estimated(known, **fidelity):
+    answers, problem, ends, keys = known
+    wanted = Fidelity(**fidelity)
+    estimation = Estimation(wanted, answers, problem.signals, ends)
+    estimation.use(estimation.refitted(keys), "here")
+    return estimation, Chosen(wanted, answers, 0)
+
+
+def test_informative_items_have_the_most_information_and_a_share_is_drawn(known):
+    keys = known[3]
+    estimation, chosen = estimated(known, name="informative", items=10, random=0.3)
+    view = estimation.views["one"]
+    assert view.trusted and view.whole == 10 and view.estimator == "p_irt"
+    event = chosen.choose(5, estimation, keys[:4], 1.0)
+    chosen.use(event["blocks"], "here")
+    asked = [id for _, _, block in chosen.wanted(None) for id in block][:10]
+    at = [estimation.ability(key, "one") for key in keys[:4]]
+    total = view.items.information(at).sum(axis=0)
+    ids = [item.id for item in known[1].banks["one"].split("search")]
+    assert asked[:7] == [ids[i] for i in np.argsort(-total, kind="stable")[:7]]
+    assert len(set(asked)) == 10
+    other = chosen.choose(6, estimation, keys[:4], 1.0)["blocks"]["one"]
+    assert sum(other, ())[:7] == tuple(asked[:7]) and sum(other, ())[7:] != tuple(asked[7:])
+    assert event == chosen.choose(5, estimation, keys[:4], 1.0)
+
+
+@pytest.mark.parametrize("name", ["random", "stratified", "informative"])
+def test_a_strategy_that_wants_more_gets_the_chosen_items_first(known, name):
+    estimation, chosen = estimated(known, name=name, items=7)
+    chosen.use(chosen.choose(0, estimation, known[3], 1.0)["blocks"], "here")
+    sets = [
+        [id for o, _, block in chosen.wanted(n) if o == "one" for id in block]
+        for n in (None, 7, 12, 1000)
+    ]
+    assert sets[0] == sets[1] and len(sets[1]) == 7 and len(sets[2]) == 17
+    assert sets[2] == sets[3][:17] and len(set(sets[3])) == len(sets[3]) == 30
+
+
+def test_stratified_items_come_from_all_strata(known):
+    estimation, chosen = estimated(known, name="stratified", items=10)
+    blocks = chosen.choose(0, estimation, (), 1.0)["blocks"]["two"]
+    ids = [item.id for item in known[1].banks["two"].split("search")]
+    where = estimation.views["two"].strata[[ids.index(id) for block in blocks for id in block]]
+    assert np.bincount(where).tolist() == [2] * 5
+
+
+def test_rotation_keeps_the_rest_and_gives_new_items_a_block(known):
+    estimation, chosen = estimated(known, name="random", items=12, estimator="stratified")
+    chosen.use(chosen.choose(0, estimation, (), 1.0)["blocks"], "here")
+    before = sum(chosen.blocks["one"], ())
+    after = chosen.choose(9, estimation, (), 0.25)["blocks"]["one"]
+    assert [len(block) for block in after] == [9, 3]
+    assert set(after[0]) < set(before) and not set(after[1]) & set(before)
+
+
+def test_all_answers_leave_nothing_to_estimate(known):
+    estimation, _ = estimated(known, name="informative", items=10)
+    for key in known[3]:
+        found, items = estimation.of(key, ())
+        assert items == 60 and all(e.error < 1e-12 for e in found)
+        rows = [known[0].row(key, o, "probability") for o in ("one", "two")]
+        assert np.allclose([e.score for e in found], [row.mean() for row in rows], rtol=1e-12)
+
+
+def test_without_enough_whole_rows_the_stratified_mean_is_used(known):
+    answers, problem, ends, keys = known
+    estimation = Estimation(Fidelity(**INFORMATIVE), answers, problem.signals, ends)
+    view = estimation.refitted(keys[3:7])["one"]
+    assert view["estimator"] == "stratified" and "7 models answered all of 30" in view["fallback"]
+    assert estimation.refitted(keys)["one"]["fallback"] == ""
+
+
+def test_where_theory_predicts_worse_the_stratified_mean_is_used(known):
+    """Answers that depend on groups of items, and on no ability."""
+    answers, problem, ends, _ = known
+    rng = np.random.default_rng(1)
+    estimation = Estimation(Fidelity(**INFORMATIVE), answers, problem.signals, ends)
+    table = np.where(np.arange(30) < 15, *rng.uniform(0.1, 0.9, (2, 12, 1)))
+    table += np.where(np.arange(30) % 2, 1e-3, -1e-3)
+    view = estimation._view(table, None)
+    assert view.held_out["irt"] > view.held_out["stratified"]
+    assert view.estimator == "stratified" and "worse than the stratified mean" in view.fallback
+    assert not view.trusted
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_constant_columns_and_rows_have_finite_estimates(known, value):
+    answers, problem, ends, _ = known
+    estimation = Estimation(Fidelity(**INFORMATIVE), answers, problem.signals, ends)
+    table = np.full((9, 30), value)
+    view = estimation._view(table, None)
+    few = np.where(np.arange(30) < 4, value, np.nan)
+    for found in (view.of(few), view.of(table[0])):
+        assert np.isfinite(found).all() and 0 <= found.score <= 1
+    assert irt.fit(table).items.slopes.min() > 0
+
+
+@pytest.mark.parametrize("change", [lambda v: v["item_means"].pop(), lambda v: v["slopes"].pop()])
+def test_a_calibration_of_other_items_is_refused(known, change):
+    answers, problem, ends, keys = known
+    estimation = Estimation(Fidelity(**INFORMATIVE), answers, problem.signals, ends)
+    views = estimation.refitted(keys)
+    change(views["two"])
+    with pytest.raises(errors.InputError, match=r"here: the calibration of 'two'.*other items"):
+        estimation.use(views, "here")
+
+
+def test_items_of_another_bank_are_refused(known):
+    chosen = estimated(known, name="random", items=3)[1]
+    with pytest.raises(
+        errors.InputError, match=r"here: .*'one' are not those .* no 'x' in search"
+    ):
+        chosen.use({"one": [["x"]]}, "here")
+
+
+def test_the_reason_of_a_fallback_is_printed(family, tmp_path):
+    """Calibration is done, and too few have answered everything to check a fit."""
+    notes = []
+    fidelity = {**INFORMATIVE, "calibration": 2}
+    evomerge.search(
+        soft(family, fidelity=fidelity, budget={"candidates": 6}), tmp_path / "run",
+        report=lambda event, facts: notes.append(facts.get("text", "")),
+    )  # fmt: skip
+    assert any("'one': 5 models answered all of 30 items, and 8" in note for note in notes)
+    assert sum("the stratified mean is used" in note for note in notes) == 2
+
+
+def test_more_items_than_there_are_is_everything(family, tmp_path):
+    fidelity = {"name": "random", "items": 500}
+    recipe = soft(family, fidelity=fidelity, budget={"candidates": 3}, strategy="sobol")
+    run = evomerge.search(recipe, tmp_path / "run")
+    assert [items for _, items, _ in run.history()] == [60, 120, 180]
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "says"),
+    [
+        ("informative", "fidelity.items: 'informative' needs a number of items"),
+        ({"name": "informative", "items": 9, "estimator": "mean"}, "fidelity.estimator: the mean"),
+        ({"name": "all", "estimator": "p_irt"}, "fidelity.estimator: 'all' asks every item"),
+        ({"name": "random", "items": 9, "random": 0.5}, "fidelity.random: goes with"),
+        ({"name": "random", "items": 9, "rotate": 0.5}, "fidelity.rotate: goes with"),
+        ({"name": "first", "items": 9, "calibration": 3}, "fidelity.calibration: goes with"),
+        ({"name": "first", "items": 9, "estimator": "p_irt", "rotate": 0.5},
+         "fidelity.rotate: 'first' has one fixed order"),
+        ({"name": "random", "items": 9, "estimator": "pirt"}, "did you mean 'p_irt'"),
+        ({"name": "informative", "items": 9, "random": 1.5}, "fidelity.random"),
+    ],
+)  # fmt: skip
+def test_a_wrong_fidelity_is_named(family, fidelity, says):
+    with pytest.raises(errors.RecipeError) as refusal:
+        resolve(soft(family, fidelity=fidelity))
+    assert says in str(refusal.value)
+
+
+def test_a_run_from_before_these_options_keeps_its_identity(family):
+    recipe = resolve(families.recipe(family)).identity()
+    assert recipe["fidelity"] == {"name": "first", "items": 20}

@@ -1,0 +1,142 @@
+"""Racing: who is promoted, that the best stay in, and how many items that saves."""
+
+import numpy as np
+import pytest
+
+import evomerge
+from evomerge import errors
+from evomerge.plugins import Observation
+from evomerge.strategies import racing
+from tests import families, ledgers
+from tests.landscapes import make, numeric
+
+
+def raced(truth, seed, candidates=40, objectives=2, **options):
+    """Bernoulli answers of candidates with true scores `truth(point)`: (ids by items, truths)."""
+    strategy = make("racing", {"inner": {"name": "sobol"}, **options}, numeric(2), objectives)
+    rng = np.random.default_rng(seed)
+    hard = rng.normal(size=(objectives, 400))
+    luck = rng.logistic(size=(candidates, objectives, 400))
+    scores, asked = {}, {}
+    while True:
+        new = strategy.ask(4 if len(scores) < candidates else 1)
+        if any(p.id >= candidates for p in new):  # nobody is left to promote
+            return asked, scores
+        told = []
+        for p in new:
+            scores[p.id], asked[p.id] = truth(p.id), p.items
+            logits = np.log(scores[p.id] / (1 - scores[p.id]))
+            answers = {
+                f"o{m}": {
+                    str(i): float(logits[m] + hard[m, i] + 0.5 * luck[p.id, m, i] > 0)
+                    for i in range(p.items)
+                }
+                for m in range(objectives)
+            }
+            losses = tuple(1 - np.mean(list(row.values())) for row in answers.values())
+            told.append(Observation(p.id, p.point, losses, (), p.items, answers))
+        strategy.tell(told)
+
+
+def test_the_best_is_kept_and_most_items_are_saved():
+    """40 candidates from .35 to .75 in both objectives: the best is in the last rung."""
+    truth = np.random.default_rng(0).permutation(np.linspace(0.35, 0.75, 40))
+    kept, items = 0, []
+    for seed in range(12):
+        asked, scores = raced(lambda id: np.full(2, truth[id % 40]), seed, rungs=[30, 90, 270])
+        best = max(scores, key=lambda id: scores[id][0])
+        kept += asked[best] == 270
+        items.append(np.mean(list(asked.values())))
+    assert kept >= 11
+    assert np.mean(items) < 0.7 * 270
+
+
+def test_who_is_best_in_one_objective_is_never_beaten():
+    """A front without a dominated candidate: all but a few go on to the end."""
+    front = [np.array([a, 1 - a]) for a in np.linspace(0.2, 0.8, 12)]
+    ends = [raced(lambda id: front[id % 12], seed, 12, rungs=[20, 60])[0] for seed in range(10)]
+    shares = [np.mean(np.array(list(asked.values())) == 60) for asked in ends]
+    assert np.mean(shares) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        (np.zeros(9), 0.5),
+        (np.array([1.0, *np.zeros(20)]), 0.5),
+        (np.array([1.0, -1.0, 0, 0]), 0.5),
+        (np.array([1.0, 2.0, 3.0]), 0.9629),  # t = 3.46 with two degrees of freedom
+        (np.array([-1.0, -2.0, -3.0]), 1 - 0.9629),
+    ],
+)
+def test_the_probability_to_be_better(differences, expected):
+    assert racing.better(differences) == pytest.approx(expected, abs=2e-3)
+
+
+def test_equal_differences_are_sure_only_in_number():
+    few, many = (racing.better(np.full(n, 0.1)) for n in (2, 20))
+    assert 0.5 < few < many < 1
+
+
+def one(strategy, id, score, items):
+    answers = {"o0": {str(i): score + 0.01 * (i % 3) for i in range(items)}}
+    strategy.tell([Observation(id, None, (1 - score,), (), items, answers)])
+
+
+def test_promotion_waits_for_nobody_and_comes_first():
+    strategy = make("racing", {"inner": {"name": "sobol"}, "rungs": [10, 30]}, numeric(2), 1)
+    first = strategy.ask(4)
+    assert [(p.id, p.items) for p in first] == [(i, 10) for i in range(4)]
+    one(strategy, 2, 0.5, 10)
+    again, new = strategy.ask(2)
+    assert (again.id, again.items, again.point) == (2, 30, first[2].point)
+    assert (new.id, new.items) == (4, 10)
+    one(strategy, 0, 0.4, 10)  # worse on every item
+    assert strategy.ask(1)[0].id == 5
+    one(strategy, 2, 0.5, 30)  # was the last rung
+    one(strategy, 1, 0.6, 10)
+    one(strategy, 1, 0.6, 10)  # nothing new
+    assert [(p.id, p.items) for p in strategy.ask(2)] == [(1, 30), (6, 10)]
+
+
+def test_a_candidate_that_fails_later_beats_nobody():
+    strategy = make("racing", {"rungs": [10, 30]}, numeric(2), 1)
+    strategy.ask(3)
+    one(strategy, 0, 0.9, 10)
+    strategy.tell([Observation(0, None, None)])
+    one(strategy, 1, 0.3, 10)
+    assert [p.id for p in strategy.ask(2)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"rungs": [30, 30]}, "strategy.racing.rungs: got [30, 30], expected rising"),
+        ({"rungs": [90, 30]}, "strategy.racing.rungs"),
+        ({"rungs": []}, "strategy.racing.rungs"),
+        ({"rungs": [1, 3]}, "strategy.racing.rungs"),
+        ({"confidence": 1.0}, "strategy.racing.confidence"),
+        ({"inner": "nsga2"}, "strategy.racing.inner: got 'nsga2', expected a mapping"),
+        ({"inner": {"name": "nsga3x"}}, "unknown strategy 'nsga3x'"),
+        ({"inner": {"name": "nsga2", "size": 1}}, "unknown option 'size'"),
+    ],
+)
+def test_a_wrong_option_is_named(options, says):
+    with pytest.raises(errors.RecipeError) as refusal:
+        make("racing", options, numeric(2))
+    assert says in str(refusal.value)
+
+
+def test_a_race_in_a_run_is_resumed(family, tmp_path):
+    """Extended once, it is the longer run; survivors of the last rung are confirmed."""
+    strategy = {"name": "racing", "rungs": [10, 20, 30], "inner": {"name": "sobol"}}
+    recipe = families.recipe(family, fidelity="all", strategy=strategy)
+    whole = evomerge.search(recipe, tmp_path / "whole", budget={"candidates": 9})
+    for candidates in (4, 9):
+        evomerge.search(recipe, tmp_path / "grown", budget={"candidates": candidates})
+    asks = [e for e in ledgers.content(whole.folder)["events"] if e[0] == "ask"]
+    wanted = [p["items"] for _, body in asks for p in body["proposals"]]
+    assert set(wanted) == {10, 20, 30} and len(wanted) > 9
+    most = {p["id"] for _, body in asks for p in body["proposals"] if p["items"] == 30}
+    assert {p.label for p in whole.front} <= {f"c{id}" for id in most}
+    assert {p.key for p in evomerge.Run(tmp_path / "grown").front}
