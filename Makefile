@@ -1,6 +1,6 @@
 # make quickstart    from a fresh clone: an environment, then a whole search
 # make test          style, types, and the tests that take seconds
-# make nightly       all tests, and the benchmarks that are quick
+# make nightly       all tests, thousands of kills, and the benchmarks that are quick (hours)
 # make gpu-check     what candidates cost on this machine's device; SIZES="135M 1B" for some only
 # make clean         away with the environment and the caches; runs/ stays
 #
@@ -33,8 +33,11 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# Its result is a page in docs/, for a person to look at and to commit.
 nightly: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "" --junitxml build/nightly.xml $(PYTEST_ARGS); code=$$?; \
+		$(BIN)/python -m tests.nightly build/nightly.xml docs/nightly-$$(date +%F).md \
+			$(PYTEST_ARGS) && exit $$code
 	@for file in benchmarks/quick_*.py; do \
 		if [ -f "$$file" ]; then echo "$$file"; $(BIN)/python "$$file" || exit 1; fi; \
 	done

@@ -3,11 +3,13 @@
     python benchmarks/strategies.py [FOLDER] [--seeds 10] [--candidates 200] [--only ROW...]
     python benchmarks/strategies.py --overhead
 
-All strategies with their defaults, the same landscapes, questions and number of candidates, asked
-for eight at a time; where a table says so, other options. Strategies see the answers to 200
-questions a skill. What is reported is the true hypervolume, below the reference point 1.1, of
-those candidates that are nondominated by the answers, as a share of the front's; and how far the
-candidate with the best mean by the answers is, truly, above the lowest mean loss there is.
+All strategies with their defaults, the same landscapes, questions and number of answers, asked for
+eight at a time; where a table says so, other options. Strategies see the answers to 200 questions
+a skill, or to as many as they want; a budget of N candidates is one of N times 200 answers. What
+is reported is the true hypervolume, below the reference point 1.1, of those candidates that are
+nondominated by the answers, as a share of the front's; and how far the candidate with the best
+mean by the answers is, truly, above the lowest mean loss there is. Where numbers of answers
+differ, those with most of them count.
 Intervals (95 %) are of Student's t over seeds; p-values of Wilcoxon's signed-rank test over seeds
 (each seed the mean over landscapes), against `sobol` on the same ones, adjusted by Holm.
 
@@ -98,30 +100,43 @@ def curve(
     except errors.RecipeError:
         return None
     needed = "answers" in plugins.strategy_needs(name, options)
-    points: list[tuple[float, ...]] = []
-    losses: list[list[float]] = []
-    while len(points) < budget:
-        asked = strategy.ask(min(CHUNK, budget - len(points)))
+    done: dict[int, int] = {}
+    rows: list[tuple[int, int, int, tuple[float, ...], list[float]]] = []
+    spent = 0
+    while spent < budget * ITEMS:
+        asked = strategy.ask(CHUNK)
         if not asked:  # it has no more to propose: nothing is out
             break
-        answers = landscape.answers(np.array([p.point for p in asked]))
-        told = landscape.asked(answers).tolist()
-        strategy.tell(
-            [
-                Observation(p.id, p.point, tuple(f), answers=by_item(rows) if needed else None)
-                for p, f, rows in zip(asked, told, answers, strict=True)
-            ]
-        )
-        points += [p.point for p in asked]
-        losses += told
-    seen, true = np.array(losses), landscape.true(np.array(points))
+        told = []
+        for p in asked:
+            items = min(ITEMS, p.items or ITEMS)
+            answers = landscape.answers(np.array([p.point]))[..., :items]
+            f = landscape.asked(answers)[0].tolist()
+            spent += items - done.get(p.id, 0)
+            done[p.id] = items
+            rows.append((spent, p.id, items, p.point, f))
+            given = by_item(answers[0]) if needed else None
+            told.append(Observation(p.id, p.point, tuple(f), (), items, given))
+        strategy.tell(told)
     found: dict[str, list[float]] = {"volume": [], "mean": []}
     for n in (budget // share for share in SHARES):
-        front = true[:n][pareto.nondominated(seen[:n])]
+        points, seen = known(rows, n * ITEMS)
+        true = landscape.true(points)
+        front = true[pareto.nondominated(seen)]
         found["volume"].append(pareto.hypervolume(front, REFERENCE_POINT) / landscape.volume)
-        best = true[seen[:n].mean(axis=1).argmin()]
+        best = true[seen.mean(axis=1).argmin()]
         found["mean"].append(float(best.mean()) - landscape.least_mean)
     return found
+
+
+def known(
+    rows: Sequence[tuple[int, int, int, tuple[float, ...], list[float]]], answers: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, D) and losses (N, M) of the candidates with most items, after some answers."""
+    latest = {id: (items, point, f) for spent, id, items, point, f in rows if spent <= answers}
+    most = max(items for items, _, _ in latest.values())
+    kept = [(point, f) for items, point, f in latest.values() if items == most]
+    return np.array([point for point, _ in kept]), np.array([f for _, f in kept])
 
 
 def by_item(rows: np.ndarray) -> dict[str, dict[str, float]]:

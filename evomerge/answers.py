@@ -90,12 +90,16 @@ class Answers:
         for _, split, number in mine:
             yield from (row[i.id] for i in block(bank, split, number, self.setup.batch))
 
-    def split(self, key: str, split: str) -> list[Scores] | None:
-        """Scores of a plan on all items of a split, an array an objective; None if incomplete."""
+    def split(
+        self, key: str, split: str, objectives: Sequence[str] | None = None
+    ) -> list[Scores] | None:
+        """Scores of a plan on all items of a split, an array for each of `objectives` (all, if
+        not given); None if anything of the split is missing."""
         places = self.places(split)
         if key in self.failures or self.missing(key, places):
             return None
-        return [self.column(key, objective, places) for objective in self.setup.banks]
+        names = objectives or self.setup.banks
+        return [self.column(key, objective, places) for objective in names]
 
 
 def seen(answer: Answer, signal: str) -> float:

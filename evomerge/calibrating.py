@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
+from evomerge.console import err, out
 from evomerge.maths.irt_checks import ESTIMATORS, FEWEST
 
 if TYPE_CHECKING:
     from evomerge.calibration import BankFit, Calibration
 
-out = Console()
-err = Console(stderr=True)
 
 NAMED = 5
 """Faulty items of a kind that are named; --json has all."""
@@ -34,7 +34,7 @@ def calibrate(
 
     with err.status("reading answers") as status:
         found = calibration.calibrate(
-            run, shown=shown, told=lambda bank: status.update(f"fitting {bank}")
+            run, shown=shown, told=lambda bank: status.update(Text(f"fitting {bank}"))
         )
     tables.delivered(out, found, show, page=page, as_json=as_json)
 
@@ -46,9 +46,9 @@ def show(console: Console, found: Calibration) -> None:
     console.print(_standings(found))
     for bank in found.banks:
         for line in remarks(bank):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(line, highlight=False, soft_wrap=True)
     for name, reason in found.skipped.items():
-        console.print(f"{name}: left out: {reason}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{name}: left out: {reason}", highlight=False, soft_wrap=True)
 
 
 def _fits(found: Calibration) -> Table:

@@ -40,6 +40,7 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
         if name in recipe.objectives:
             raise errors.RecipeError(f"objectives: '{name}' is in the recipe and in functions")
     _objectives(recipe, folder)
+    _keep(recipe, folder, functions)
     for key, model in {"base": recipe.base, **recipe.experts}.items():
         if model.startswith("zoo:"):
             with errors.at(key if key == "base" else f"experts.{key}"):
@@ -96,6 +97,21 @@ def _objectives(recipe: Recipe, folder: Path) -> None:
                 keys = shelf.check(objective.bank, folder)
                 if keys is not None and not recipe.allow_contamination:
                     _clean(keys)
+
+
+def _keep(recipe: Recipe, folder: Path, functions: Sequence[str]) -> None:
+    for name, one in recipe.keep.items():
+        with errors.at(f"keep.{name}"):
+            if name in recipe.objectives or name in functions:
+                raise errors.RecipeError("is an objective too; give it another name")
+            if (one.within is None) == (one.at_least is None):
+                raise errors.RecipeError("expected either 'within' or 'at_least'")
+            if one.of != "base" and one.of not in recipe.experts:
+                known = ["base", *recipe.experts]
+                raise errors.RecipeError(errors.unknown("of", "model", one.of, known))
+            keys = shelf.check(one.bank, folder)
+            if keys is not None and not recipe.allow_contamination:
+                _clean(keys)
 
 
 def _clean(keys: Sheet) -> None:

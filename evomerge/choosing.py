@@ -12,9 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evomerge import errors
-
-out = Console()
-err = Console(stderr=True)
+from evomerge.console import err, faint, out
 
 RunFolder = Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -117,6 +115,6 @@ def across(out: Console, run: Path, banks: list[str], split: str, as_json: bool)
     names = list(next(iter(rows.values())))
     table = Table("point", *names, title=f"{run} on {split}", title_justify="left")
     for label, row in rows.items():
-        cells = [f"{s.mean:.3f} [dim]{s.low:.2f}-{s.high:.2f}[/dim]" for s in row.values()]
+        cells = [faint(f"{s.mean:.3f}", f"{s.low:.2f}-{s.high:.2f}") for s in row.values()]
         table.add_row(f"{label} (chosen)" if label == opened.chosen.label else label, *cells)
     out.print(table)

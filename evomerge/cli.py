@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from evomerge import calibrating, choosing, comparing, errors, examining, merging, shelves
+from evomerge.console import err, out
 
 app = typer.Typer(
     help="Search for the best way to merge fine-tuned language models.",
@@ -30,8 +31,6 @@ app.add_typer(shelves.zoo_app, name="zoo", no_args_is_help=True)
 CTRL_C = 130
 """What typer makes of a KeyboardInterrupt."""
 
-out = Console()
-err = Console(stderr=True)
 
 RunFolder = Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")]
 RecipeFile = Annotated[str, typer.Argument(help="recipe file, or the name of a shipped one")]
@@ -63,19 +62,14 @@ def main() -> None:
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    err.print(f"[red]error:[/red] {_plain(message)}", highlight=False, soft_wrap=True)
+    text = Text.assemble(("error:", "red"), f" {errors.public(message)}")
+    err.print(text, highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
 def _terminated(number: int, frame: Any) -> None:
     """Before and after a search, which has its own way to stop, SIGTERM is like Ctrl-C."""
     raise KeyboardInterrupt
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 @app.command()

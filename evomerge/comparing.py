@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
+
+from evomerge.console import err, faint, out
 
 if TYPE_CHECKING:
     from evomerge.signals import Similarity
 
-out = Console()
-err = Console(stderr=True)
 
 _SHOWN = ("cosine", "sign_conflict", "weighted_conflict", "trim_overlap", "trimmed_conflict",
           "subspace_overlap")  # fmt: skip
@@ -74,9 +75,9 @@ def _keys(row: dict[str, float]) -> list[str]:
     return [key for key in row if not key.endswith("_chance")]
 
 
-def _cell(row: dict[str, float], key: str) -> str:
+def _cell(row: dict[str, float], key: str) -> Text:
     chance = row.get(f"{key}_chance", math.nan)
-    return _number(row[key]) + (f" [dim]{chance:.3f}[/dim]" if math.isfinite(chance) else "")
+    return faint(_number(row[key]), f"{chance:.3f}" if math.isfinite(chance) else "")
 
 
 def _number(value: float) -> str:

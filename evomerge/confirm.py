@@ -7,13 +7,14 @@ Answers to `validation` and `test` never reach a strategy. The shortlist is rank
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evomerge import ancestry, errors, plugins
 from evomerge.answers import Answers
+from evomerge.constraints import Constraints, Margin
 from evomerge.desk import Desk
 from evomerge.maths import pareto
 from evomerge.objectives import Losses, anchor, exact_anchor
@@ -177,15 +178,12 @@ def confirm(
 
     report("stage", {"name": "validation"})
     scan = {c: textbook(problem, "task_arithmetic", c) for c in COEFFICIENTS}
-    desk.answer([*scan.values(), *shortlist.values()], answers.places("validation"), told)
-    front, chosen = _ranked(answers, losses, shortlist)
-    best = max(scan, key=lambda c: float(np.mean(_means(answers, scan[c], "validation") or -1)))
-    baselines = {
-        **endpoints(problem),
-        "uniform mean": textbook(problem, "linear"),
-        f"task arithmetic {best:g}": scan[best],
-        "TIES": textbook(problem, "ties"),
-    }
+    constraints = Constraints(problem.recipe.keep, answers, endpoints(problem))
+    ranked = [*scan.values(), *shortlist.values(), *constraints.others.values()]
+    desk.answer(ranked, answers.places("validation"), told)
+    kept = constraints.kept(_complete(answers, shortlist), "validation")
+    front, chosen = _ranked(answers, losses, {label: shortlist[label] for label in kept})
+    baselines = _baselines(problem, answers, scan)
     report("stage", {"name": "test"})
     tested = [*baselines.values(), *(shortlist[label] for label in {*front, chosen})]
     desk.answer(tested, answers.places("test"), told)
@@ -198,8 +196,29 @@ def confirm(
         "baselines": {label: plan.key for label, plan in baselines.items()},
         "looks": previous["looks"] + 1,
     }
+    if problem.recipe.keep:
+        found["kept"] = {label: _plain(kept[label]) for label in front}
     answers.ledger.append("confirmed", found)
     report("confirmed", found)
+
+
+def _complete(answers: Answers, shortlist: Mapping[str, Plan]) -> dict[str, Plan]:
+    return {
+        label: plan
+        for label, plan in shortlist.items()
+        if answers.split(plan.key, "validation") is not None
+    }
+
+
+def _baselines(problem: Problem, answers: Answers, scan: Mapping[float, Plan]) -> dict[str, Plan]:
+    means = {c: _means(answers, scan[c], "validation", problem.objectives) for c in scan}
+    best = max(scan, key=lambda c: float(np.mean(means[c])))
+    return {
+        **endpoints(problem),
+        "uniform mean": textbook(problem, "linear"),
+        f"task arithmetic {best:g}": scan[best],
+        "TIES": textbook(problem, "ties"),
+    }
 
 
 def _ranked(
@@ -210,11 +229,7 @@ def _ranked(
     Both by what the search saw of each objective: a probability ranks with less noise than 0 or 1.
     """
     places = answers.places("validation")
-    ranked = {
-        label: losses.seen(answers, plan.key, places)
-        for label, plan in shortlist.items()
-        if answers.split(plan.key, "validation") is not None
-    }
+    ranked = {label: losses.seen(answers, plan.key, places) for label, plan in shortlist.items()}
     if not ranked:
         raise errors.Unconfirmed("no candidate of the shortlist could be scored on validation")
     kept = pareto.nondominated(np.array([losses.of_scores(seen) for seen in ranked.values()]))
@@ -222,9 +237,14 @@ def _ranked(
     return front, max(ranked, key=lambda label: float(np.mean(ranked[label])))
 
 
-def _means(answers: Answers, plan: Plan, split: str) -> list[float] | None:
-    columns = answers.split(plan.key, split)
-    return None if columns is None else [float(column.mean()) for column in columns]
+def _means(answers: Answers, plan: Plan, split: str, objectives: Sequence[str]) -> list[float]:
+    """Mean scores (M,) on a split; -1 for who has failed there."""
+    columns = answers.split(plan.key, split, objectives)
+    return [-1.0] if columns is None else [float(column.mean()) for column in columns]
+
+
+def _plain(margins: Mapping[str, Margin]) -> dict[str, dict[str, float]]:
+    return {name: asdict(margin) for name, margin in margins.items()}
 
 
 def _candidates(answers: Answers) -> int:

@@ -13,16 +13,41 @@ EvomergeError
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 DONE, USAGE, INPUT, ENVIRONMENT, UNCONFIRMED, FAILURES, INTERRUPTED = 0, 2, 3, 4, 5, 6, 75
 
 
+_CREDENTIALS = re.compile(r"(?<=:/)/?[^/\s]+(?=@)|\bhf_\w{20,}")
+_SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY)$")
+SHORTEST_SECRET = 8
+
+
+def public(text: str) -> str:
+    """Text from outside as it may be shown and recorded.
+
+    Without credentials (in URLs, tokens of a hub, values of variables such as HF_TOKEN), and with
+    escapes in place of characters that would control a terminal.
+    """
+    text = _CREDENTIALS.sub("***", text)
+    for name, value in os.environ.items():
+        if _SECRET.search(name) and len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
 class EvomergeError(Exception):
-    """Root of the tree; `exit_code` is what the command line returns."""
+    """Root of the tree; its message is public, `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(public(message))
 
 
 class RecipeError(EvomergeError, ValueError):

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from evomerge import errors
-
-out = Console()
+from evomerge.console import out
 
 RunFolder = Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]

@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from evomerge import errors
-
-out = Console()
-err = Console(stderr=True)
+from evomerge.console import err, out
 
 Folder = Annotated[Path, typer.Option("-o", "--out", help="folder to write")]
 ShardSize = Annotated[str, typer.Option(help="most bytes of a weight file: 5GB, 500MB")]
@@ -118,7 +115,7 @@ def import_(
         print(json.dumps(row, indent=1))
         return
     for note in found.notes:
-        err.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        err.print(note, style="yellow", highlight=False, soft_wrap=True)
     out.print(str(found.path), highlight=False, soft_wrap=True)
 
 

@@ -9,9 +9,30 @@ import torch
 from torch import nn
 
 from evomerge import errors
+from evomerge.files import plain
 
 Chain = list[tuple[str, nn.Module]]
 """The modules from the whole model (named "") down to the one that holds a tensor."""
+
+
+def config(folder: Path) -> Any:
+    """What transformers makes of a folder's config.json, without any code that it asks for.
+
+    Raises ValueError for a model that is defined by code of its own, InputError for one that
+    names an implementation on a hub, which transformers would download and run.
+    """
+    from transformers import AutoConfig
+
+    found: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    for part in (found, *(getattr(found, name, None) for name in found.sub_configs)):
+        for key in ("_attn_implementation", "_experts_implementation"):
+            named = getattr(part, key, None)
+            if isinstance(named, str) and "/" in named:
+                raise errors.InputError(
+                    f"{folder}: config.json: {key.lstrip('_')} is {plain.shown(named)}, code from "
+                    "a hub, which is never run; take the key out"
+                )
+    return found
 
 
 def architecture(config: Any, where: str) -> Any:
@@ -110,18 +131,17 @@ def kinds(folder: Path) -> dict[str, tuple[str, str]]:
 
 def on_meta(folder: Path) -> Any:
     """The folder's model without any memory for weights; None if transformers can not build it."""
-    from transformers import AutoConfig
     from transformers.utils import logging
 
     quiet: Any = logging
     verbosity = quiet.get_verbosity()
     quiet.set_verbosity_error()
     try:
-        config = AutoConfig.from_pretrained(folder)
-        found = architecture(config, str(folder))
+        known = config(folder)
+        found = architecture(known, str(folder))
         begin = getattr(found, "_from_config", None) or found.from_config
         with torch.device("meta"):
-            return begin(config)
+            return begin(known)
     except Exception:  # whatever a config makes of a library's constructors: names have to do
         return None
     finally:

@@ -39,7 +39,7 @@ class Shown:
         self._live = console.is_terminal
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"), TimeRemainingColumn(),
+            TextColumn("{task.fields[facts]}", markup=False), TimeRemainingColumn(),
             console=console, transient=True, disable=not self._live,
         )  # fmt: skip
         self._task: Any = None
@@ -58,7 +58,7 @@ class Shown:
         getattr(self, f"_on_{event}")(facts)
 
     def _on_stage(self, facts: Mapping[str, Any]) -> None:
-        self.console.print(f"[bold]{_STAGES[facts['name']]}[/bold]", highlight=False)
+        self.console.print(_STAGES[facts["name"]], style="bold", highlight=False)
         self._begun, self._answers = time.monotonic(), 0
         if self._task is not None:
             self._bar.remove_task(self._task)
@@ -87,13 +87,13 @@ class Shown:
 
     def _on_forecast(self, facts: Mapping[str, Any]) -> None:
         text = ", ".join(f"{name}: {value:,}" for name, value in facts.items())
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def _on_note(self, facts: Mapping[str, Any]) -> None:
         self._note(facts["text"])
 
     def _note(self, text: str) -> None:
-        self.console.print(text, style="yellow", highlight=False, markup=False)
+        self.console.print(text, style="yellow", highlight=False)
 
     def _on_complete(self, facts: Mapping[str, Any]) -> None:
         self.console.print(f"complete: {facts['candidates']} candidates, front confirmed")
@@ -132,7 +132,7 @@ def stream(console: Console, verb: str, what: str) -> Iterator[Callable[[int, in
             nonlocal begun
             if not begun and not live:
                 line = f"{verb} {what}: {total / 1e6:,.1f} MB"
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                console.print(line, highlight=False, soft_wrap=True)
             begun = True
             bar.update(task, completed=done, total=total)
 

@@ -80,13 +80,13 @@ class Problem:
 
     @property
     def objectives(self) -> list[str]:
-        return list(self.banks)
+        return [name for name in self.banks if name not in self.recipe.keep]
 
     @property
     def signals(self) -> dict[str, Signal]:
         """What the search sees of each objective."""
         given = self.recipe.objectives
-        return {name: given[name].signal if name in given else "score" for name in self.banks}
+        return {name: given[name].signal if name in given else "score" for name in self.objectives}
 
     def plan(self, point: Iterable[float]) -> Plan:
         """The plan at a point of the unit cube."""
@@ -132,10 +132,9 @@ class Problem:
         data["base"] = _portable(data["base"], base)
         for item in experts:
             data["experts"][item.name] = _portable(data["experts"][item.name], item)
-        for name, objective in data["objectives"].items():
-            path = self.banks[name].path
-            if Path(objective["bank"] or "").suffix:
-                objective["bank"] = str(path.resolve())
+        for name, asked in [*data["objectives"].items(), *data["keep"].items()]:
+            if Path(asked["bank"] or "").suffix:
+                asked["bank"] = str(self.banks[name].path.resolve())
         return data
 
     def origins(self) -> dict[str, str]:
@@ -147,6 +146,10 @@ class Problem:
     def identity(self) -> dict[str, Any]:
         """What makes a run this run: a folder with another identity is refused."""
         recipe, vocabulary = self.recipe, self.template.vocabulary
+        keep = {
+            name: [*self.banks[name].identity(), one.model_dump(exclude={"bank"})]
+            for name, one in recipe.keep.items()
+        }
         return {
             "base": self.base.sha256,
             "experts": {name: c.sha256 for name, c in self.experts.items()},
@@ -161,9 +164,10 @@ class Problem:
             },
             "fixed": dict(self.fixed),
             "objectives": {
-                name: [bank.name, bank.version, bank.sha256, self.signals[name]]
-                for name, bank in self.banks.items()
+                name: [*self.banks[name].identity(), self.signals[name]]
+                for name in self.objectives
             },
+            **({"keep": keep} if keep else {}),
             "strategy": recipe.strategy.model_dump(),
             "fidelity": recipe.fidelity.identity(),
             "seed": recipe.seed,
@@ -216,7 +220,7 @@ def _opened(
     )  # fmt: skip
     space, fixed = lay_out(template, recipe.space.genes, "space.genes")
     space = Space(space.genes, partial(products.of, found, template))
-    checks.strategy(recipe, space, list(banks))
+    checks.strategy(recipe, space, [name for name in banks if name not in recipe.keep])
     return Problem(recipe, where, found, banks, template, space, fixed)
 
 
@@ -268,4 +272,10 @@ def _banks(
             found[name] = shelf.load(str(objective.bank), folder)
             for split in SPLITS:  # a night's search must not end on one that is empty
                 found[name].split(split)
-    return found | {name: function.bank(name, call) for name, call in functions.items()}
+    found |= {name: function.bank(name, call) for name, call in functions.items()}
+    for name, one in recipe.keep.items():
+        with errors.at(f"keep.{name}"):
+            found[name] = shelf.load(one.bank, folder)
+            for split in SPLITS:
+                found[name].split(split)
+    return found

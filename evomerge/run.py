@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from evomerge.maths import intervals, pareto
 from evomerge.objectives import Losses, anchor
 from evomerge.preferences import Preference
 from evomerge.recorded import Recorded
+from evomerge.schema import Keep
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -171,6 +173,16 @@ class Run(Recorded):
                 rows.append((point, mean, point.mean("test")))
         return [row for row in rows if np.isfinite(row[2])]
 
+    def kept(self) -> list[dict[str, Any]]:
+        """What the chosen point had to keep: wanted, the margin on `validation` with its lower
+        bound, and its score on `test`. Empty without such a wish."""
+        rows = []
+        for name, margin in self.confirmed.get("kept", {}).get(self.chosen.label, {}).items():
+            wanted = Keep(**self.recipe["keep"][name]).wanted()
+            test = self._column(self.chosen.key, name, "test")
+            rows.append({"keep": name, "wanted": wanted, **margin, "test": float(test.mean())})
+        return rows
+
     def comparisons(self) -> list[dict[str, Any]]:
         """The chosen point against each baseline: difference of mean test scores, its 95 %
         interval and p-value from a paired bootstrap over items, and `p_holm`, adjusted for the
@@ -215,11 +227,12 @@ class Run(Recorded):
             for i, name in enumerate(self.objectives)
             if len(point.scores["test"][i])
         ]
-        option = "" if adapter is None else f" --adapter {adapter}"
+        command = ["evomerge", "export", str(self.folder), which, "-o", str(folder)]
+        command += [] if adapter is None else ["--adapter", str(adapter)]
         return saving.write(
             self.plan(which), folder, title=f"{self.recipe['name']} {point.label}",
             base=self.recipe["base"], experts=list(self.recipe["experts"].values()),
-            command=f"evomerge export {self.folder} {which} -o {folder}{option}", scores=scores,
+            command=shlex.join(command), scores=scores,
             notes=self.contamination, adapter=adapter, **details,
         )  # fmt: skip
 
@@ -250,6 +263,7 @@ class Run(Recorded):
                 "front": self.front.rows(),
                 "baselines": self.baselines.rows(),
                 "chosen_against": self.comparisons(),
+                "kept": self.kept(),
                 "knee": self.knee.label,
                 "looks_at_test": self.looks,
                 "contamination": self.contamination,

@@ -153,6 +153,23 @@ class Named(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Keep(_Part):
+    """A score that candidates have to keep on a bank: at most `within` below that of `of` (`base`
+    or an expert), or `at_least` a score. `confidence` is that of the lower bound at the end."""
+
+    bank: Text
+    within: float | None = Field(default=None, ge=0, le=1)
+    at_least: float | None = Field(default=None, ge=0, le=1)
+    of: Text = "base"
+    confidence: float = Field(default=0.95, ge=0.5, lt=1)
+
+    def wanted(self) -> str:
+        """For people."""
+        if self.within is None:
+            return f"at least {self.at_least:g}"
+        return f"within {self.within:g} of {self.of}"
+
+
 class Recipe(_Part):
     """A whole search. `tokenizer`: whose tokens merged models have, where those of the inputs
     differ: `base`, `union` or `expert:NAME`. `allow_mismatch`: merge experts that do not seem
@@ -172,6 +189,7 @@ class Recipe(_Part):
     allow_contamination: bool = False
     space: SpaceOptions = SpaceOptions()
     objectives: dict[str, Objective] = Field(min_length=1)
+    keep: dict[str, Keep] = Field(default_factory=dict)
     strategy: Named = Named(name="auto")
     fidelity: Fidelity = Fidelity()
     budget: Budget = Budget(candidates=200)

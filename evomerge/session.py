@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import errors
-from evomerge.files.ledger import NAME, Ledger
+from evomerge.files.ledger import Ledger, begun
 from evomerge.files.writer import atomic_text
 from evomerge.recipe import Problem
 
@@ -80,15 +80,14 @@ def facts(problem: Problem) -> dict[str, Any]:
 
 def _banks(problem: Problem) -> dict[str, Any]:
     return {
-        name: {"bank": bank.name, "scorer": bank.scorer} for name, bank in problem.banks.items()
+        name: {"bank": problem.banks[name].name, "scorer": problem.banks[name].scorer}
+        for name in problem.objectives
     }
 
 
 def pinned(folder: Path) -> dict[str, str]:
     """The commits of a run that has begun, by the names that its recipe has for them."""
-    if not (folder / NAME).is_file():
-        return {}
-    return dict(Ledger(folder).meta("origins") or {})
+    return dict(Ledger(folder).meta("origins") or {}) if begun(folder) else {}
 
 
 def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:

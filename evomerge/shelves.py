@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from evomerge.console import out
 
 bank_app = typer.Typer(help="Item banks: check your own questions and answers.")
 zoo_app = typer.Typer(help="Small real model families that build themselves.")
-out = Console()
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
@@ -52,7 +52,7 @@ def bank_check(
     if empty:
         out.print(f"a search needs all three splits, and {' and '.join(empty)} has no item")
     recipe = f"objectives: {{{json.dumps(found['name'])}: {json.dumps(found['reference'])}}}"
-    out.print(f"in a recipe:  {recipe}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"in a recipe:  {recipe}", highlight=False, soft_wrap=True)
 
 
 def _tell(found: Mapping[str, Any]) -> None:
@@ -60,7 +60,7 @@ def _tell(found: Mapping[str, Any]) -> None:
     if answers := found["answers"]:
         kinds = f"{answers['different']} different answers"
         constant = f"the most frequent, {json.dumps(answers['most'], ensure_ascii=False)}"
-        out.print(f"{kinds}; {constant}, is right in {answers['share']:.0%}", markup=False)
+        out.print(f"{kinds}; {constant}, is right in {answers['share']:.0%}")
     twins = found["near_duplicates"]
     if twins["pairs"]:
         count = f"{twins['pairs']} pairs of nearly equal items stand in two splits, such as"
@@ -68,7 +68,7 @@ def _tell(found: Mapping[str, Any]) -> None:
     for pair in twins["shown"]:
         named = zip(pair["items"], pair["splits"], strict=True)
         both = " and ".join(f"{name} ({split})" for name, split in named)
-        out.print(f"  {pair['similarity']:.2f}  {both}", markup=False, soft_wrap=True)
+        out.print(f"  {pair['similarity']:.2f}  {both}", soft_wrap=True)
 
 
 @bank_app.command("cache")

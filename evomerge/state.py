@@ -13,6 +13,7 @@ import numpy as np
 
 from evomerge import confirm, plugins
 from evomerge.answers import Answers, Place
+from evomerge.constraints import Constraints
 from evomerge.estimation import Estimation
 from evomerge.fidelity import Chosen
 from evomerge.maths import pareto
@@ -69,8 +70,11 @@ class State:
         self.where = str(self.ledger.folder)
         self.candidates: dict[int, Candidate] = {}
         self.outstanding: list[Candidate] = []
-        self.ends = [plan.key for plan in confirm.endpoints(problem).values()]
-        self.estimation = Estimation(self.fidelity, answers, problem.signals, self.ends)
+        ends = confirm.endpoints(problem)
+        self.ends = [plan.key for plan in ends.values()]
+        signals = problem.signals | dict.fromkeys(problem.recipe.keep, "score")
+        self.estimation = Estimation(self.fidelity, answers, signals, self.ends)
+        self.constraints = Constraints(problem.recipe.keep, answers, ends)
         self.chosen = Chosen(self.fidelity, answers, problem.recipe.seed)
         self._fitted: int | None = None
         self._drawn: int | None = None
@@ -115,7 +119,9 @@ class State:
 
     def _estimate(self, candidate: Candidate) -> None:
         found, items = self.estimation.of(candidate.plan.key, candidate.places)
-        candidate.losses, candidate.errors = self.losses.of(found)
+        scores, kept = found[: len(self.losses.anchors)], found[len(self.losses.anchors) :]
+        losses, candidate.errors = self.losses.of(scores)
+        candidate.losses = self.constraints.losses(losses, kept, self.estimation, candidate.places)
         candidate.items = items
 
     def _pass_on(self, body: Sequence[Mapping[str, Any]]) -> None:

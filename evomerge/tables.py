@@ -9,7 +9,9 @@ from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from evomerge.console import faint
 from evomerge.files import plain
 from evomerge.files.adapter import FIT
 from evomerge.front import Front, Point, named, shown
@@ -26,6 +28,12 @@ def show(out: Console, run: Run) -> None:
         difference = f"{row['difference']:+.3f}"
         against.add_row(named(row), difference, interval, shown(row["p_holm"]))
     out.print(against)
+    if kept := run.kept():
+        table = Table("has to keep", "wanted", "margin on validation", "lower bound", "test")
+        for row in kept:
+            margins = (f"{row['mean']:+.3f}", f"{row['low']:+.3f}")
+            table.add_row(row["keep"], row["wanted"], *margins, f"{row['test']:.3f}")
+        out.print(table)
     out.print(
         "nondom.: how probable it is that no other point here, baselines included, beats this one"
         " in every objective; p (Holm): adjusted for the number of baselines", highlight=False
@@ -41,7 +49,7 @@ def show(out: Console, run: Run) -> None:
         out.print(f"test hypervolume of {name}: {value:.3f} ({low:.3f} to {high:.3f})")
     out.print(f"looks at test so far: {run.looks}")
     for line in run.contamination:
-        out.print(line, style="yellow", highlight=False, markup=False)
+        out.print(line, style="yellow", highlight=False)
     failed = len(run.failures())
     if failed:
         out.print(f"failed candidates: {failed}")
@@ -132,9 +140,9 @@ def table_of(title: str, front: Front) -> Table:
         cells = []
         for i in range(len(front.objectives)):
             low, high = point.interval(i)
-            spread = "" if low != low else f" [dim]{low:.2f}-{high:.2f}[/dim]"
-            cells.append(point.text(i).split(" ")[0] + spread)
-        label = f"[bold]{point.label} (chosen)[/bold]" if point.chosen else point.label
+            spread = "" if low != low else f"{low:.2f}-{high:.2f}"
+            cells.append(faint(point.text(i).split(" ")[0], spread))
+        label = Text(f"{point.label} (chosen)", "bold") if point.chosen else point.label
         mean = point.mean("test")
         table.add_row(label, *cells, "-" if mean != mean else f"{mean:.3f}", front.stays(point))
     return table

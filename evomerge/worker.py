@@ -158,7 +158,7 @@ class Worker:
         except errors.EvaluationError as error:
             return replace(result, failed=str(error))
         except (Exception, SystemExit) as error:  # it may fail in any way; the run goes on
-            failed = f"{where}{type(error).__name__}: {error}"
+            failed = errors.public(f"{where}{type(error).__name__}: {error}")
             cause: Cause = "memory" if _is_memory(error) else ""
             trace = "".join([*traceback.format_tb(error.__traceback__)[-8:], failed])
             return replace(result, failed=failed, cause=cause, trace=trace)
@@ -223,23 +223,27 @@ def load(form: Form, dtype: str, device: torch.device) -> tuple[Any, Any]:
     The model is of the class that its config names. Without any file of a tokenizer, that is
     None.
     """
-    from transformers import AutoConfig
     from transformers.utils import logging
 
     quiet: Any = logging
     bar = quiet.is_progress_bar_enabled()
     quiet.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(form.base)
+        config = modules.config(form.base)
         if form.untied:
             config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
         kind: Any = modules.architecture(config, str(form.base))
-        model: Any = kind.from_pretrained(form.base, config=config, dtype=getattr(torch, dtype))
+        model: Any = kind.from_pretrained(
+            form.base, config=config, dtype=getattr(torch, dtype), use_safetensors=True,
+            trust_remote_code=False,
+        )  # fmt: skip
         if form.rows is not None:
             model.resize_token_embeddings(form.rows, mean_resizing=False)
         tokenizer = _tokenizer(form)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
+        if "trust_remote_code" in str(error):
+            reason = "it is defined by code in its folder, which is never run"
         raise errors.InputError(f"{form.base}: transformers can not load it: {reason}") from error
     finally:
         if bar:
@@ -254,12 +258,12 @@ def _tokenizer(form: Form) -> Any:
     if not files:
         return None
     if not form.tokenizer_files:
-        return AutoTokenizer.from_pretrained(form.tokenizer)
+        return AutoTokenizer.from_pretrained(form.tokenizer, trust_remote_code=False)
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
             Path(folder, name).parent.mkdir(exist_ok=True)
             Path(folder, name).write_bytes(data)
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def image_processor(folder: Path) -> Any:
@@ -270,7 +274,7 @@ def image_processor(folder: Path) -> Any:
     if not (folder / "preprocessor_config.json").is_file():
         return None
     try:
-        return auto.from_pretrained(folder)
+        return auto.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise errors.InputError(f"{folder}: transformers can not load it: {reason}") from error

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from evomerge import api, loop, worker  # noqa: F401 (loaded before forking)
@@ -27,10 +28,15 @@ def events(folder: Path) -> int:
 
 
 def start(recipe: dict[str, object], folder: Path) -> int:
+    return forked(lambda: api.search(recipe, folder))
+
+
+def forked(action: Callable[[], object]) -> int:
+    """The process id of a child that does `action` and nothing else."""
     child = os.fork()
     if child == 0:
         try:
-            api.search(recipe, folder)
+            action()
             os._exit(0)
         except BaseException as error:
             print(repr(error), file=sys.stderr)

@@ -1,21 +1,60 @@
-"""Run a recipe (from standard input) whole in one folder; in another, killed at random moments.
+"""Run recipes (a list, from standard input) killed at random moments, until there were KILLS.
 
-    python -m tests.kill_at_random KILLED WHOLE KILLS
+    python -m tests.kill_at_random FOLDER KILLS
 
-Every session is a forked child that shares the imports; before each kill the answers on disk
-are noted, and none of them may be gone or changed afterwards.
+Every session is a forked child that shares the imports. A recipe is searched whole once; then,
+in a folder of its own, killed again and again until it is complete: the answers on disk are noted
+before each kill, and none of them may be gone or changed afterwards, nor the ledger be damaged.
+The complete run has to equal the whole one. Then its best point is saved, killed likewise: the
+folder is absent, or it is the one that was saved undisturbed.
 """
 
 import ast
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
-from tests.kill_at_events import start
+import evomerge
+from tests import ledgers
+from tests.kill_at_events import forked, start
+
+SAVES = 3
+"""One of so many kills hits a save."""
+
+
+class Killer:
+    """Kills children at random moments of the time that they usually take."""
+
+    def __init__(self, wanted: int) -> None:
+        self.draw = random.Random(0)
+        self.wanted, self.kills = wanted, {"search": 0, "save": 0}
+
+    def left(self) -> int:
+        return self.wanted - sum(self.kills.values())
+
+    def kill(self, kind: str, child: int, latest: float, meanwhile) -> bool:
+        """False if the child ended by itself, which has to be well."""
+        deadline = time.monotonic() + self.draw.uniform(0, latest)
+        while time.monotonic() < deadline:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                assert status == 0, f"a {kind} failed"
+                return False
+            meanwhile()
+            time.sleep(0.01)
+        os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        if not os.WIFSIGNALED(status):
+            assert status == 0, f"a {kind} failed"
+            return False
+        self.kills[kind] += 1
+        return True
 
 
 def answers(folder: Path) -> dict[tuple[str, str, str], float]:
@@ -30,32 +69,71 @@ def answers(folder: Path) -> dict[tuple[str, str, str], float]:
     return {(plan, bank, item): score for plan, bank, item, score in rows}
 
 
-def main() -> None:
-    recipe = ast.literal_eval(sys.stdin.read())
-    killed, whole, wanted = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+def whole(child: int) -> float:
+    """Seconds that a child takes which is left alone."""
     begun = time.monotonic()
-    assert os.waitpid(start(recipe, whole), 0)[1] == 0
-    usual = time.monotonic() - begun
-    draw = random.Random(0)
-    kills = 0
+    assert os.waitpid(child, 0)[1] == 0
+    return time.monotonic() - begun
+
+
+def searched(killer: Killer, recipe: dict[str, object], folder: Path, usual: float) -> None:
+    """A search, killed until it is complete or there were enough kills; then it is completed."""
     known: dict[tuple[str, str, str], float] = {}
-    while kills < wanted:
-        child = start(recipe, killed)
-        # Short enough that a run is hit many times, long enough to get past loading.
-        deadline = time.monotonic() + draw.uniform(0, 0.4) * usual
-        while time.monotonic() < deadline and os.waitpid(child, os.WNOHANG)[0] == 0:
-            known |= answers(killed)
-            time.sleep(0.01)
-        try:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-        except (ProcessLookupError, ChildProcessError):
-            break  # it was complete
-        kills += 1
-        now = answers(killed)
+    while killer.left() > 0:
+        # short enough that a run is hit many times, long enough to get past loading
+        child = start(recipe, folder)
+        if not killer.kill("search", child, 0.4 * usual, lambda: known.update(answers(folder))):
+            break
+        now = answers(folder)
         assert all(now.get(key) == score for key, score in known.items()), "an answer is lost"
-    assert os.waitpid(start(recipe, killed), 0)[1] == 0
-    print(kills)
+    whole(start(recipe, folder))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """By file, but for the card, in which the folder's name stands."""
+    return {
+        path.name: sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+        if path.name != "README.md"
+    }
+
+
+def saved(killer: Killer, folder: Path, kills: int) -> None:
+    def save(target: Path) -> None:
+        evomerge.Run(folder).save("best", target, shard_size="20KB")
+
+    target = folder / "saves" / "best"
+    usual = whole(forked(lambda: save(folder / "saved")))
+    expected = digests(folder / "saved")
+    assert expected
+    for _ in range(kills):
+        killer.kill("save", forked(lambda: save(target)), 1.1 * usual, lambda: None)
+        if target.exists():
+            assert digests(target) == expected
+            shutil.rmtree(target)
+    whole(forked(lambda: save(target)))
+    assert digests(target) == expected
+    assert [path.name for path in target.parent.iterdir()] == ["best"], "something is left over"
+
+
+def main() -> None:
+    recipes, place = ast.literal_eval(sys.stdin.read()), Path(sys.argv[1])
+    killer = Killer(int(sys.argv[2]))
+    usual = {}
+    for i, recipe in enumerate(recipes):
+        usual[i] = whole(start(recipe, place / f"whole-{i}"))
+    rounds = 0
+    while killer.left() > 0:
+        i, folder = rounds % len(recipes), place / f"killed-{rounds}"
+        before = killer.kills["search"]
+        searched(killer, recipes[i], folder, usual[i])
+        assert ledgers.content(folder) == ledgers.content(place / f"whole-{i}")
+        fronts = [evomerge.Run(p).front.rows() for p in (folder, place / f"whole-{i}")]
+        assert fronts[0] == fronts[1]
+        saved(killer, folder, min(killer.left(), (killer.kills["search"] - before) // SAVES))
+        shutil.rmtree(folder)
+        rounds += 1
+    print(killer.kills["search"], killer.kills["save"], rounds)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,18 @@ def test_the_readme_tells_the_exit_codes():
         assert f"| {code} |" in README, f"exit code {code} is not in the README"
 
 
+def test_each_promise_names_tests_that_are_there():
+    text = (ROOT / "docs" / "promises.md").read_text()
+    rows = [line for line in text.splitlines() if re.match(r"\| (?!promise|-)", line)]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", row)
+        assert named, f"a promise without a test: {row[:60]}"
+        for file, name in named:
+            tree = ast.parse((ROOT / "tests" / file).read_text())
+            assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     text = re.sub(r"<!--.*?-->", "", page.read_text(), flags=re.S)

@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends as one that was left alone."""
+"""Runs and saves that are killed again and again end as those that were left alone."""
 
 import os
 import subprocess
@@ -6,26 +6,40 @@ import sys
 
 import pytest
 
-import evomerge
-from tests import families, ledgers
+from tests import families, nightly
+
+SEEDED = {"name": "seeded", "inner": {"name": "cma_es"}}
+
+
+def killed(place, kills, recipes):
+    """Kills in searches, kills in saves, and how many runs it took."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kill_at_random", str(place), str(kills)],
+        input=repr(recipes), text=True, capture_output=True, timeout=kills * 30,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.split()]
 
 
 @pytest.mark.slow
 def test_sigkill_at_thirty_random_moments(family, tmp_path):
-    """No recorded answer is lost or repeated, and the ledgers end equal."""
-    recipe = families.recipe(
-        family,
-        strategy={"name": "seeded", "inner": {"name": "cma_es"}},
-        budget={"candidates": 150},
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.kill_at_random", str(tmp_path / "killed"),
-         str(tmp_path / "whole"), "30"],
-        input=repr(recipe), text=True, capture_output=True, timeout=900,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == 30
-    assert ledgers.content(tmp_path / "killed") == ledgers.content(tmp_path / "whole")
-    fronts = [evomerge.Run(tmp_path / name).front.rows() for name in ("killed", "whole")]
-    assert fronts[0] == fronts[1]
+    """No recorded answer is lost or repeated, ledgers end equal, saves are whole or absent."""
+    recipe = families.recipe(family, strategy=SEEDED, budget={"candidates": 80})
+    searches, saves, _ = killed(tmp_path, 30, [recipe])
+    assert searches + saves == 30 and searches > 10
+
+
+@pytest.mark.nightly
+def test_sigkill_at_thousands_of_random_moments(family, tmp_path, record_property):
+    """Of strategies with and without a model of what they have seen, and of racing ones."""
+    recipes = [
+        families.recipe(family, strategy=strategy, budget={"candidates": 90})
+        for strategy in (SEEDED, "cma_es", {"name": "nsga2", "population": 6}, "tpe")
+    ]
+    kills = nightly.amount("EVOMERGE_KILLS")
+    searches, saves, rounds = killed(tmp_path, kills, recipes)
+    assert searches + saves == kills and searches > kills / 2
+    record_property("kills in searches", searches)
+    record_property("kills in saves", saves)
+    record_property("runs", rounds)

@@ -59,6 +59,22 @@ def test_who_is_best_in_one_objective_is_never_beaten():
     assert np.mean(shares) > 0.95
 
 
+@pytest.mark.parametrize(("sparsities", "last"), [((0.5, 0.5), 20), ((0.5, 0.6), 60)])
+def test_a_measure_of_the_model_is_no_sample(sparsities, last):
+    """Who knows less and is as sparse is beaten, who is sparser is not."""
+    strategy = make("racing", {"inner": {"name": "sobol"}, "rungs": [20, 60]}, numeric(2))
+    asked, truth = {}, (0.9, 0.1)
+    for _ in range(4):
+        told = []
+        for p in [p for p in strategy.ask(2) if p.id < 2]:
+            asked[p.id], right = p.items, truth[p.id] * p.items
+            skill = {str(i): float(i < right) for i in range(p.items)}
+            answers = {"o0": skill, "o1": {"o1:search": sparsities[p.id]}}
+            told.append(Observation(p.id, p.point, (1.0, 1.0), (), p.items, answers))
+        strategy.tell(told)
+    assert asked == {0: 60, 1: last}
+
+
 @pytest.mark.parametrize(
     ("differences", "expected"),
     [
@@ -70,11 +86,17 @@ def test_who_is_best_in_one_objective_is_never_beaten():
     ],
 )
 def test_the_probability_to_be_better(differences, expected):
-    assert racing.better(differences) == pytest.approx(expected, abs=2e-3)
+    assert racing.better(differences[None])[0] == pytest.approx(expected, abs=2e-3)
+
+
+def test_items_that_one_has_not_answered_do_not_count():
+    rows = np.array([[0.1, 0.2, 0.3, np.nan], [np.nan] * 4])
+    alone = racing.better(np.array([[0.1, 0.2, 0.3]]))
+    assert racing.better(rows).tolist() == pytest.approx([alone[0], 0.5])
 
 
 def test_equal_differences_are_sure_only_in_number():
-    few, many = (racing.better(np.full(n, 0.1)) for n in (2, 20))
+    few, many = (racing.better(np.full((1, n), 0.1))[0] for n in (2, 20))
     assert 0.5 < few < many < 1
 
 

@@ -34,6 +34,10 @@ class Bank:
     benchmark: Benchmark | None = None
     _splits: dict[str, tuple[Item, ...]] = field(default_factory=dict, repr=False, compare=False)
 
+    def identity(self) -> list[Any]:
+        """What a run remembers of it."""
+        return [self.name, self.version, self.sha256]
+
     def split(self, name: str) -> tuple[Item, ...]:
         """The items of one split in a fixed permutation; InputError if it has none."""
         if name not in SPLITS:

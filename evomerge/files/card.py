@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import re
+import shlex
 from collections.abc import Sequence
+from pathlib import PurePath
 
 import yaml
 
@@ -20,7 +22,8 @@ def card(
     notes: Sequence[str] = (),
 ) -> str:
     """A README.md: origin, key of the `plan`, `scores` (objective, score, 95 % low, high), and
-    `notes`, what to know before the scores are believed."""
+    `notes`, what to know before the scores are believed. Of paths it has the last parts alone."""
+    base, experts = _named(base), [_named(expert) for expert in experts]
     front = {
         "library_name": "transformers",
         "base_model": list(dict.fromkeys(_one_line(name) for name in (base, *experts))),
@@ -45,7 +48,7 @@ def card(
     parts.append(f"Plan: `{plan}`\n")
     if command:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
-        parts.append(f"{fence}\n{command}\n{fence}\n")
+        parts.append(f"{fence}\n{_without_folders(command)}\n{fence}\n")
     return "\n".join(parts)
 
 
@@ -53,6 +56,17 @@ def escape(text: str) -> str:
     """Text as one line of markdown that shows it literally, with no HTML and no table cells."""
     line = html.escape(_one_line(text), quote=False)
     return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", line)
+
+
+def _named(reference: str) -> str:
+    """A model as others may know it: a name as it is, of a folder on this machine its own."""
+    return PurePath(reference).name if reference.startswith(("/", "~")) else reference
+
+
+def _without_folders(command: str) -> str:
+    words = shlex.split(command)
+    named = [_named(word) for word in words]
+    return command if named == words else shlex.join(named)
 
 
 def _one_line(text: str) -> str:

@@ -20,6 +20,7 @@ TOKENIZER = (
     *("additional_chat_templates/*.jinja",),
 )
 OTHERS = ("*processor_config.json",)
+PLACES = ("name_or_path", "special_tokens_map_file", "tokenizer_file")
 GENERATION = "generation_config.json"
 
 
@@ -65,7 +66,20 @@ def _copied(source: Path, patterns: tuple[str, ...]) -> dict[str, bytes]:
             real = inside(source, name, str(source))
             limit = plain.MAX_JSON_BYTES
             files[name] = plain.read_bytes(real, limit, str(path), errors.InputError)
+            if name == "tokenizer_config.json":
+                files[name] = _without_places(files[name], str(path))
     return files
+
+
+def _without_places(data: bytes, where: str) -> bytes:
+    """A tokenizer's config without what older versions wrote of the machine it was made on."""
+    if not any(b'"%s"' % key.encode() in data for key in PLACES):
+        return data
+    try:
+        config = plain.parse_json(data)
+    except ValueError as error:
+        raise errors.InputError(f"{where}: {error}") from None
+    return json_bytes({key: value for key, value in config.items() if key not in PLACES})
 
 
 def _adjusted(config: dict[str, Any], form: Form) -> dict[str, Any]:
@@ -88,7 +102,6 @@ def _with_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]
     """The config as transformers 5 writes it: `dtype`, not `torch_dtype`, also in parts."""
     result = _renamed(config, str(dtype).removeprefix("torch."))
     result["dtype"] = str(dtype).removeprefix("torch.")
-    result.pop("_name_or_path", None)  # a path of the machine where the source was made
     return result
 
 
@@ -99,6 +112,6 @@ def _renamed(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
             result["dtype"] = dtype
         elif key.endswith("_config") and key != "quantization_config" and isinstance(value, dict):
             result[key] = _renamed(value, dtype)
-        elif key != "torch_dtype":
+        elif key not in ("torch_dtype", "_name_or_path"):
             result[key] = value
     return result

@@ -72,6 +72,10 @@ def read(path: Path, where: str = "") -> dict[str, TensorInfo]:
         raise errors.InputError(f"{where}: can not be read: {error.strerror}") from None
     except ValueError as error:
         raise errors.InputError(f"{where}: {error}") from None
+    except MemoryError:
+        raise errors.InputError(
+            f"{where}: its header of {length:,} bytes needs more memory than there is"
+        ) from None
 
 
 def _length(prefix: bytes, size: int) -> int:

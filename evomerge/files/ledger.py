@@ -11,7 +11,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class Ledger:
         self.folder = folder
         self.path = folder / NAME
         self._clock = clock
-        if not write and not (self.path.is_file() and self.path.stat().st_size):
+        if not write and not begun(folder):
             raise errors.InputError(f"{folder}: no run here ({NAME} is missing or empty)")
         self._lock = lock.take(folder) if write else None
         try:
@@ -89,7 +89,7 @@ class Ledger:
         if tables and "meta" not in tables:
             raise errors.InputError(f"{self.path}: is a database, but not a ledger")
         version = self.meta("schema") if tables else None
-        if version is None and write:  # new, or its first process died within a moment
+        if write and not tables:
             self._create()
         elif version != SCHEMA:
             raise errors.InputError(
@@ -104,9 +104,10 @@ class Ledger:
             self._db.execute("PRAGMA synchronous=FULL")
 
     def _create(self) -> None:
-        self._db.executescript(_TABLES)
-        if self.meta("schema") is None:
-            self.set_meta("schema", SCHEMA)
+        with self._transaction():
+            for statement in _TABLES.split(";"):
+                self._db.execute(statement)
+            self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (_json(SCHEMA),))
 
     def meta(self, key: str) -> Any:
         row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
@@ -259,6 +260,15 @@ def _plain(path: Path) -> Iterator[None]:
         ) from error
     except sqlite3.DatabaseError as error:
         raise errors.InputError(f"{path}: not a readable ledger: {error}") from error
+
+
+def begun(folder: Path) -> bool:
+    """Whether a folder has a ledger: a process that died as it made one has left none."""
+    path = folder / NAME
+    if not (path.is_file() and path.stat().st_size):
+        return False
+    with _plain(path), closing(sqlite3.connect(path, timeout=30)) as db:
+        return db.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
 
 
 def journal(kind: str) -> str:

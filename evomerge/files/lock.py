@@ -27,8 +27,12 @@ def take(folder: Path) -> int:
         raise errors.MachineError(
             f"{folder}: in use by another process ({other}). Wait for it, or name another folder"
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{_me()}\n".encode(), 0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{_me()}\n".encode(), 0)
+    except OSError as error:
+        os.close(descriptor)
+        raise errors.MachineError(f"{folder}: can not be written: {error.strerror}") from error
     return descriptor
 
 

@@ -17,6 +17,7 @@ from evomerge import errors
 
 MAX_JSON_BYTES = 100_000_000
 MAX_YAML_BYTES = 1_000_000
+MAX_YAML_DEPTH = 40
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
@@ -76,7 +77,12 @@ def read_json(path: Path, where: str = "") -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without anchors, of which 289 bytes can make a structure of 9^8 items."""
+    """Safe YAML without anchors, of which 289 bytes can make a structure of 9^8 items.
+
+    1:30 is a text: a long number to the base 60, as YAML 1.1 has it, takes time without end.
+    """
+
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
@@ -85,7 +91,32 @@ class _Loader(yaml.SafeLoader):
             raise ValueError(
                 f"line {line}: anchors and aliases (& and *) are not read; write it out"
             )
-        return super().compose_node(parent, index)
+        if self.depth >= MAX_YAML_DEPTH:
+            raise ValueError(
+                f"line {event.start_mark.line + 1}: nested too deeply, at most {MAX_YAML_DEPTH} "
+                "levels are read"
+            )
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (LookupError, AttributeError, TypeError):  # of `!!int ''` and the like
+            line, kind = node.start_mark.line + 1, node.tag.rpartition(":")[2]
+            raise ValueError(f"line {line}: {shown(node.value)} is no {kind}") from None
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
+        if ":" in node.value:
+            return node.value
+        return super().construct_yaml_int(node)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> Any:
+        if ":" in node.value:
+            return node.value
+        return super().construct_yaml_float(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -96,6 +127,9 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 # YAML 1.1 wants a point and a sign: without this, 1e-3 would be a text.
 _Loader.add_implicit_resolver(

@@ -17,8 +17,9 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
-from scipy import stats
+from scipy import special
 
 from evomerge import errors, plugins
 from evomerge.genome import Space
@@ -27,6 +28,7 @@ from evomerge.plugins import Observation, Proposal, Start
 INNER: Mapping[str, Any] = {"name": "nsga2"}
 WHERE = "strategy.racing"
 
+Array = npt.NDArray[np.float64]
 Answers = Mapping[str, Mapping[str, float]]
 
 
@@ -66,7 +68,8 @@ class Strategy:
             *plugins.inner(inner, where), space, objectives, seed=seed, where=where, start=start
         )
         self._points: dict[int, Proposal] = {}
-        self._answers: dict[int, Answers] = {}
+        self._scores = {name: _Scores() for name in self._objectives}
+        self._answered: dict[int, int] = {}
         self._wanted: dict[int, int] = {}
         self._beaten: set[int] = set()
         self._promoted: deque[int] = deque()
@@ -88,7 +91,7 @@ class Strategy:
             if seen.point is not None:
                 self._points[seen.id] = replace(self._points[seen.id], point=seen.point)
             if seen.failed or seen.answers is None:
-                self._answers.pop(seen.id, None)
+                self._answered.pop(seen.id, None)
             else:
                 self._race(seen.id, seen.answers)
 
@@ -97,13 +100,15 @@ class Strategy:
 
     def _race(self, id: int, answers: Answers) -> None:
         """Promote a candidate that has answered a further rung, unless it is beaten."""
-        before, there = self._answered(self._answers.get(id, {})), self._answered(answers)
-        self._answers[id] = answers
+        # Of the bank of which most was answered: another may have fewer items than a rung
+        there = max((len(row) for row in answers.values()), default=0)
+        before = self._answered.get(id, 0)
+        self._answered[id] = there
+        for name in self._objectives:
+            self._scores[name].keep(id, answers[name])
         if there <= before or there < self._wanted[id]:  # told again, or there are no more items
             return
-        rivals = [other for other in self._answers if other not in self._beaten | {id}]
-        needed = 1 - (1 - self._confidence) / max(1, len(rivals))
-        if any(self._dominance(other, id) >= needed for other in rivals):
+        if self._is_beaten(id):
             self._beaten.add(id)
             return
         following = [rung for rung in self._rungs if rung > there]
@@ -111,31 +116,55 @@ class Strategy:
             self._wanted[id] = following[0]
             self._promoted.append(id)
 
-    def _answered(self, answers: Answers) -> int:
-        """Items of the bank of which most were answered: a bank may have fewer than a rung."""
-        return max((len(row) for row in answers.values()), default=0)
-
-    def _dominance(self, one: int, other: int) -> float:
-        """How probable it is that `one` is better in every objective, on what both answered."""
-        chance = 1.0
-        for name in self._objectives:
-            mine, its = self._answers[one][name], self._answers[other][name]
-            apart = np.array([score - its[i] for i, score in mine.items() if i in its])
-            # A single answer is a measure of the model or a function: no sample of anything
-            chance *= float(apart[0] >= 0) if len(apart) == 1 else better(apart)
-        return chance
+    def _is_beaten(self, id: int) -> bool:
+        """Whether one of the others is better in every objective with joint confidence."""
+        rivals = [other for other in self._answered if other not in self._beaten | {id}]
+        if not rivals:
+            return False
+        apart = [self._scores[name].above(rivals, id) for name in self._objectives]
+        # An objective of one item is a measure of the model or a function: no sample of anything
+        chances = [np.all(d >= 0, axis=1) if d.shape[1] == 1 else better(d) for d in apart]
+        needed = 1 - (1 - self._confidence) / len(rivals)
+        return bool(np.prod(chances, axis=0).max() >= needed)
 
 
-def better(differences: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    """The probability that the mean of differences (n,) of paired answers is above 0.
+class _Scores:
+    """Scores of candidates on the items of one objective, nan where there is none."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, int] = {}
+        self._columns: dict[str, int] = {}
+        self._table = np.full((0, 0), np.nan)
+
+    def keep(self, id: int, scores: Mapping[str, float]) -> None:
+        row = self._rows.setdefault(id, len(self._rows))
+        columns = [self._columns.setdefault(item, len(self._columns)) for item in scores]
+        rows, width = self._table.shape
+        if row >= rows or len(self._columns) > width:
+            grown = np.full((max(2 * row + 2, rows), max(len(self._columns), width)), np.nan)
+            grown[:rows, :width] = self._table
+            self._table = grown
+        self._table[row, columns] = list(scores.values())
+
+    def above(self, others: Sequence[int], id: int) -> Array:
+        """How much each of the others scores above one, item by item (R, I)."""
+        return np.asarray(
+            self._table[[self._rows[o] for o in others]] - self._table[self._rows[id]]
+        )
+
+
+def better(differences: Array) -> Array:
+    """The probability (R,) that the mean of differences (R, I) of answers is above 0; nan: none.
 
     By Student's t under a flat prior; its degrees of freedom count the answers that differ, as
     the others say nothing: with answers of 0 or 1 it is near the sign test.
     """
-    differing = int(np.count_nonzero(differences))
-    mean = float(differences.mean()) if differing else 0.0
-    if differing < 2:
-        return 0.5
+    known = np.isfinite(differences)
+    filled, n = np.where(known, differences, 0.0), np.maximum(known.sum(axis=1), 1)
+    differing = np.count_nonzero(filled, axis=1)
+    mean = filled.sum(axis=1) / n
+    squares = np.where(known, (filled - mean[:, None]) ** 2, 0.0).sum(axis=1)
     # Differences that are nearly equal count as if one more answer had none
-    spread = max(float(differences.std(ddof=1)), abs(mean) / np.sqrt(len(differences) + 1), 1e-12)
-    return float(stats.t.cdf(mean / spread * np.sqrt(len(differences)), differing - 1))
+    spread = np.maximum(np.sqrt(squares / np.maximum(n - 1, 1)), np.abs(mean) / np.sqrt(n + 1))
+    t = mean / np.maximum(spread, 1e-12) * np.sqrt(n)
+    return np.where(differing < 2, 0.5, special.stdtr(np.maximum(differing - 1, 1), t))

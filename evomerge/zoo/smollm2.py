@@ -62,10 +62,13 @@ def _load(file: Path) -> tuple[Any, Any]:
     """The model in float32, free of its quantisation, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    place = {"gguf_file": file.name}
     with quiet(), redirect_stderr(io.StringIO()):  # a bar that no setting turns off
-        found: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype="float32", **place)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype="float32", trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            file.parent, gguf_file=file.name, trust_remote_code=False
+        )
     told = found.config.to_dict()
     kept = {key: value for key, value in told.items() if key != "quantization_config"}
     model: Any = LlamaForCausalLM(LlamaConfig(**{**kept, "_name_or_path": ""}))
