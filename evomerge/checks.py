@@ -14,7 +14,7 @@ from evomerge.layers import Layers
 from evomerge.layout import lay_out
 from evomerge.plan import Input, Template
 from evomerge.schema import Fidelity, Recipe
-from evomerge.scorers import function, structure
+from evomerge.scorers import function, structural
 
 AUTO = "auto"
 """The device that is there."""
@@ -92,7 +92,7 @@ def _objectives(recipe: Recipe, folder: Path) -> None:
             if objective.function is not None:
                 function.find(objective.function)
             elif objective.measure is not None:
-                structure.find(objective.measure)
+                structural.find(objective.measure)
             elif objective.bank is not None:
                 keys = shelf.check(objective.bank, folder)
                 if keys is not None and not recipe.allow_contamination:

@@ -12,7 +12,7 @@ from evomerge.maths import totals
 from evomerge.maths.totals import Totals
 from evomerge.objectives import exact_anchor
 from evomerge.recipe import resolve
-from evomerge.scorers import structure
+from evomerge.scorers import structural
 from tests import families
 
 
@@ -46,15 +46,15 @@ def test_what_rounds_to_the_base_is_no_difference():
 )
 def test_measures_are_their_formulas(measure, expected):
     found = Totals(entries=8, changed=2, nonzero=4, difference=4.0, base=16.0)
-    bank = structure.bank("own", measure)
-    batch = structure.prepare(None, bank.split("test"), **bank.options)
-    assert structure.score(found, batch) == {"score": [expected]}
+    bank = structural.bank("own", measure)
+    batch = structural.prepare(None, bank.split("test"), **bank.options)
+    assert structural.score(found, batch) == {"score": [expected]}
 
 
 def test_measures_of_nothing_and_of_what_is_far():
-    assert structure.MEASURES["sparsity"](Totals()) == 1.0
-    assert structure.MEASURES["closeness"](Totals(1, 1, 1, 9.0, 1.0)) == 0.0
-    assert structure.MEASURES["closeness"](Totals(1, 1, 1, 9.0, 0.0)) == 0.0
+    assert structural.MEASURES["sparsity"](Totals()) == 1.0
+    assert structural.MEASURES["closeness"](Totals(1, 1, 1, 9.0, 1.0)) == 0.0
+    assert structural.MEASURES["closeness"](Totals(1, 1, 1, 9.0, 0.0)) == 0.0
 
 
 def test_losses_go_from_the_ideal_to_the_worst_of_base_and_experts():
@@ -73,7 +73,7 @@ def run(family, tmp_path_factory):
     }
     recipe = families.recipe(family, operator="breadcrumbs", objectives=objectives)
     recipe["space"] = {"blocks": 1}
-    return evomerge.search(recipe, tmp_path_factory.mktemp("structure") / "run")
+    return evomerge.search(recipe, tmp_path_factory.mktemp("structural") / "run")
 
 
 def test_the_search_sees_what_the_saved_file_holds(run, family, tmp_path):

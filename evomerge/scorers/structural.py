@@ -36,8 +36,8 @@ def bank(name: str, measure: str) -> Bank:
     """The bank of one item a split that stands for a measure."""
     items = tuple(Item(f"{name}:{split}", name, (), "", split) for split in SPLITS)
     return Bank(
-        name=name, version=1, scorer="structure", options={"measure": find(measure)}, items=items,
-        licence="", sha256=f"structure:{measure}", path=Path(), description="",
+        name=name, version=1, scorer="structural", options={"measure": find(measure)}, items=items,
+        licence="", sha256=f"structural:{measure}", path=Path(), description="",
     )  # fmt: skip
 
 
