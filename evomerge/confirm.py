@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge import ancestry, errors
+from evomerge import ancestry, errors, plugins
 from evomerge.answers import Answers
 from evomerge.constraints import Constraints, Margin
 from evomerge.desk import Desk
 from evomerge.maths import pareto
-from evomerge.objectives import Losses, anchor
+from evomerge.objectives import Losses, anchor, exact_anchor
 from evomerge.pace import Pace
 from evomerge.plan import Plan, Template
 from evomerge.plugins import Strategy
@@ -88,7 +88,8 @@ def sanity(problem: Problem, desk: Desk, report: Report) -> Losses:
             answers.column(plan.key, name, answers.places("search"), problem.signals[name])
             for plan in plans.values()
         )
-        anchors[name] = anchor(base, experts)
+        exact = plugins.is_structural(problem.banks[name].scorer)
+        anchors[name] = (exact_anchor if exact else anchor)(base, experts)
         if name in problem.experts and anchors[name].zero > 0:
             _point_out(name, plans, answers, report)
     losses = Losses(anchors, problem.signals)
