@@ -143,9 +143,7 @@ def best_of_front(told: Sequence[Candidate], n: int) -> list[Candidate]:
         raise errors.Unconfirmed("no candidate has a score: nothing to confirm")
     wanted = [float("inf") if c.asked is None else c.asked for c in told]
     most = max(wanted)
-    unique = list(
-        {c.key: c for c, n in zip(told, wanted, strict=True) if n == most}.values()
-    )
+    unique = list({c.key: c for c, n in zip(told, wanted, strict=True) if n == most}.values())
     losses = np.array([c.losses for c in unique])
     front = [c for c, kept in zip(unique, pareto.nondominated(losses), strict=True) if kept]
     if len(front) <= n:
