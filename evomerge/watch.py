@@ -33,7 +33,10 @@ Note = Callable[[str], None]
 
 
 def _free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError as error:
+        raise errors.MachineError(f"{folder}: is not there any more: {error.strerror}") from error
 
 
 @dataclass

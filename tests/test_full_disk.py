@@ -144,3 +144,17 @@ def test_inputs_that_are_deleted_during_a_run(family, tmp_path, refused):
         len(evomerge.search(larger, run.folder, objectives={"deleting": deleting}).asked()) == 12
     )
     assert run.save("best", tmp_path / "m").is_dir()
+
+
+def test_a_run_folder_that_is_deleted_during_a_run(family, tmp_path):
+    calls = []
+
+    def deleting(model, tokenizer):
+        calls.append(1)
+        if len(calls) == 6:
+            shutil.rmtree(tmp_path / "run")
+        return 0.5
+
+    recipe = families.recipe(family, budget={"candidates": 9})
+    with pytest.raises(errors.MachineError, match="is not there any more"):
+        evomerge.search(recipe, tmp_path / "run", objectives={"deleting": deleting})
