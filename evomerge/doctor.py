@@ -31,7 +31,7 @@ def examine(folder: Path, *, ray: bool = True) -> dict[str, Any]:
         "versions": {name: _version(name) for name in LIBRARIES},
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "memory": _memory(),
+        "memory (bytes)": _memory(),
         "devices": _devices(),
         "folders": {
             "runs": _folder(folder),
@@ -74,7 +74,7 @@ def _devices() -> list[dict[str, Any]]:
         row: dict[str, Any] = {"device": f"{kind.type}:{i}"}
         if hasattr(module, "get_device_properties"):
             properties = module.get_device_properties(i)
-            row |= {"name": properties.name, "memory": properties.total_memory}
+            row |= {"name": properties.name, "memory (bytes)": properties.total_memory}
         rows.append(row)
     return rows
 
@@ -88,7 +88,7 @@ def _folder(folder: Path) -> dict[str, Any]:
     return {
         "path": str(there),
         "file system": kind,
-        "free": shutil.disk_usage(there).free,
+        "free (bytes)": shutil.disk_usage(there).free,
         "writable": os.access(there, os.W_OK),
         "journal": ledger.journal(kind),
     }
@@ -109,8 +109,8 @@ def _problems(found: dict[str, Any]) -> list[str]:
     for name, folder in found["folders"].items():
         if not folder["writable"]:
             lines.append(f"{name}: {folder['path']} can not be written")
-        elif folder["free"] < 5e8:
-            lines.append(f"{name}: {folder['free'] / 1e6:,.0f} MB are free in {folder['path']}")
+        elif (free := folder["free (bytes)"]) < 5e8:
+            lines.append(f"{name}: {free / 1e6:,.0f} MB are free in {folder['path']}")
     if found["ray"].startswith("does not"):
         lines.append(f"ray {found['ray']}")
     return lines

@@ -62,7 +62,7 @@ def show(out: Console, run: Run) -> None:
 def words(value: Any) -> str:
     """A fact for people: numbers with commas, what is nested in one line."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {words(v)}" for key, v in value.items())
+        return ", ".join(f"{k.removesuffix(BYTES)} {_said(k, v)}" for k, v in value.items())
     if isinstance(value, list):
         return ", ".join(map(words, value)) or "none"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -70,16 +70,24 @@ def words(value: Any) -> str:
 
 
 def facts(out: Console, found: dict[str, Any]) -> None:
-    """A row a fact, with a line for each part of one that has parts."""
+    """A row a fact, with a line for each part of one that has parts; bytes as MB or GB."""
     table = Table(show_header=False)
     for key, value in found.items():
-        lines = (
-            [f"{name}: {words(v)}" for name, v in value.items()]
-            if isinstance(value, dict)
-            else [words(value)]
-        )
-        table.add_row(key, "\n".join(lines))
+        parts = value if isinstance(value, dict) else {}
+        lines = [f"{name}: {_said(key, part)}" for name, part in parts.items()]
+        lines = lines or [_said(key, value)]
+        table.add_row(key.removesuffix(BYTES), "\n".join(lines))
     out.print(table)
+
+
+BYTES = " (bytes)"
+"""Ends the name of a fact whose whole numbers are bytes, but for very small ones: counts."""
+
+
+def _said(key: str, value: Any) -> str:
+    if not key.endswith(BYTES) or not isinstance(value, int) or value < 100_000:
+        return words(value)
+    return f"{value / 1e9:,.2f} GB" if value >= 1e9 else f"{value / 1e6:,.1f} MB"
 
 
 def preferred(out: Console, run: Run, point: Point) -> None:

@@ -105,7 +105,7 @@ class Strategy:
         before = self._answered.get(id, 0)
         self._answered[id] = there
         for name in self._objectives:
-            self._scores[name].keep(id, answers[name])
+            self._scores[name].keep(id, answers.get(name, {}))
         if there <= before or there < self._wanted[id]:  # told again, or there are no more items
             return
         if self._is_beaten(id):
