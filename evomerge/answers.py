@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -15,32 +16,67 @@ from evomerge.worker import Result, Setup, block, n_blocks
 Scores = npt.NDArray[np.float64]
 
 
+KEPT = 2**18
+"""Answers that are kept in memory, of the plans that were looked at last: about 100 MB."""
+
+Rows = dict[str, dict[str, Answer]]
+"""What one plan has answered, by objective and item."""
+
+
 class Answers:
-    """The answers of a ledger in memory, by plan key, objective and item."""
+    """The answers of a ledger, by plan key, objective and item.
+
+    Those looked at last are kept in memory, so that what it takes does not grow with a search.
+    """
 
     def __init__(self, ledger: Ledger, setup: Setup) -> None:
         self.ledger = ledger
         self.setup = setup
         self.failures = ledger.failures()
-        self._table: dict[tuple[str, str], dict[str, Answer]] = {}
-        self.searched = 0
-        for plan, answer in ledger.answers():
-            self._keep(plan, answer)
+        self.searched = ledger.answered("search")
+        self._rows: OrderedDict[str, Rows] = OrderedDict()
+        self._weights: dict[str, int] = {}
+        self._places: dict[tuple[str, int | None], list[Place]] = {}
+        self._kept = 0
 
-    def _keep(self, plan: str, answer: Answer) -> None:
-        row = self._table.setdefault((plan, answer.bank), {})
-        self.searched += answer.split == "search" and answer.item not in row
-        row.setdefault(answer.item, answer)
+    def add(self, results: Sequence[Result]) -> None:
+        """Keep results, on disk first: all of them in one transaction."""
+        before = {result.key: self._of(result.key) for result in results}
+        with self.ledger.together():
+            for result in results:
+                slot = (result.host, result.slot)
+                if result.failed is not None:
+                    self.ledger.record_failure(result.key, result.failed, *slot)
+                else:
+                    self.ledger.record(result.key, result.answers, *slot)
+        for result in results:
+            if result.failed is not None:
+                self.failures[result.key] = result.failed
+            for answer in result.answers:
+                row = before[result.key].setdefault(answer.bank, {})
+                self.searched += answer.split == "search" and answer.item not in row
+                row.setdefault(answer.item, answer)
+        for key, rows in before.items():
+            self._keep(key, rows)
 
-    def add(self, result: Result) -> None:
-        """Keep a result, on disk first."""
-        if result.failed is not None:
-            self.ledger.record_failure(result.key, result.failed, result.host, result.slot)
-            self.failures[result.key] = result.failed
-            return
-        self.ledger.record(result.key, result.answers, result.host, result.slot)
-        for answer in result.answers:
-            self._keep(result.key, answer)
+    def _of(self, key: str) -> Rows:
+        rows = self._rows.get(key)
+        if rows is None:
+            rows = {}
+            for answer in self.ledger.answers_of(key):
+                rows.setdefault(answer.bank, {})[answer.item] = answer
+            self._keep(key, rows)
+        self._rows.move_to_end(key)
+        return rows
+
+    def _keep(self, key: str, rows: Rows) -> None:
+        """Keep what one plan has answered; what was looked at longest ago makes room."""
+        self._rows.pop(key, None)
+        self._kept += _weight(rows) - self._weights.pop(key, 0)
+        self._rows[key], self._weights[key] = rows, _weight(rows)
+        while self._kept > KEPT and len(self._rows) > 1:
+            oldest, _ = self._rows.popitem(last=False)
+            self._kept -= self._weights.pop(oldest)
 
     def retry(self, keys: Iterable[str]) -> None:
         """Forget that these plans failed."""
@@ -49,13 +85,16 @@ class Answers:
             self.ledger.forget_failures(failed)
 
     def places(self, split: str, items: int | None = None) -> list[Place]:
-        """The blocks that hold the first `items` items of every bank (None: all)."""
-        batch = self.setup.batch
-        return [
-            (objective, split, number)
-            for objective, bank in self.setup.banks.items()
-            for number in range(n_blocks(bank, split, batch, items))
-        ]
+        """The blocks that hold the first `items` items of every bank (None: all): one list for
+        all candidates that are asked them."""
+        known = self._places.get((split, items))
+        if known is None:
+            known = self._places[split, items] = [
+                (objective, split, number)
+                for objective, bank in self.setup.banks.items()
+                for number in range(n_blocks(bank, split, self.setup.batch, items))
+            ]
+        return known
 
     def missing(self, key: str, places: Iterable[Place]) -> tuple[Place, ...]:
         """Those blocks that a plan has not answered."""
@@ -63,7 +102,7 @@ class Answers:
 
     def _has(self, key: str, place: Place) -> bool:
         objective, split, number = place
-        row = self._table.get((key, objective), {})
+        row = self._of(key).get(objective, {})
         items = block(self.setup.banks[objective], split, number, self.setup.batch)
         return all(item.id in row for item in items)
 
@@ -72,20 +111,20 @@ class Answers:
     ) -> Scores:
         """What a plan scored on the items of an objective's blocks, in their order: (n,)."""
         found = self._answered(key, objective, places)
-        return np.array([seen(answer, signal) for answer in found])
+        return np.array([answer.seen(signal) for answer in found])
 
     def row(self, key: str, objective: str, signal: str = "score") -> Scores:
         """What a plan scored on all `search` items of an objective (I,): nan where not asked."""
-        row = self._table.get((key, objective), {})
+        row = self._of(key).get(objective, {})
         items = self.setup.banks[objective].split("search")
-        return np.array([seen(row[i.id], signal) if i.id in row else np.nan for i in items])
+        return np.array([row[i.id].seen(signal) if i.id in row else np.nan for i in items])
 
     def by_item(self, key: str, objective: str, places: Sequence[Place]) -> dict[str, float]:
         """Scores of a plan by item id, on the items of an objective's blocks."""
         return {a.item: a.score for a in self._answered(key, objective, places)}
 
     def _answered(self, key: str, objective: str, places: Sequence[Place]) -> Iterator[Answer]:
-        row, bank = self._table.get((key, objective), {}), self.setup.banks[objective]
+        row, bank = self._of(key).get(objective, {}), self.setup.banks[objective]
         mine = (place for place in places if place[0] == objective)
         for _, split, number in mine:
             yield from (row[i.id] for i in block(bank, split, number, self.setup.batch))
@@ -102,10 +141,9 @@ class Answers:
         return [self.column(key, objective, places) for objective in names]
 
 
-def seen(answer: Answer, signal: str) -> float:
-    """What a search that looks at a signal sees of an answer: a scorer without that signal
-    gives its score."""
-    return answer.score if signal == "score" else answer.extra.get(signal, answer.score)
+def _weight(rows: Rows) -> int:
+    """Answers, and one for the place of a plan that has none."""
+    return 1 + sum(map(len, rows.values()))
 
 
 def text(plan: Plan) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge import errors
-from evomerge.answers import Scores, seen
+from evomerge.answers import Scores
 from evomerge.files.ledger import Ledger
 from evomerge.maths import irt, irt_checks
 from evomerge.maths.irt import Fit
@@ -204,7 +204,7 @@ class _Given:
         for key, answer in ledger.answers():
             if answer.split != "test" and answer.bank in wanted and key not in self.failed:
                 rows = self._tables.setdefault((answer.bank, answer.split), {})
-                rows.setdefault(key, {})[answer.item] = seen(answer, wanted[answer.bank])
+                rows.setdefault(key, {})[answer.item] = answer.seen(wanted[answer.bank])
         self.ends = self._endpoints(ledger)
         baselines = run.confirmed["baselines"] if run.is_confirmed else {}
         self.merges = {k: label for label, k in baselines.items() if k not in self.ends}

@@ -14,7 +14,7 @@ from evomerge.layers import Layers
 from evomerge.layout import lay_out
 from evomerge.plan import Input, Template
 from evomerge.schema import Fidelity, Recipe
-from evomerge.scorers import function
+from evomerge.scorers import function, structural
 
 AUTO = "auto"
 """The device that is there."""
@@ -86,14 +86,17 @@ def _room(options: Mapping[str, Any], candidates: int, where: str) -> None:
 def _objectives(recipe: Recipe, folder: Path) -> None:
     for name, objective in recipe.objectives.items():
         with errors.at(f"objectives.{name}"):
-            if objective.function is not None and objective.bank is None:
+            given = [objective.bank, objective.function, objective.measure]
+            if sum(one is not None for one in given) != 1:
+                raise errors.RecipeError("expected either 'bank', 'function' or 'measure'")
+            if objective.function is not None:
                 function.find(objective.function)
-            elif objective.bank is not None and objective.function is None:
+            elif objective.measure is not None:
+                structural.find(objective.measure)
+            elif objective.bank is not None:
                 keys = shelf.check(objective.bank, folder)
                 if keys is not None and not recipe.allow_contamination:
                     _clean(keys)
-            else:
-                raise errors.RecipeError("expected either 'bank' or 'function'")
 
 
 def _keep(recipe: Recipe, folder: Path, functions: Sequence[str]) -> None:

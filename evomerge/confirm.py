@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge import ancestry, errors
+from evomerge import ancestry, errors, plugins
 from evomerge.answers import Answers
 from evomerge.constraints import Constraints, Margin
 from evomerge.desk import Desk
 from evomerge.maths import pareto
-from evomerge.objectives import Losses, anchor
+from evomerge.objectives import Losses, anchor, exact_anchor
 from evomerge.pace import Pace
 from evomerge.plan import Plan, Template
 from evomerge.plugins import Strategy
@@ -88,7 +88,8 @@ def sanity(problem: Problem, desk: Desk, report: Report) -> Losses:
             answers.column(plan.key, name, answers.places("search"), problem.signals[name])
             for plan in plans.values()
         )
-        anchors[name] = anchor(base, experts)
+        exact = plugins.is_structural(problem.banks[name].scorer)
+        anchors[name] = (exact_anchor if exact else anchor)(base, experts)
         if name in problem.experts and anchors[name].zero > 0:
             _point_out(name, plans, answers, report)
     losses = Losses(anchors, problem.signals)
@@ -117,7 +118,10 @@ def _point_out(name: str, plans: Mapping[str, Plan], answers: Answers, report: R
 
 
 def shortlist(
-    problem: Problem, strategy: Strategy, candidates: Iterable[Candidate]
+    problem: Problem,
+    strategy: Strategy,
+    candidates: Iterable[Candidate],
+    plan: Callable[[Candidate], Plan],
 ) -> dict[str, Plan]:
     """Label -> plan of what is confirmed: the strategy's incumbents, then of the front."""
     found: dict[str, Plan] = {}
@@ -125,7 +129,7 @@ def shortlist(
         found[f"m{i}"] = problem.plan(problem.space.canonical(np.asarray(point)))
     told = [c for c in candidates if c.losses is not None]
     room = max(1, problem.recipe.shortlist - len(found))
-    found |= {f"c{c.id}": c.plan for c in best_of_front(told, room)}
+    found |= {f"c{c.id}": plan(c) for c in best_of_front(told, room)}
     unique = {plan.key: label for label, plan in found.items()}
     return {label: plan for label, plan in found.items() if unique[plan.key] == label}
 
@@ -138,9 +142,8 @@ def best_of_front(told: Sequence[Candidate], n: int) -> list[Candidate]:
     if not told:
         raise errors.Unconfirmed("no candidate has a score: nothing to confirm")
     wanted = [float("inf") if c.asked is None else c.asked for c in told]
-    unique = list(
-        {c.plan.key: c for c, n in zip(told, wanted, strict=True) if n == max(wanted)}.values()
-    )
+    most = max(wanted)
+    unique = list({c.key: c for c, n in zip(told, wanted, strict=True) if n == most}.values())
     losses = np.array([c.losses for c in unique])
     front = [c for c, kept in zip(unique, pareto.nondominated(losses), strict=True) if kept]
     if len(front) <= n:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,9 @@ from evomerge.pace import Pace
 from evomerge.plan import Plan
 from evomerge.worker import Job, Result
 
-TRIES: Mapping[str, int] = {"memory": 2, "died": 2, "evicted": 6, "slow": 1, "": 1}
+TRIES: Mapping[str, int] = {
+    "memory": 2, "died": 2, "lost": 6, "evicted": 6, "slow": 1, "": 1
+}  # fmt: skip
 """How often a job is done, by how it failed the last time, before its candidate has failed.
 
 A worker that the machine's memory monitor ended need not have been the cause of the shortage."""
@@ -22,6 +25,9 @@ A worker that the machine's memory monitor ended need not have been the cause of
 SLOW, PATIENCE, LEARNT = 10.0, 60.0, 2
 """A job hangs after this many times the expected seconds, but never before so many; nothing is
 expected before so many jobs (base and an expert) are done."""
+
+LOOK = 1.0
+"""Seconds between two looks for jobs that hang."""
 
 
 class Desk:
@@ -44,6 +50,8 @@ class Desk:
         self._named = executor
         self._executor: Any = None
         self._flying: dict[int, Job] = {}
+        self._keys: Counter[str] = Counter()
+        self._looked = -math.inf
         self._tries: dict[int, int] = {}
         self._given = 0
 
@@ -69,6 +77,7 @@ class Desk:
         if not missing or plan.key in self.answers.failures:
             return False
         self._given += 1
+        self._keys[plan.key] += 1
         self._give(Job(plan.model_dump(mode="json"), plan.key, missing, self._given))
         return True
 
@@ -82,38 +91,57 @@ class Desk:
         self._flying[job.number] = job
         self._start().submit(job)
 
-    def wait(self) -> Result | None:
-        """The next result, recorded before it is given out; None: nothing came for a moment."""
-        result = None
+    def wait(self) -> list[Result]:
+        """What has come, recorded before it is given out; none: nothing came for a moment."""
+        found: list[Result] = []
         if self._executor is not None and self._flying:
-            overdue = getattr(self._executor, "overdue", lambda limit: None)(self._limit)
-            result = self._settled(overdue or next(self._executor.completed(), None))
+            found = self._settled(self._overdue() or next(self._executor.completed(), []))
         self._between(self)
-        return result
+        return found
 
-    def _settled(self, result: Result | None) -> Result | None:
-        """A result that is final, recorded; None for one that is not, or that nobody awaits."""
-        if result is None:
-            return None
+    def _overdue(self) -> list[Result]:
+        """A job that hangs, as failed; to look at all that are being done takes time itself."""
+        now = time.monotonic()
+        if now < self._looked + LOOK or not hasattr(self._executor, "overdue"):
+            return []
+        result = self._executor.overdue(self._limit)
+        self._looked = now if result is None else self._looked
+        return [] if result is None else [result]
+
+    def _settled(self, results: Iterable[Result]) -> list[Result]:
+        """Those that are final, recorded in one transaction."""
+        final = [result for result in results if self._is_final(result)]
+        if final:
+            self.answers.add(final)
+        for result in final:
+            self.pace.add(result)
+            if result.trace:
+                self.traces[result.key] = result.trace
+        return final
+
+    def _is_final(self, result: Result) -> bool:
+        """Not if nobody awaits it, or if its job is tried again."""
         job = self._flying.pop(result.number, None)
         if job is None:
             self._note(f"{result.key[:12]}: a late or second result of a job is ignored")
-            return None
+            return False
         tries = self._tries.pop(job.number, 0) + 1
         if result.failed is not None and tries < TRIES[result.cause]:
             self._note(f"{result.key[:12]}: {result.failed}; tried again in a fresh worker")
             self._tries[job.number] = tries
             halved = job.halved or result.cause == "memory"
-            self._give(replace(job, fresh=True, halved=halved))
-            return None
-        self.answers.add(result)
-        self.pace.add(result)
-        if result.trace:
-            self.traces[result.key] = result.trace
-        return result
+            self._give(replace(job, fresh=result.cause != "lost", halved=halved))
+            return False
+        self._land(job)
+        return True
+
+    def _land(self, job: Job) -> None:
+        self._keys[job.key] -= 1
+        if not self._keys[job.key]:
+            del self._keys[job.key]
 
     def is_flying(self, key: str) -> bool:
-        return any(job.key == key for job in self._flying.values())
+        return key in self._keys
 
     def answer(
         self, plans: Iterable[Plan], places: Sequence[Place], told: Callable[[Result], None]
@@ -124,23 +152,24 @@ class Desk:
         for plan in plans:
             self.submit(plan, places)
         mine = {plan.key for plan in plans}
-        while any(job.key in mine for job in self._flying.values()):
-            result = self.wait()
-            if result is not None:
+        while not mine.isdisjoint(self._keys):
+            for result in self.wait():
                 told(result)
 
     def cancel(self) -> None:
         """Take back all jobs that no worker has begun."""
         if self._executor is not None:
             for number in self._executor.cancel():
-                self._flying.pop(number, None)
+                job = self._flying.pop(number, None)
+                if job is not None:
+                    self._land(job)
 
     def finish(self, seconds: float) -> None:
         """Take back what is waiting, and record what ends within these seconds."""
         self.cancel()
         end = time.monotonic() + seconds
         while self._flying and time.monotonic() < end:
-            self._settled(next(self._executor.completed(), None))
+            self._settled(next(self._executor.completed(), []))
 
     def close(self) -> None:
         if self._executor is not None:

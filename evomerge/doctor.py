@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import zoo
-from evomerge.files import ledger
+from evomerge.files import mounts
 
 LIBRARIES = (
     "evomerge", "torch", "transformers", "safetensors", "huggingface-hub", "numpy", "scipy",
@@ -84,13 +84,13 @@ def _folder(folder: Path) -> dict[str, Any]:
     there = folder.absolute()
     while not there.is_dir():
         there = there.parent
-    kind = ledger.file_system(there)
+    kind = mounts.file_system(there)
     return {
         "path": str(there),
         "file system": kind,
         "free (bytes)": shutil.disk_usage(there).free,
         "writable": os.access(there, os.W_OK),
-        "journal": ledger.journal(kind),
+        "journal": mounts.journal(kind),
     }
 
 

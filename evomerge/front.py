@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge.answers import Scores
 from evomerge.maths import intervals
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from evomerge.answers import Scores
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,34 @@ import torch
 from evomerge import errors
 from evomerge.ancestry import not_finite
 from evomerge.files import writer
-from evomerge.materialize import Merged, Workshop
+from evomerge.materialize import Merged, Source, Workshop
+from evomerge.maths import totals
+from evomerge.maths.totals import Totals
 from evomerge.plan import Plan
 
 
 class Live:
-    """A model in memory whose weights are overwritten by one plan after another."""
+    """A model in memory whose weights are overwritten by one plan after another.
 
-    def __init__(self, parameters: Mapping[str, torch.Tensor], workshop: Workshop) -> None:
+    With a `reference` it is counted what of each tensor differs from there.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.Tensor],
+        workshop: Workshop,
+        reference: Source | None = None,
+    ) -> None:
         self.parameters = parameters
         self.workshop = workshop
+        self.reference = reference
         self._keys: dict[str, str] = {}
+        self._totals: dict[str, Totals] = {}
+
+    @property
+    def totals(self) -> Totals:
+        """Of all tensors of floating point, as the last plan left them."""
+        return sum(self._totals.values(), Totals())
 
     def build(self, plan: Plan) -> None:
         """Write the tensors that differ from what the model holds.
@@ -40,6 +57,7 @@ class Live:
             if self._keys.get(name) == key:
                 continue
             self._keys.pop(name, None)
+            self._totals.pop(name, None)
             self._write(merged, name)
             self._keys[name] = key
 
@@ -49,12 +67,20 @@ class Live:
             tensor = merged.read(name)
             check_finite(name, tensor, merged)
             self.parameters[name].copy_(tensor)
+            self._count(name, self.parameters[name].reshape(-1), 0)
             return
         flat = self.parameters[name].view(-1)
         for start, stop in merged.tiles(name):
             tile = merged.merge(name, start, stop)
             check_finite(name, tile, merged)
             flat[start:stop].copy_(tile)
+            self._count(name, flat[start:stop], start)
+
+    def _count(self, name: str, stored: torch.Tensor, start: int) -> None:
+        if self.reference is None or not stored.is_floating_point():
+            return
+        base = self.reference.read_flat(name, start, start + stored.numel())
+        self._totals[name] = self._totals.get(name, Totals()) + totals.of(stored, base)
 
 
 def check_finite(name: str, tile: torch.Tensor, merged: Merged) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from evomerge.pace import Pace
 from evomerge.recipe import Problem
 from evomerge.session import facts, open_run
 from evomerge.state import Candidate, State
-from evomerge.watch import Watch, interruptible, too_many
+from evomerge.watch import WINDOW, Watch, interruptible, too_many
 from evomerge.worker import Result
 
 Report = Callable[[str, Mapping[str, Any]], None]
@@ -41,6 +42,8 @@ class Search:
         self.report = report
         self.clock = clock
         self.allow_change = allow_change
+        self._ready: set[int] = set()
+        self._awaited: dict[str, list[Candidate]] = {}
 
     def run(self) -> None:
         """Work until the budget is used and the front is confirmed.
@@ -107,8 +110,10 @@ class Search:
             self._note(line)
         watch.by = confirm_by
         ledger.set_meta("pace", self.desk.pace.medians())
-        shortlist = confirm.shortlist(self.problem, strategy, self.candidates.values())
-        asked = {c.plan.key for c in self.candidates.values()}
+        shortlist = confirm.shortlist(
+            self.problem, strategy, self.candidates.values(), self.state.plan
+        )
+        asked = {c.key for c in self.candidates.values()}
         others = [plan for plan in shortlist.values() if plan.key not in asked]
         self.desk.answer(others, self._usual(), self._told_result)
         confirm.confirm(self.problem, self.desk, self.losses, shortlist, self.report)
@@ -128,7 +133,7 @@ class Search:
         return self.state.candidates
 
     @property
-    def outstanding(self) -> list[Candidate]:
+    def outstanding(self) -> dict[int, Candidate]:
         return self.state.outstanding
 
     @property
@@ -165,19 +170,16 @@ class Search:
         while (self.outstanding and not self._is_over()) or self._may_ask():
             if self._may_ask() and not (self._barrier and self.outstanding):
                 self._ask()
-            ready = [c for c in self.outstanding if self._is_ready(c)]
-            if ready and (not self._barrier or len(ready) == len(self.outstanding)):
-                self._tell(ready)
+            self._look_at(self.state.take_fresh())
+            if self._ready and (not self._barrier or len(self._ready) == len(self.outstanding)):
+                self._tell([c for id, c in self.outstanding.items() if id in self._ready])
                 continue
-            for candidate in self.outstanding:
-                if not self._is_ready(candidate) and not self.desk.is_flying(candidate.plan.key):
-                    self.desk.submit(candidate.plan, candidate.places)
             if not self.outstanding:
                 self._note("the strategy has nothing more to propose")
                 break
-            result = self.desk.wait()
-            if result is not None:
+            for result in self.desk.wait():
                 self._told_result(result)
+                self._look_at(self._awaited.pop(result.key, []))
         self.desk.cancel()
         if self.outstanding:
             self._note(f"the time is over: {len(self.outstanding)} candidates were not answered")
@@ -185,9 +187,19 @@ class Search:
         if self.ledger.last("stopped") != stopped:
             self.ledger.append("stopped", stopped)
 
-    def _is_ready(self, candidate: Candidate) -> bool:
-        key = candidate.plan.key
-        return key in self.answers.failures or not self.answers.missing(key, candidate.places)
+    def _look_at(self, candidates: Iterable[Candidate]) -> None:
+        """Note whose answers are all there; have those of the others asked for."""
+        for candidate in candidates:
+            key = candidate.key
+            if candidate.id not in self.outstanding:
+                continue
+            if key in self.answers.failures or not self.answers.missing(key, candidate.places):
+                self._ready.add(candidate.id)
+                continue
+            self._ready.discard(candidate.id)  # perhaps it is asked more than before
+            self._awaited.setdefault(key, []).append(candidate)
+            if not self.desk.is_flying(key):
+                self.desk.submit(self.state.plan(candidate), candidate.places)
 
     def _ask(self) -> None:
         room = self.recipe.ask if self._barrier else 2 * self.desk.workers - len(self.outstanding)
@@ -196,16 +208,19 @@ class Search:
             return
         proposals = self.state.strategy.ask(n)
         asked = [self.state.admit(proposal) for proposal in proposals]
-        self.ledger.add_plans((c.plan.key, text(c.plan)) for c in asked)
         body = [
-            {"id": p.id, "point": p.point, "items": p.items, "plan": c.plan.key}
+            {"id": p.id, "point": p.point, "items": p.items, "plan": c.key}
             for p, c in zip(proposals, asked, strict=True)
         ]
-        self.ledger.append("ask", {"n": n, "proposals": body})
+        with self.ledger.together():
+            self.ledger.add_plans((c.key, text(self.state.plan(c))) for c in asked)
+            self.ledger.append("ask", {"n": n, "proposals": body})
 
     def _tell(self, ready: Sequence[Candidate]) -> None:
+        self._ready.clear()
         self.state.tell(ready)
-        failed = [c.plan.key if c.failed else None for c in self.candidates.values() if c.told]
-        too_many(failed, self.answers.failures, self.desk.traces)
+        told = (c for c in reversed(self.candidates.values()) if c.told)
+        failed = [c.key if c.failed else None for c in islice(told, WINDOW)]
+        too_many(failed[::-1], self.answers.failures, self.desk.traces)
         self.report("told", {"search": self, "told": list(ready)})
         self.state.revise(self._may_ask())

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evomerge.answers import Answers, Place, Scores
 from evomerge.maths.estimates import Estimate, standard_error
+
+if TYPE_CHECKING:
+    from evomerge.answers import Answers, Place, Scores
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """Loss 0 is `zero`, the best of base and experts; `unit` lower is loss 1."""
+    """Loss 0 is `zero`, the best of base and experts; `unit` lower is loss 1.
+
+    `exact`: scores are measures of the model, not samples. There loss 0 is the ideal, a score of
+    1, and loss 1 is the worst of base and experts.
+    """
 
     zero: float
     unit: float
+    exact: bool = False
 
     def loss(self, score: float) -> float:
         return (self.zero - score) / self.unit
@@ -32,6 +39,12 @@ def anchor(base: Scores, experts: Sequence[Scores]) -> Anchor:
     return Anchor(zero, max(gap, 2 * standard_error(best), 0.05))
 
 
+def exact_anchor(base: Scores, experts: Sequence[Scores]) -> Anchor:
+    """From 1 to the lowest of base and experts; to 0, if that is 1 too."""
+    lowest = min(float(scores.mean()) for scores in [base, *experts])
+    return Anchor(1.0, 1.0 - lowest or 1.0, exact=True)
+
+
 class Losses:
     """Losses of plans, by the signal that each objective's search sees."""
 
@@ -42,7 +55,7 @@ class Losses:
     def of(self, estimates: Sequence[Estimate]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Losses (M,) of estimated scores (M,), and their standard errors (M,)."""
         pairs = list(zip(estimates, self.anchors.values(), strict=True))
-        spread = tuple(estimate.error / anchor.unit for estimate, anchor in pairs)
+        spread = tuple(0.0 if a.exact else estimate.error / a.unit for estimate, a in pairs)
         return self.of_scores([estimate.score for estimate in estimates]), spread
 
     def seen(self, answers: Answers, key: str, places: Sequence[Place]) -> list[float]:

@@ -110,7 +110,6 @@ FOLDERS = {
     "executor": "executors",
 }
 
-
 PARTS = {
     "operator": ("VERSION", "GENES", "scope", "merge"),
     "strategy": ("Strategy",),
@@ -288,6 +287,11 @@ def refusal(needs: frozenset[str], genes: Sequence[Gene], objectives: Sequence[s
     if "expert_weights" in needs and not any(g.expert and g.name == "weight" for g in genes):
         return "mixes experts by their weights, and no gene is an expert's weight"
     return None
+
+
+def is_structural(scorer: str) -> bool:
+    """Whether a scorer is given what was counted while the model was built, not the model."""
+    return bool(getattr(load("scorer", scorer), "STRUCTURAL", False))
 
 
 def public_names(kind: str) -> Iterator[tuple[str, ModuleType]]:

@@ -31,6 +31,11 @@ _STAGES = {
 }
 
 
+RARELY = 20
+"""Front and hypervolume of all candidates take a while when they are many: so many times what
+they took last is left to the search before they are shown anew."""
+
+
 class Shown:
     """Receives the events of a search and shows them."""
 
@@ -45,7 +50,7 @@ class Shown:
         self._task: Any = None
         self._begun = time.monotonic()
         self._answers = 0
-        self._told = 0
+        self._next = 0.0
 
     def __enter__(self) -> Shown:
         self._bar.start()
@@ -74,16 +79,20 @@ class Shown:
             self._note(f"{result.key[:12]} failed: {result.failed}")
 
     def _on_told(self, facts: Mapping[str, Any]) -> None:
+        begun = time.monotonic()
+        if begun < self._next:
+            return
         search: Search = facts["search"]
         told = [c for c in search.candidates.values() if c.losses is not None]
         budget = search.recipe.budget.candidates
         text = summary(search)
         self._bar.update(self._task, completed=len(told), total=budget, facts=text)
-        self._told += len(facts["told"])
         if not self._live:
             total = f" of {budget}" if budget else ""
             line = f"{len(told)}{total} candidates; {text}"
             self.console.print(line, highlight=False, soft_wrap=True)
+        ended = time.monotonic()
+        self._next = ended + RARELY * (ended - begun)
 
     def _on_forecast(self, facts: Mapping[str, Any]) -> None:
         text = ", ".join(f"{name}: {value:,}" for name, value in facts.items())

@@ -20,7 +20,7 @@ from evomerge.plan import Dtype, Input, Plan, Template
 from evomerge.schema import Fidelity as Fidelity
 from evomerge.schema import Recipe as Recipe
 from evomerge.schema import Signal
-from evomerge.scorers import function
+from evomerge.scorers import function, structural
 from evomerge.worker import Setup
 
 
@@ -265,6 +265,9 @@ def _banks(
         with errors.at(f"objectives.{name}"):
             if objective.function is not None:
                 found[name] = function.bank(name, objective.function)
+                continue
+            if objective.measure is not None:
+                found[name] = structural.bank(name, objective.measure)
                 continue
             found[name] = shelf.load(str(objective.bank), folder)
             for split in SPLITS:  # a night's search must not end on one that is empty

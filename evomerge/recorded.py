@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge.answers import Scores, seen
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.objectives import Anchor, Losses
+
+if TYPE_CHECKING:
+    from evomerge.answers import Scores
 
 
 class Recorded:
@@ -21,16 +23,18 @@ class Recorded:
         """Raises InputError where there is no run."""
         self.folder = Path(folder)
         self._ledger = Ledger(self.folder)
+        self._read: dict[str, dict[tuple[str, str], dict[str, Answer]]] = {}
         self.recipe: dict[str, Any] = self._ledger.meta("recipe") or {}
         self.objectives: list[str] = list(self._ledger.meta("banks") or {})
         self.n_genes = len((self._ledger.meta("identity") or {}).get("genes", {}))
 
-    @cached_property
-    def _answers(self) -> dict[tuple[str, str, str], dict[str, Answer]]:
-        table: dict[tuple[str, str, str], dict[str, Answer]] = {}
-        for plan, a in self._ledger.answers():
-            table.setdefault((plan, a.bank, a.split), {})[a.item] = a
-        return table
+    def _answers(self, key: str) -> dict[tuple[str, str], dict[str, Answer]]:
+        """What a plan has answered, by objective and split; only what is shown is read."""
+        if key not in self._read:
+            table = self._read[key] = {}
+            for a in self._ledger.answers_of(key):
+                table.setdefault((a.bank, a.split), {})[a.item] = a
+        return self._read[key]
 
     @cached_property
     def searched(self) -> Losses:
@@ -39,11 +43,11 @@ class Recorded:
         return Losses({name: Anchor(**value) for name, value in anchors.items()}, {})
 
     def _row(self, key: str, objective: str, split: str) -> dict[str, Answer]:
-        return self._answers.get((key, objective, split), {})
+        return self._answers(key).get((objective, split), {})
 
     def _column(self, key: str, objective: str, split: str, signal: str = "score") -> Scores:
         row = self._row(key, objective, split)
-        return np.array([seen(row[item], signal) for item in sorted(row)])
+        return np.array([row[item].seen(signal) for item in sorted(row)])
 
     def asked(self) -> dict[str, str]:
         """Plan key of every candidate, by label."""

@@ -51,7 +51,14 @@ class Run(Recorded):
         another signal, such as the probability of the right choice."""
         ends = [p for p in self.baselines.points if self.kind(p) in ("base", "expert")]
         scores = {n: [p.scores["search"][i] for p in ends] for i, n in enumerate(self.objectives)}
-        return Losses({name: anchor(base, rest) for name, (base, *rest) in scores.items()}, {})
+        frozen = self.searched.anchors
+        return Losses(
+            {
+                name: frozen[name] if name in frozen and frozen[name].exact else anchor(base, rest)
+                for name, (base, *rest) in scores.items()
+            },
+            {},
+        )
 
     def _point(self, label: str, key: str, chosen: bool = False) -> Point:
         splits = ("search", "validation", "test")

@@ -47,10 +47,12 @@ class SpaceOptions(Resolution):
 
 
 class Objective(_Part):
-    """A bank by name or path, or a function as `module:name`; `signal` is what the search sees."""
+    """A bank by name or path, a function as `module:name`, or a measure of the model such as
+    `sparsity`; `signal` is what the search sees."""
 
     bank: Text | None = None
     function: Text | None = None
+    measure: Text | None = None
     signal: Signal = "score"
 
 
@@ -231,8 +233,8 @@ class Recipe(_Part):
         for key, given in value.items():
             if not isinstance(given, str | Mapping | BaseModel):
                 raise ValueError(
-                    f"'{key}': expected a bank's name or path, or a mapping with 'bank' or "
-                    "'function'"
+                    f"'{key}': expected a bank's name or path, or a mapping with 'bank', "
+                    "'function' or 'measure'"
                 )
         return {key: {"bank": v} if isinstance(v, str) else v for key, v in value.items()}
 

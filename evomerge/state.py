@@ -28,9 +28,9 @@ GROWTH = 1.5
 """Refits are so much rarer the longer a search is: all of them together cost a few of the last."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Candidate:
-    """A plan that the strategy has proposed, and what is known of it.
+    """A plan (`key`) that the strategy has proposed, and what is known of it.
 
     `asked` is how many items of a bank the strategy wants (None: as many as the recipe says);
     `whole`, whether it is one of those who answer every item.
@@ -38,8 +38,8 @@ class Candidate:
 
     id: int
     point: tuple[float, ...] | None
-    plan: Plan
-    places: list[Place]
+    key: str
+    places: Sequence[Place]
     asked: int | None = None
     whole: bool = False
     losses: tuple[float, ...] | None = None
@@ -57,7 +57,8 @@ class Candidate:
 
 
 class State:
-    """Candidates by id, and those `outstanding`, whose answers are waited for."""
+    """Candidates by id, and those `outstanding`, whose answers are waited for: of these alone
+    plans are kept, all others are read from the ledger."""
 
     def __init__(
         self, problem: Problem, answers: Answers, losses: Losses, strategy: plugins.Strategy,
@@ -69,7 +70,10 @@ class State:
         self.ledger = answers.ledger
         self.where = str(self.ledger.folder)
         self.candidates: dict[int, Candidate] = {}
-        self.outstanding: list[Candidate] = []
+        self.outstanding: dict[int, Candidate] = {}
+        self._plans: dict[int, Plan] = {}
+        self._fresh: list[Candidate] = []
+        self._told: set[int] = set()
         ends = confirm.endpoints(problem)
         self.ends = [plan.key for plan in ends.values()]
         signals = problem.signals | dict.fromkeys(problem.recipe.keep, "score")
@@ -94,13 +98,27 @@ class State:
         known = self.candidates.get(proposal.id)
         if known is None:
             whole = self._admitted < (self.fidelity.fresh if self._fitted else self.fidelity.whole)
-            known = Candidate(proposal.id, proposal.point, plan, [], whole=whole)
+            known = Candidate(proposal.id, proposal.point, plan.key, [], whole=whole)
             self.candidates[proposal.id] = known
             self._admitted += 1
         known.asked = proposal.items
         known.places = self._wanted(known)
-        self.outstanding.append(known)
+        self._plans[known.id] = plan
+        self._await(known)
         return known
+
+    def _await(self, candidate: Candidate) -> None:
+        self.outstanding[candidate.id] = candidate
+        self._fresh.append(candidate)
+
+    def take_fresh(self) -> list[Candidate]:
+        """Those that have become outstanding since they were taken last."""
+        taken, self._fresh = self._fresh, []
+        return taken
+
+    def plan(self, candidate: Candidate) -> Plan:
+        known = self._plans.get(candidate.id)
+        return Plan.parse(self.ledger.plan(candidate.key), "ledger") if known is None else known
 
     def _wanted(self, candidate: Candidate) -> list[Place]:
         if candidate.whole:
@@ -110,7 +128,7 @@ class State:
     def tell(self, ready: Sequence[Candidate]) -> None:
         """Record what is known of candidates who have answered, then tell the strategy."""
         for candidate in ready:
-            candidate.failed = candidate.plan.key in self.answers.failures
+            candidate.failed = candidate.key in self.answers.failures
             if not candidate.failed:
                 self._estimate(candidate)
         body = [candidate.observed() for candidate in ready]
@@ -118,7 +136,7 @@ class State:
         self._pass_on(body)
 
     def _estimate(self, candidate: Candidate) -> None:
-        found, items = self.estimation.of(candidate.plan.key, candidate.places)
+        found, items = self.estimation.of(candidate.key, candidate.places)
         scores, kept = found[: len(self.losses.anchors)], found[len(self.losses.anchors) :]
         losses, candidate.errors = self.losses.of(scores)
         candidate.losses = self.constraints.losses(losses, kept, self.estimation, candidate.places)
@@ -131,20 +149,21 @@ class State:
         observations = []
         for row in body:
             candidate = self.candidates[row["id"]]
+            self._told.add(candidate.id)
             candidate.failed = row["losses"] is None
             candidate.losses = None if candidate.failed else tuple(row["losses"])
             candidate.errors, candidate.items = tuple(row["errors"]), row["items"]
             known = (candidate.losses, candidate.errors, candidate.items)
             answers = self._answers_of(candidate) if "answers" in needs else None
             observations.append(Observation(candidate.id, candidate.point, *known, answers))
-            if candidate in self.outstanding:
-                self.outstanding.remove(candidate)
+            self.outstanding.pop(candidate.id, None)
+            self._plans.pop(candidate.id, None)
         self.strategy.tell(observations)
 
     def _answers_of(self, candidate: Candidate) -> dict[str, dict[str, float]] | None:
         if candidate.failed:
             return None
-        key, places = candidate.plan.key, candidate.places
+        key, places = candidate.key, candidate.places
         return {name: self.answers.by_item(key, name, places) for name in self.problem.objectives}
 
     # Estimates and items, as answers come in
@@ -155,9 +174,9 @@ class State:
         Items only where `more` candidates will be asked: elites answer what is new.
         """
         if self._fit_is_due():
-            told = [c for c in self._known() if c not in self.outstanding]
-            views = self.estimation.refitted([c.plan.key for c in told])
-            body = {"told": self._told(), "banks": views}
+            told = [c for c in self._known() if c.id not in self.outstanding]
+            views = self.estimation.refitted([c.key for c in told])
+            body = {"told": len(self._told), "banks": views}
             self.ledger.append("calibrated", body)
             self._use_views(body)
             self._say(views)
@@ -176,9 +195,6 @@ class State:
     def _known(self) -> list[Candidate]:
         return [c for _, c in sorted(self.candidates.items()) if c.losses is not None]
 
-    def _told(self) -> int:
-        return sum(c.told for c in self.candidates.values())
-
     def _fit_is_due(self) -> bool:
         if self.fidelity.reads == "mean" and self.fidelity.name != "stratified":
             return False
@@ -188,7 +204,7 @@ class State:
             return sum(c.told for c in self.candidates.values() if c.whole) >= self.fidelity.whole
         if not self.fidelity.modelled and not self.fidelity.rotates:
             return False
-        return self._told() >= max(self._fitted + self.fidelity.every, GROWTH * self._fitted)
+        return len(self._told) >= max(self._fitted + self.fidelity.every, GROWTH * self._fitted)
 
     def _items_are_due(self) -> bool:
         """At first, after the calibration, and at every refit where items rotate."""
@@ -202,26 +218,26 @@ class State:
                   for key in self.ends]  # fmt: skip
         losses = [self.losses.of_scores(row) for row in scores]
         losses += [c.losses for c in self._known() if c.losses is not None]
-        keys = [*self.ends, *(c.plan.key for c in self._known())]
+        keys = [*self.ends, *(c.key for c in self._known())]
         kept = pareto.nondominated(np.array(losses))
         return list(dict.fromkeys(k for k, good in zip(keys, kept, strict=True) if good))
 
     def _elite(self) -> list[Candidate]:
         """The nondominated candidates, who answer newly chosen items too."""
-        known = [c for c in self._known() if c not in self.outstanding]
+        known = [c for c in self._known() if c.id not in self.outstanding]
         if not known:
             return []
         kept = pareto.nondominated(np.array([c.losses for c in known]))
         return [c for c, good in zip(known, kept, strict=True) if good]
 
     def _lacks(self, candidate: Candidate) -> bool:
-        return bool(self.answers.missing(candidate.plan.key, self._wanted(candidate)))
+        return bool(self.answers.missing(candidate.key, self._wanted(candidate)))
 
     def _tell_again(self) -> None:
         """Tell anew whose estimates another fit has changed."""
         changed = []
         for candidate in self._known():
-            if candidate not in self.outstanding:
+            if candidate.id not in self.outstanding:
                 before = candidate.observed()
                 self._estimate(candidate)
                 changed += [candidate] if candidate.observed() != before else []
@@ -240,11 +256,11 @@ class State:
         for id in body["again"]:
             candidate = self.candidates[id]
             candidate.places = self._wanted(candidate)
-            self.outstanding.append(candidate)
+            self._await(candidate)
 
     def _say(self, views: Mapping[str, Mapping[str, Any]]) -> None:
         """Why a bank is not read as the recipe wants, once the calibration is complete."""
-        for name, view in views.items() if self._told() >= self.fidelity.whole else ():
+        for name, view in views.items() if len(self._told) >= self.fidelity.whole else ():
             if view["fallback"]:
                 text = f"'{name}': {view['fallback']}: the stratified mean is used"
                 self.report("note", {"text": text})

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from evomerge.console import faint
 from evomerge.files import plain
-from evomerge.files.adapter import FIT
 from evomerge.front import Front, Point, named, shown
 from evomerge.run import Run
 
@@ -133,6 +132,8 @@ def delivered(
 
 def saved(out: Console, folder: Path) -> None:
     """Where a point lies now; of an adapter, how much of the task vectors it leaves out."""
+    from evomerge.files.adapter import FIT  # with torch, which a look at a run can do without
+
     out.print(str(folder), highlight=False, soft_wrap=True)
     if (folder / FIT).exists():
         for what, value in plain.read_json(folder / FIT).items():

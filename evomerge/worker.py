@@ -22,7 +22,7 @@ from evomerge.files.items import Item
 from evomerge.files.ledger import Answer
 from evomerge.live import Live
 from evomerge.materialize import Workshop
-from evomerge.plan import Plan, Vocabulary
+from evomerge.plan import Input, Plan, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Job:
     halved: bool = False
 
 
-Cause = Literal["", "memory", "died", "evicted", "slow"]
+Cause = Literal["", "memory", "died", "lost", "evicted", "slow"]
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Result:
     """Answers of a job, or why there are none.
 
     `spent`: seconds of the build (under "") and of each objective. `cause`: what kind of failure,
-    where it is not the candidate's own: it ran out of memory, its worker died, its worker was
-    ended because the machine ran out of memory, it took too long.
+    where it is not the candidate's own: it ran out of memory, its worker died, its node was lost,
+    its worker was ended because the machine ran out of memory, it took too long.
     """
 
     key: str
@@ -122,7 +122,11 @@ class Worker:
                     f"bank '{bank.name}' needs"
                 )
             self._try(scorer, bank, str(base.folder))
-        self.live = Live(modules.writable(self.model), Workshop(opened, self.device))
+        counted = any(plugins.is_structural(bank.scorer) for bank in setup.banks.values())
+        workshop = Workshop(opened, self.device)
+        first = Input(name="base", sha256=setup.base)
+        reference = workshop.source(first, setup.vocabulary) if counted else None
+        self.live = Live(modules.writable(self.model), workshop, reference)
         self._batches: dict[Place, Any] = {}
 
     def _try(self, scorer: Any, bank: Bank, folder: str) -> None:
@@ -165,6 +169,7 @@ class Worker:
         bank = self.setup.banks[objective]
         scorer = plugins.load("scorer", bank.scorer)
         items = block(bank, split, number, self.setup.batch)
+        seen = self.live.totals if plugins.is_structural(bank.scorer) else self.model
         if halved:
             half = -(-len(items) // 2)
             parts = [part for part in (items[:half], items[half:]) if part]
@@ -174,7 +179,7 @@ class Worker:
                 self._batches[place] = scorer.prepare(self.reader, items, **bank.options)
             parts, batches = [items], [self._batches[place]]
         for part, batch in zip(parts, batches, strict=True):
-            yield from _answers(objective, split, part, scorer.score(self.model, batch))
+            yield from _answers(objective, split, part, scorer.score(seen, batch))
 
 
 def _answers(objective: str, split: str, items: Sequence[Item], found: Any) -> Iterator[Answer]:

@@ -16,6 +16,7 @@ QUICK = {
     "map": {"generations": 4, **POPULATION},
     "nsga2": POPULATION,
     "nsga3": POPULATION,
+    "sae": POPULATION,
     "smsemoa": POPULATION,
     "tpe": {"startup": 6},
 }

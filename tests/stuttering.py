@@ -13,9 +13,9 @@ class Executor(inline.Executor):
     def completed(self):
         self._turn += 1
         if self._turn % 3 == 0 and self._again:
-            yield self._again.pop()
+            yield [self._again.pop()]
         elif self._turn % 3 == 1:
-            yield None
-        for result in super().completed():
-            self._again.append(result)
-            yield result
+            yield []
+        for results in super().completed():
+            self._again += results
+            yield results

@@ -145,7 +145,10 @@ def spoilt(finished, folder, statement):
 @pytest.mark.parametrize(
     ("statement", "says"),
     [
-        ("UPDATE meta SET value='99' WHERE key='schema'", "schema 99, this evomerge reads 1"),
+        (
+            "UPDATE meta SET value='99' WHERE key='schema'",
+            "schema 99, this evomerge reads up to 2",
+        ),
         ("DROP TABLE answers", "not a whole ledger: lacks answers"),
         ("DROP TABLE meta", "is a database, but not a ledger"),
     ],

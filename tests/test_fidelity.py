@@ -121,7 +121,7 @@ def known(family, tmp_path):
                 Answer(objective, item.id, "search", float(x > 0.5), {"probability": float(x)})
                 for item, x in zip(items, p, strict=True)
             )
-            answers.add(Result(key, given))
+            answers.add([Result(key, given)])
     yield answers, problem, ends, keys
     answers.ledger.close()
 

@@ -18,7 +18,7 @@ LAYERS = """
     zoo modules ancestry
     stacks keywords
     plugins prompts
-    evolution relay
+    evolution relay lineage
     likelihood generation harness
     operators strategies scorers
     plan

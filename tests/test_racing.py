@@ -59,6 +59,22 @@ def test_who_is_best_in_one_objective_is_never_beaten():
     assert np.mean(shares) > 0.95
 
 
+@pytest.mark.parametrize(("sparsities", "last"), [((0.5, 0.5), 20), ((0.5, 0.6), 60)])
+def test_a_measure_of_the_model_is_no_sample(sparsities, last):
+    """Who knows less and is as sparse is beaten, who is sparser is not."""
+    strategy = make("racing", {"inner": {"name": "sobol"}, "rungs": [20, 60]}, numeric(2))
+    asked, truth = {}, (0.9, 0.1)
+    for _ in range(4):
+        told = []
+        for p in [p for p in strategy.ask(2) if p.id < 2]:
+            asked[p.id], right = p.items, truth[p.id] * p.items
+            skill = {str(i): float(i < right) for i in range(p.items)}
+            answers = {"o0": skill, "o1": {"o1:search": sparsities[p.id]}}
+            told.append(Observation(p.id, p.point, (1.0, 1.0), (), p.items, answers))
+        strategy.tell(told)
+    assert asked == {0: 60, 1: last}
+
+
 @pytest.mark.parametrize(
     ("differences", "expected"),
     [

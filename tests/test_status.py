@@ -70,7 +70,7 @@ def test_a_large_ledger_is_read_within_a_second(tmp_path):
     ledger = Ledger(tmp_path, write=True)
     ledger.append("anchors", {name: {"zero": 0.5, "unit": 0.1} for name in "abc"})
     ledger.add_session({})
-    with ledger._transaction():
+    with ledger.together():
         for start in range(0, 100_000, 8):
             ids = range(start, start + 8)
             point = [round((start * 0.37 + i * 0.11) % 1, 6) for i in range(20)]

@@ -32,13 +32,14 @@ class Executor:
         else:
             self._queue.append(job)
 
-    def completed(self) -> Iterator[Result]:
+    def completed(self) -> Iterator[list[Result]]:
+        """One after the other."""
         while self._queue:
             job = self._queue.popleft()
             if job.fresh or self._worker is None:
                 self._worker = None  # its memory is free before the next one takes some
                 self._worker = Worker(self._setup)
-            yield self._worker.run(job)
+            yield [self._worker.run(job)]
 
     def cancel(self) -> list[int]:
         waiting = [job.number for job in self._queue]

@@ -1,6 +1,7 @@
 """Jobs run on Ray actors, one a slot: on this machine (loopback only) or on a running cluster.
 
-A worker that dies, or takes too long, is replaced by a fresh one.
+A worker that dies, or takes too long, is replaced by a fresh one. With `workers: auto` nodes that
+join the cluster get work; one that is lost costs what it had in flight.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ _STARTS = 3
 """Workers that fail to start, one after the other, before the search ends."""
 
 _TICK = 1.0
-"""Seconds after which whoever waits for a result may look at the clock."""
+"""Seconds after which whoever waits for a result may look at the clock, and at the cluster."""
+
+_STARTING = 60.0
+"""Seconds in which a worker starts, unless there is no place for it on the cluster now."""
 
 
 @dataclass
 class _Slot:
-    """An actor; `ready` until it has started, `job` while it works, `key` of its last plan."""
+    """An actor; `ready` until it has started, `job` while it works, since when; `key` of its last
+    plan."""
 
     number: int
     actor: Any
@@ -38,6 +43,10 @@ class _Slot:
     @property
     def is_idle(self) -> bool:
         return self.ready is None and self.job is None
+
+    @property
+    def is_starting(self) -> bool:
+        return self.ready is not None and time.monotonic() - self.begun < _STARTING
 
 
 class Executor:
@@ -64,14 +73,27 @@ class Executor:
         self._started = not ray.is_initialized()
         if self._started:
             _start(ray, None if own else address, workers if isinstance(workers, int) else None)
-        self.workers = workers if isinstance(workers, int) else _places(ray, gpus)
+        self._fixed = workers if isinstance(workers, int) else None
+        self._gpus = gpus
         self._actor = ray.remote(num_cpus=1, num_gpus=gpus)(Worker)
         self._waiting: list[Job] = []
         self._failed_starts = 0
         self._running: dict[Any, _Slot] = {}
-        self._slots = [_Slot(number, None) for number in range(self.workers)]
-        for slot in self._slots:
-            self._renew(slot)
+        self._slots: list[_Slot] = []
+        self._grow()
+
+    @property
+    def workers(self) -> int:
+        return len(self._slots)
+
+    def _grow(self) -> None:
+        """Have as many workers as the cluster holds by now, if their number is not fixed; one that
+        has lost its node takes a place on another by itself."""
+        self._looked = time.monotonic()
+        places = _places(self._ray, self._gpus) if self._fixed is None else self._fixed
+        for number in range(len(self._slots), places):
+            self._slots.append(_Slot(number, None))
+            self._renew(self._slots[-1])
 
     def _renew(self, slot: _Slot) -> None:
         """Put a fresh worker into a slot."""
@@ -79,6 +101,7 @@ class Executor:
             self._ray.kill(slot.actor)
         slot.actor = self._actor.remote(self._setup, slot.number)
         slot.ready, slot.job, slot.key = slot.actor.__ray_ready__.remote(), None, None
+        slot.begun = time.monotonic()
         self._running[slot.ready] = slot
 
     def submit(self, job: Job) -> None:
@@ -96,16 +119,21 @@ class Executor:
                 self._waiting.remove(job)
                 slot.job, slot.key, slot.begun = job, job.key, time.monotonic()
                 self._running[slot.actor.run.remote(job)] = slot
-            if not chosen and fresh and not any(slot.ready for slot in self._slots):
+            if not chosen and fresh and not any(slot.is_starting for slot in self._slots):
                 self._renew(slot)
 
-    def completed(self) -> Iterator[Result | None]:
-        """Results as they come; None when nothing has come for a second."""
+    def completed(self) -> Iterator[list[Result]]:
+        """Results as they come, with all that have; none when nothing has come for a second."""
         while self._waiting or any(slot.job for slot in self._slots):
-            done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_TICK)
-            result = self._received(done[0]) if done else None
+            if self._fixed is None and time.monotonic() - self._looked >= _TICK:
+                self._grow()
+            refs = list(self._running)
+            done, _ = self._ray.wait(refs, num_returns=1, timeout=_TICK)
+            if done:
+                done, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
+            results = [self._received(ref) for ref in done]
             self._dispatch()
-            yield result
+            yield [result for result in results if result is not None]
 
     def _received(self, ref: Any) -> Result | None:
         """What has come from a worker: a result, or that it has started (None)."""
@@ -161,13 +189,16 @@ class Executor:
 
 _WORDS: dict[Cause, str] = {
     "died": "its worker died (a crash, an exit, or ended by the system)",
+    "lost": "the node of its worker was lost",
     "evicted": "its worker was ended because the machine ran low on memory",
 }
 
 
 def _cause(ray: Any, error: Exception) -> Cause:
     low = isinstance(error, ray.exceptions.OutOfMemoryError)
-    return "evicted" if low or "running low on memory" in str(error) else "died"
+    if low or "running low on memory" in str(error):
+        return "evicted"
+    return "lost" if "node has died" in str(error) else "died"
 
 
 def _failure(job: Job, slot: _Slot, reason: str, cause: Cause) -> Result:

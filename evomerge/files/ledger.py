@@ -10,6 +10,7 @@ import json
 import re
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -18,16 +19,18 @@ from typing import Any
 
 from evomerge import errors
 from evomerge.files import lock
+from evomerge.files.mounts import file_system, journal
 
 NAME = "ledger.sqlite"
-SCHEMA = 1
+SCHEMA = 2
+"""Since 2 plans are compressed; what 1 wrote is read as it is."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS events (
     number INTEGER PRIMARY KEY, kind TEXT NOT NULL, body TEXT NOT NULL, time REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (number INTEGER PRIMARY KEY, body TEXT NOT NULL, time REAL);
-CREATE TABLE IF NOT EXISTS plans (key TEXT PRIMARY KEY, plan TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS plans (key TEXT PRIMARY KEY, plan BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS failures (
     plan TEXT PRIMARY KEY, reason TEXT NOT NULL, time REAL NOT NULL, host TEXT, slot INTEGER);
 CREATE TABLE IF NOT EXISTS answers (
@@ -39,9 +42,6 @@ CREATE INDEX IF NOT EXISTS events_by_time ON events (time);
 """
 
 _NAMES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
-
-# Write-ahead logs need shared memory, which network file systems do not give.
-_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "beegfs", "ceph", "9p"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ class Answer:
     split: str
     score: float
     extra: Mapping[str, float]
+
+    def seen(self, signal: str) -> float:
+        """What a search that looks at a signal sees: a scorer without that signal gives its
+        score."""
+        return self.score if signal == "score" else self.extra.get(signal, self.score)
 
 
 class Ledger:
@@ -91,10 +96,10 @@ class Ledger:
         version = self.meta("schema") if tables else None
         if write and not tables:
             self._create()
-        elif version != SCHEMA:
+        elif version not in range(1, SCHEMA + 1):
             raise errors.InputError(
-                f"{self.path}: schema {version}, this evomerge reads {SCHEMA}: use the version "
-                "that made it"
+                f"{self.path}: schema {version}, this evomerge reads up to {SCHEMA}: use the "
+                "version that made it"
             )
         elif lacking := sorted(set(_NAMES) - tables):
             raise errors.InputError(f"{self.path}: not a whole ledger: lacks {', '.join(lacking)}")
@@ -102,9 +107,11 @@ class Ledger:
             self._db.executescript(_TABLES)  # indexes, where an earlier evomerge had none
             self._db.execute(f"PRAGMA journal_mode={journal(file_system(self.folder))}")
             self._db.execute("PRAGMA synchronous=FULL")
+            if version not in (None, SCHEMA):
+                self.set_meta("schema", SCHEMA)
 
     def _create(self) -> None:
-        with self._transaction():
+        with self.together():
             for statement in _TABLES.split(";"):
                 self._db.execute(statement)
             self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (_json(SCHEMA),))
@@ -114,12 +121,12 @@ class Ledger:
         return json.loads(row[0]) if row else None
 
     def set_meta(self, key: str, value: Any) -> None:
-        with self._transaction():
+        with self.together():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, _json(value)))
 
     def append(self, kind: str, body: Any) -> None:
         """Add one event."""
-        with self._transaction():
+        with self.together():
             self._db.execute(
                 "INSERT INTO events (kind, body, time) VALUES (?, ?, ?)",
                 (kind, _json(body), self._clock()),
@@ -141,7 +148,7 @@ class Ledger:
 
     def add_session(self, body: Any) -> None:
         """Note that a process starts to work on the run: on which machine, with which versions."""
-        with self._transaction():
+        with self.together():
             self._db.execute(
                 "INSERT INTO sessions (body, time) VALUES (?, ?)", (_json(body), self._clock())
             )
@@ -178,30 +185,32 @@ class Ledger:
 
     def add_plans(self, plans: Iterable[tuple[str, str]]) -> None:
         """Keep plans, as (key, JSON)."""
-        with self._transaction():
-            self._db.executemany("INSERT OR IGNORE INTO plans VALUES (?, ?)", plans)
+        rows = [(key, zlib.compress(plan.encode())) for key, plan in plans]
+        with self.together():
+            self._db.executemany("INSERT OR IGNORE INTO plans VALUES (?, ?)", rows)
 
     def plan(self, key: str) -> Any:
         """A plan's JSON by its key; raises InputError if the run has none."""
         row = self._db.execute("SELECT plan FROM plans WHERE key=?", (key,)).fetchone()
         if row is None:
             raise errors.InputError(f"{self.folder}: no plan {key[:12]}")
-        return json.loads(row[0])
+        kept = row[0]
+        return json.loads(zlib.decompress(kept) if isinstance(kept, bytes) else kept)
 
     def record(self, plan: str, answers: Iterable[Answer], host: str, slot: int) -> None:
-        """Keep the answers of one job in one transaction; what is already there stays."""
+        """Keep the answers of one job, all or none; what is already there stays."""
         now = self._clock()
         rows = [
             (plan, a.bank, a.item, a.split, a.score, _json(a.extra), now, host, slot)
             for a in answers
         ]
-        with self._transaction():
+        with self.together():
             self._db.executemany(
                 "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
             )
 
     def record_failure(self, plan: str, reason: str, host: str, slot: int) -> None:
-        with self._transaction():
+        with self.together():
             self._db.execute(
                 "INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?)",
                 (plan, reason, self._clock(), host, slot),
@@ -213,9 +222,20 @@ class Ledger:
         for plan, bank, item, split, score, extra in self._db.execute(query):
             yield plan, Answer(bank, item, split, score, json.loads(extra))
 
+    def answers_of(self, plan: str) -> Iterator[Answer]:
+        """Those of one plan."""
+        query = "SELECT bank, item, split, score, extra FROM answers WHERE plan=?"
+        for bank, item, split, score, extra in self._db.execute(query, (plan,)):
+            yield Answer(bank, item, split, score, json.loads(extra))
+
+    def answered(self, split: str) -> int:
+        """How many answers there are to items of a split."""
+        query = "SELECT count(*) FROM answers WHERE split=?"
+        return int(self._db.execute(query, (split,)).fetchone()[0])
+
     def forget_failures(self, plans: Iterable[str]) -> None:
         """Drop the failures of these plans, so that they can be tried again."""
-        with self._transaction():
+        with self.together():
             self._db.executemany("DELETE FROM failures WHERE plan=?", ((key,) for key in plans))
 
     def failures(self) -> dict[str, str]:
@@ -223,7 +243,12 @@ class Ledger:
         return dict(self._db.execute("SELECT plan, reason FROM failures"))
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
+        """All that is written in here is one transaction, on disk when it ends, or nothing is."""
+        outer = self._db.in_transaction
+        if outer:
+            yield
+            return
         with _plain(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -269,23 +294,3 @@ def begun(folder: Path) -> bool:
         return False
     with _plain(path), closing(sqlite3.connect(path, timeout=30)) as db:
         return db.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
-
-
-def journal(kind: str) -> str:
-    """SQLite's journal mode for a type of file system."""
-    return "DELETE" if kind in _NETWORK else "WAL"
-
-
-def file_system(folder: Path) -> str:
-    """Type of the file system a folder lies on; empty where the machine does not tell."""
-    try:
-        mounts = Path("/proc/mounts").read_text()
-    except OSError:
-        return ""
-    best = ("", "")
-    for line in mounts.splitlines():
-        _, point, kind, *_ = line.split()
-        inside = folder.resolve().is_relative_to(point.replace("\\040", " "))
-        if inside and len(point) > len(best[0]):
-            best = (point, kind)
-    return best[1]

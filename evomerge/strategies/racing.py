@@ -121,7 +121,9 @@ class Strategy:
         rivals = [other for other in self._answered if other not in self._beaten | {id}]
         if not rivals:
             return False
-        chances = [better(self._scores[name].above(rivals, id)) for name in self._objectives]
+        apart = [self._scores[name].above(rivals, id) for name in self._objectives]
+        # An objective of one item is a measure of the model or a function: no sample of anything
+        chances = [np.all(d >= 0, axis=1) if d.shape[1] == 1 else better(d) for d in apart]
         needed = 1 - (1 - self._confidence) / len(rivals)
         return bool(np.prod(chances, axis=0).max() >= needed)
 

@@ -204,6 +204,39 @@ def test_breadcrumbs_leaves_out_the_largest_and_the_small(scope):
     assert torch.allclose(found, expected)
 
 
+def test_prune_of_everything_is_task_arithmetic():
+    base, experts = tensors((5, 6), 2)
+    genes = {"weight": [0.4, 0.7]}
+    found = merge("prune", base, experts, density=1.0, **genes)
+    assert torch.equal(found, merge("task_arithmetic", base, experts, **genes))
+
+
+def test_prune_merges_what_is_left_and_prunes_the_union():
+    base = torch.zeros(6)
+    experts = torch.tensor([[9.0, 8, 7, 1, 2, 0], [-8.0, 3, 2, 6, 7, 0]])
+    genes = {"density": 0.5, "weight": [0.5, 0.25]}
+    # half of each: 9 8 7 . . . and -8 . . 6 7 .
+    summed = [2.5, 4.0, 3.5, 0.0, 0.0, 0.0]
+    assert merge("prune", base, experts, **genes).tolist() == summed
+    # an entry of one alone gets both weights: 6, 5.25, 4.5, 5.25; of both, 2.5
+    filled = [0.0, 6.0, 5.25, 0.0, 5.25, 0.0]
+    assert merge("prune", base, experts, fill="attract", **genes).tolist() == filled
+
+
+@pytest.mark.parametrize("fill", ["none", "attract"])
+@pytest.mark.parametrize("density", [1 / 256, 0.25, 0.75])
+def test_prune_is_as_sparse_as_it_says(density, fill):
+    base, experts = torch.zeros(13, 37), tensors((13, 37), 3)[1]
+    genes = {"density": density, "fill": fill, "weight": [0.2, 0.9, 0.5]}
+    found = merge("prune", base, experts, **genes)
+    assert int(found.count_nonzero()) == max(1, int(density * 13 * 37 + 0.5))
+    rows = merge("prune", base, experts, threshold_scope="row", **genes)
+    assert set(rows.count_nonzero(dim=1).tolist()) == {max(1, int(density * 37 + 0.5))}
+    for i in range(13):
+        alone = merge("prune", base[i], experts[:, i], **genes)
+        assert torch.equal(rows[i], alone)
+
+
 def test_della_without_a_window_is_dare():
     base, experts = tensors((5, 6), 2)
     genes = {"density": 0.25, "weight": 0.7}

@@ -1,0 +1,121 @@
+"""Children bred one after another from an archive of fixed size, as ask and tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from evomerge.genome import Space, alone
+from evomerge.maths import pareto, sequences
+from evomerge.plugins import Observation, Proposal, Start
+
+TRIES = 10
+"""Times that a child is bred anew when it has been proposed before; then a new point comes in."""
+
+Unit = tuple[float, ...]
+Member = TypeVar("Member")
+
+
+class Lineage(Generic[Member]):
+    """The points `first`, then children; child number i is bred from what candidates up to
+    i - `ahead` have shown, in the order of their ids: so many can be open, none waits for a
+    generation, and 1 is one after the other.
+
+    `read`: what an archive keeps of an observation that has losses; None: of this one nothing,
+    but what is known of the candidate already. `worst`: which member leaves when there are more
+    than `size`. `bred`: endless points, from all members, the child's number (from 0) and a
+    generator; the first that has not been proposed is taken, then a point of a Sobol sequence.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        first: Sequence[Unit],
+        *,
+        seed: int,
+        size: int,
+        ahead: int,
+        read: Callable[[Observation], Member | None],
+        worst: Callable[[list[Member]], int],
+        bred: Callable[[list[Member], int, np.random.Generator], Iterator[Unit]],
+    ) -> None:
+        self._space, self._first, self._seed = space, list(first), seed
+        self._size, self._ahead = size, ahead
+        self._read, self._worst, self._bred = read, worst, bred
+        self._next = self._heard = self._fresh = 0
+        self._asked: set[Unit] = set()
+        self._told: dict[int, Member | None] = {}
+        self.archive: list[int] = []
+
+    def ask(self, n: int) -> list[Proposal]:
+        proposals: list[Proposal] = []
+        while len(proposals) < n:
+            id, begun = self._next, len(self._first)
+            if id >= begun and not self._hear(max(id - self._ahead, begun - 1)):
+                break
+            point = self._first[id] if id < begun else self._child(id)
+            self._asked.add(point)
+            proposals.append(Proposal(id, point))
+            self._next += 1
+        return proposals
+
+    def tell(self, observations: Sequence[Observation]) -> None:
+        for seen in observations:
+            known = pareto.measured(seen.losses) and seen.point is not None
+            member = self._read(seen) if known else None
+            if member is not None:
+                self._told[seen.id] = member
+            elif not known or self._told.get(seen.id) is None:
+                self._told[seen.id] = None
+                self.archive = [id for id in self.archive if id != seen.id]
+
+    def _hear(self, last: int) -> bool:
+        """Let candidates up to id `last` into the archive, in order; False: one is not told."""
+        while self._heard <= last:
+            if self._heard not in self._told:
+                return False
+            if self._told[self._heard] is not None:
+                self.archive.append(self._heard)
+            self._heard += 1
+            if len(self.archive) > self._size:
+                self.archive.pop(self._worst(self._members()))
+        return True
+
+    def _members(self) -> list[Member]:
+        return [told for id in self.archive if (told := self._told[id]) is not None]
+
+    def _child(self, id: int) -> Unit:
+        members = self._members()
+        if len(members) > 1:
+            rng = np.random.default_rng([self._seed, id])
+            bred = self._bred(members, id - len(self._first), rng)
+            for point in islice(bred, TRIES):
+                if point not in self._asked:
+                    return point
+        block, row = divmod(self._fresh, sequences.BLOCK)
+        self._fresh += 1
+        points = sequences.sobol(len(self._space), self._seed, block)
+        return canonical(self._space, points[row])
+
+
+def canonical(space: Space, point: npt.ArrayLike) -> Unit:
+    return tuple(space.canonical(point).tolist())
+
+
+def beginnings(space: Space, start: Start, size: int) -> list[Unit]:
+    """The best of what is known, whose answers are not; the defaults; each expert alone.
+
+    Asking a known point again costs no items, as its plan has been answered.
+    """
+    known: list[tuple[Any, Any]] = [(p, f) for p, f in start if pareto.measured(f)]
+    known.sort(key=lambda pair: sum(pair[1]))
+    points = [point for point, _ in known[: size // 2]]
+    genes = {gene.key: gene for gene in space.genes}
+    for given in ({}, *alone(space)):
+        near = {k: min(max(float(v), genes[k].low), genes[k].high) for k, v in given.items()}
+        points.append(space.encode(near))
+    return list(dict.fromkeys(canonical(space, point) for point in points))

@@ -1,0 +1,96 @@
+"""A cluster of several nodes on one machine, whose workers and nodes come and go in a search."""
+
+import os
+import signal
+import time
+
+import pytest
+
+import evomerge
+from tests import families, ledgers
+
+pytestmark = pytest.mark.slow
+
+OBJECTIVE = """
+import os, time
+from pathlib import Path
+
+def here(model, tokenizer):
+    Path({folder!r}, str(os.getpid())).touch()
+    time.sleep(0.3)
+    return float(abs(next(model.parameters()).mean()))
+"""
+
+
+class Weather:
+    """What happens to the cluster, one thing after another, each when the last has had effect."""
+
+    def __init__(self, cluster, lost, pids):
+        self.cluster, self.lost, self.pids = cluster, lost, pids
+        self.happened, self.slots, self.notes, self.since = [], [], [], 0
+
+    def __call__(self, event, facts):
+        if event == "note":
+            self.notes.append(facts["text"])
+        if event == "answered":
+            self.slots.append(facts["result"].slot)
+            self.since += 1
+            self._next()
+
+    def _next(self):
+        n = len(self.happened)
+        if n == 0 and len(self.slots) >= 8:
+            self._happens("joined", lambda: self.cluster.add_node(num_cpus=1))
+        elif n == 1 and 2 in self.slots:
+            self._happens("killed", self._kill)
+        elif n == 2 and self.since >= 4:
+            self._happens("lost", lambda: self.cluster.remove_node(self.lost))
+
+    def _happens(self, what, action):
+        action()
+        self.happened.append(what)
+        self.since = 0
+
+    def _kill(self):
+        newest = max(self.pids.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        os.kill(int(newest.name), signal.SIGKILL)
+
+
+@pytest.fixture
+def pids(tmp_path, monkeypatch):
+    """A folder with the process ids of workers, from an objective that every node can import."""
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    (tmp_path / "where.py").write_text(OBJECTIVE.format(folder=str(folder)))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return folder
+
+
+@pytest.fixture
+def cluster(pids):
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    started = cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    yield started
+    started.shutdown()
+
+
+def test_workers_and_nodes_come_and_go(family, tmp_path, cluster, pids):
+    """The run ends with all candidates, and its ledger is that of a run in one process."""
+    lost = cluster.add_node(num_cpus=1)
+    inputs = families.recipe(family)["objectives"]
+    recipe = families.recipe(
+        family, objectives={**inputs, "here": {"function": "where:here"}}, strategy="sobol",
+        budget={"candidates": 60}, deterministic=True, ask=6,
+    )  # fmt: skip
+    joined = {"name": "ray", "workers": "auto", "address": cluster.address}
+    weather = Weather(cluster, lost, pids)
+    begun = time.monotonic()
+    evomerge.search({**recipe, "executor": joined}, tmp_path / "cluster", report=weather)
+    print(f"{time.monotonic() - begun:.0f} s; {weather.notes}")
+    assert weather.happened == ["joined", "killed", "lost"]
+    evomerge.search(recipe, tmp_path / "inline")
+    assert ledgers.content(tmp_path / "cluster") == ledgers.content(tmp_path / "inline")
