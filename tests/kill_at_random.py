@@ -10,6 +10,7 @@ folder is absent, or it is the one that was saved undisturbed.
 """
 
 import ast
+import importlib
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ import signal
 import sqlite3
 import sys
 import time
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,7 +26,8 @@ import evomerge
 from tests import ledgers
 from tests.kill_at_events import forked, start
 
-SAVES = 3
+LIBRARIES = ("evomerge", "transformers", "tokenizers", "pymoo", "cma", "optuna", "scipy")
+SAVES = 4
 """One of so many kills hits a save."""
 
 
@@ -76,10 +79,12 @@ def whole(child: int) -> float:
     return time.monotonic() - begun
 
 
-def searched(killer: Killer, recipe: dict[str, object], folder: Path, usual: float) -> None:
-    """A search, killed until it is complete or there were enough kills; then it is completed."""
+def searched(killer: Killer, recipe: dict[str, object], folder: Path, usual: float) -> int:
+    """A search, killed until it is complete or enough kills are left for saves; then completed.
+    Returns the kills."""
     known: dict[tuple[str, str, str], float] = {}
-    while killer.left() > 0:
+    before, enough = killer.kills["search"], killer.left() // SAVES
+    while killer.left() > enough:
         # short enough that a run is hit many times, long enough to get past loading
         child = start(recipe, folder)
         if not killer.kill("search", child, 0.4 * usual, lambda: known.update(answers(folder))):
@@ -87,6 +92,24 @@ def searched(killer: Killer, recipe: dict[str, object], folder: Path, usual: flo
         now = answers(folder)
         assert all(now.get(key) == score for key, score in known.items()), "an answer is lost"
     whole(start(recipe, folder))
+    return killer.kills["search"] - before
+
+
+def load_what(recipe: dict[str, object], folder: Path) -> None:
+    """Import what a search imports as it goes: a fork then begins with its work, and kills hit
+    that, not the imports."""
+    listed = folder / "modules"
+
+    def search() -> None:
+        run = evomerge.search(recipe, folder)
+        run.save("best", folder / "saved", shard_size="20KB")
+        listed.write_text("\n".join(sys.modules))
+
+    whole(forked(search))
+    for name in listed.read_text().split():
+        if name.partition(".")[0] in LIBRARIES:
+            with suppress(ImportError):  # names that a library only pretends to have
+                importlib.import_module(name)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -119,18 +142,18 @@ def saved(killer: Killer, folder: Path, kills: int) -> None:
 def main() -> None:
     recipes, place = ast.literal_eval(sys.stdin.read()), Path(sys.argv[1])
     killer = Killer(int(sys.argv[2]))
+    load_what(recipes[0], place / "first")
     usual = {}
     for i, recipe in enumerate(recipes):
         usual[i] = whole(start(recipe, place / f"whole-{i}"))
     rounds = 0
     while killer.left() > 0:
         i, folder = rounds % len(recipes), place / f"killed-{rounds}"
-        before = killer.kills["search"]
-        searched(killer, recipes[i], folder, usual[i])
+        kills = searched(killer, recipes[i], folder, usual[i])
         assert ledgers.content(folder) == ledgers.content(place / f"whole-{i}")
         fronts = [evomerge.Run(p).front.rows() for p in (folder, place / f"whole-{i}")]
         assert fronts[0] == fronts[1]
-        saved(killer, folder, min(killer.left(), (killer.kills["search"] - before) // SAVES))
+        saved(killer, folder, min(killer.left(), max(1, kills // (SAVES - 1))))
         shutil.rmtree(folder)
         rounds += 1
     print(killer.kills["search"], killer.kills["save"], rounds)

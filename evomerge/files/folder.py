@@ -13,6 +13,8 @@ from evomerge.files import header, plain
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
 LISTED = 10
+LONGEST_NAME = 255
+"""Bytes in one part of a path; file systems raise errors for longer ones."""
 
 Headers = dict[str, header.TensorInfo]
 
@@ -83,7 +85,8 @@ def inside(folder: Path, name: str, where: str) -> Path:
     Links of the Hugging Face cache may point elsewhere inside the same `models--*` folder.
     """
     parts = name.split("/")
-    if not name.isprintable() or set("\\:") & set(name) or {"", ".", ".."} & set(parts):
+    odd = not name.isprintable() or set("\\:") & set(name) or {"", ".", ".."} & set(parts)
+    if odd or max(len(part.encode()) for part in parts) > LONGEST_NAME:
         raise errors.InputError(f"{where}: {plain.shown(name)} is not a plain relative file name")
     root = Path(os.path.realpath(folder))
     if root.parent.name == "snapshots" and root.parents[1].name.startswith("models--"):
