@@ -157,7 +157,7 @@ def test_a_mismatch_is_refused_and_can_be_allowed(refused, run, family, tmp_path
     with pytest.raises(errors.InputError, match="another ancestor"):
         api.plan_of(family / "base", {"other": other}, "linear")
     assert api.plan_of(family / "base", {"other": other}, "linear", allow_mismatch=True)
-    path.write_text(json.dumps(recipe | {"allow_mismatch": True, "budget": {"candidates": 3}}))
+    path.write_text(json.dumps(recipe | {"allow_mismatch": True, "budget": {"candidates": 6}}))
     code, _, said = run("search", path, "-o", tmp_path / "run")
     assert code == 0 and "another ancestor" in said
 

@@ -19,7 +19,7 @@ def marked(family, folder, splits):
     keys["benchmark"] = {"name": "Words|1", "public_test": splits}
     (folder / "one.yaml").write_text(yaml.safe_dump(keys))
     objectives = {"mine": str(folder / "one.yaml"), "two": str(family / "two.jsonl")}
-    return families.recipe(family, objectives=objectives, budget={"candidates": 4}, shortlist=2)
+    return families.recipe(family, objectives=objectives, budget={"candidates": 6}, shortlist=2)
 
 
 @pytest.mark.parametrize("splits", [["search"], ["validation"], ["test", "validation", "search"]])
@@ -65,7 +65,7 @@ def test_what_is_allowed_is_said_in_the_search_the_report_and_the_card(run, fami
 def test_a_label_taken_off_later_does_not_clean_a_run(family, tmp_path):
     recipe = marked(family, tmp_path, ["search"]) | {"allow_contamination": True}
     first = evomerge.search(recipe, tmp_path / "run").contamination
-    later = marked(family, tmp_path, []) | {"budget": {"candidates": 5}}
+    later = marked(family, tmp_path, []) | {"budget": {"candidates": 7}}
     assert evomerge.search(later, tmp_path / "run").contamination == first
     clean = evomerge.search(later, tmp_path / "clean")
     assert clean.contamination == [] and "**Note:**" not in clean.save(

@@ -12,6 +12,7 @@ from evomerge.maths.estimates import Estimate
 from evomerge.plugins import FAILED_LOSS, REFERENCE_POINT
 from evomerge.recipe import resolve
 from evomerge.schema import Keep
+from evomerge.worker import Result
 from tests import families
 
 
@@ -34,9 +35,7 @@ def answers(family, tmp_path):
 def give(answers, problem, key, scores):
     items = problem.banks["two"].split("validation")
     rows = [Answer("two", i.id, "validation", s, {}) for i, s in zip(items, scores, strict=True)]
-    answers.ledger.record(key, rows, "host", 0)
-    for row in rows:
-        answers._keep(key, row)
+    answers.add([Result(key, tuple(rows))])
 
 
 def test_margins_are_paired_with_the_model_that_is_named(answers):

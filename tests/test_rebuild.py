@@ -45,7 +45,7 @@ def test_one_bit_shows(family, tmp_path, monkeypatch):
 
 
 def test_the_command(family, tmp_path, run):
-    path = command.write(tmp_path, families.recipe(family, budget={"candidates": 3}))
+    path = command.write(tmp_path, families.recipe(family, budget={"candidates": 6}))
     assert run("search", path, "-o", tmp_path / "run")[0] == 0
     assert run("export", tmp_path / "run", "best", "-o", tmp_path / "best")[0] == 0
     code, out, _ = run("rebuild", tmp_path / "run", "--against", tmp_path / "best", "--json")
