@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 
 from evomerge import zoo
 from evomerge.files import mounts
+from evomerge.session import version
 
 LIBRARIES = (
     "evomerge", "torch", "transformers", "safetensors", "huggingface-hub", "numpy", "scipy",
@@ -28,7 +28,7 @@ def examine(folder: Path, *, ray: bool = True) -> dict[str, Any]:
     found: dict[str, Any] = {
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
-        "versions": {name: _version(name) for name in LIBRARIES},
+        "versions": {name: version(name) for name in LIBRARIES},
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "memory (bytes)": _memory(),
@@ -42,13 +42,6 @@ def examine(folder: Path, *, ray: bool = True) -> dict[str, Any]:
         "ray": _ray() if ray else "not tried",
     }  # fmt: skip
     return {**found, "problems": _problems(found)}
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "missing"
 
 
 def _memory() -> dict[str, int]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.metadata
 import json
 import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evomerge import errors
+from evomerge import __version__, errors
 from evomerge.files.ledger import Ledger, begun
 from evomerge.files.writer import atomic_text
 from evomerge.recipe import Problem
 
-LIBRARIES = ("evomerge", "torch", "transformers", "numpy", "pymoo", "cma")
+LIBRARIES = ("torch", "transformers", "numpy", "pymoo", "cma")
 """Whose versions answers and proposals depend on."""
 
 EXCHANGEABLE = ("base", "experts", "vocabulary", "operators", "objectives", "libraries")
@@ -63,7 +63,15 @@ def _refuse(folder: Path, lines: list[str], *, allow_change: bool) -> None:
 
 
 def versions() -> dict[str, str]:
-    return {name: str(importlib.import_module(name).__version__) for name in LIBRARIES}
+    return {"evomerge": __version__, **{name: version(name) for name in LIBRARIES}}
+
+
+def version(library: str) -> str:
+    """What is installed, without importing it."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
 
 
 def facts(problem: Problem) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from evomerge import api, loop, worker  # noqa: F401 (loaded before forking)
+from evomerge import api, loop, plugins, worker  # noqa: F401 (loaded before forking)
 
 
 def events(folder: Path) -> int:
@@ -46,6 +46,8 @@ def forked(action: Callable[[], object]) -> int:
 
 def main() -> None:
     recipe = ast.literal_eval(sys.stdin.read())
+    for kind, name in (("strategy", "sobol"), ("scorer", "choice"), ("operator", "ties")):
+        plugins.load(kind, name)  # and with it what each child would load again
     killed, whole = Path(sys.argv[1]), Path(sys.argv[2])
     kills = 0
     while True:
@@ -56,7 +58,7 @@ def main() -> None:
                 os.kill(child, signal.SIGKILL)
                 done = os.waitpid(child, 0)
                 break
-            time.sleep(0.002)
+            time.sleep(0.01)
         if os.WIFEXITED(done[1]):
             assert os.WEXITSTATUS(done[1]) == 0, "a session failed"
             break

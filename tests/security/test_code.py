@@ -24,6 +24,7 @@ LOADERS = {"_Loader"}
 """What yaml.load may be given: the limited one of files/plain.py, which is a SafeLoader."""
 
 
+@pytest.mark.slow
 def test_nothing_is_unpickled(family, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tests.security.unpickled", str(family), str(tmp_path / "run")],
