@@ -95,8 +95,10 @@ class Shown:
         self._next = ended + RARELY * (ended - begun)
 
     def _on_forecast(self, facts: Mapping[str, Any]) -> None:
-        text = ", ".join(f"{name}: {value:,}" for name, value in facts.items())
-        self.console.print(text, highlight=False, soft_wrap=True)
+        rounded = {name: f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
+                   for name, value in facts.items()}  # fmt: skip
+        text = ", ".join(f"{name}: {value}" for name, value in rounded.items())
+        self.console.print(f"forecast: {text}", highlight=False, soft_wrap=True)
 
     def _on_note(self, facts: Mapping[str, Any]) -> None:
         self._note(facts["text"])
