@@ -267,7 +267,7 @@ def test_ray_listens_to_this_machine_alone(family, tmp_path):
     objectives = {"one": str(family / "one.jsonl"), "alone": {"function": "tests.listeners:score"}}
     recipe = families.recipe(
         family, executor={"name": "ray", "workers": 1}, objectives=objectives,
-        budget={"candidates": 3},
+        budget={"candidates": 6},
     )  # fmt: skip
     known = " ".join(listeners.open_to_others())
     paths = os.pathsep.join(sys.path)
