@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-import evomerge
 from evomerge.session import versions
 
 AMOUNTS = {"EVOMERGE_KILLS": "3000", "EVOMERGE_EXAMPLES": "20000", "EVOMERGE_OFFSETS": "16"}
@@ -49,8 +48,8 @@ def page(cases: list[ElementTree.Element], arguments: list[str]) -> str:
         f"# Long tests, {datetime.date.today()}\n",
         f"`{amounts} pytest {' '.join(arguments)}` at commit {commit.stdout.strip()[:12]}; "
         f"a full night is `{usual}`, all tests.\n",
-        f"evomerge {evomerge.__version__}; Python {platform.python_version()}, "
-        f"{platform.system()} {platform.machine()}; {told}.\n",
+        f"Python {platform.python_version()}, {platform.system()} {platform.machine()}; "
+        f"{told}.\n",
         f"{len(cases)} tests: {len(cases) - bad - skipped} passed, {bad} failed, "
         f"{skipped} skipped.\n",
         "| test | result | seconds | amount |", "|---|---|---|---|", *rows(cases), "",
