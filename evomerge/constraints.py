@@ -58,12 +58,12 @@ class Constraints:
     def _lacks(
         self, found: Sequence[Estimate], estimation: Estimation, places: Sequence[Place]
     ) -> Iterable[float]:
-        for i, (name, one) in enumerate(self.keep.items()):
+        for mine, (name, one) in zip(found, self.keep.items(), strict=True):
             limit = one.at_least or 0.0
             if one.within is not None:
-                theirs, _ = estimation.of(self.others[name].key, places)
-                limit = theirs[len(theirs) - len(self.keep) + i].score - one.within
-            yield limit - found[i].score
+                theirs, _ = estimation.one(self.others[name].key, name, places)
+                limit = theirs.score - one.within
+            yield limit - mine.score
 
     def margins(self, key: str, split: str) -> dict[str, Margin]:
         """Of a plan that has answered the whole split."""

@@ -82,13 +82,18 @@ class Estimation:
 
         The mean is that of the answers to `places`; other estimators read all `search` answers.
         """
+        found = [self.one(key, objective, places) for objective in self.signals]
+        return [estimate for estimate, _ in found], sum(seen for _, seen in found)
+
+    def one(self, key: str, objective: str, places: Sequence[Place]) -> tuple[Estimate, int]:
+        """The same for one objective."""
+        signal = self.signals[objective]
         if self.fidelity.reads == "mean":
-            columns = [self.answers.column(key, o, places, s) for o, s in self.signals.items()]
-            found = [Estimate(float(c.mean()), estimates.standard_error(c)) for c in columns]
-            return found, sum(map(len, columns))
-        rows = {o: self.answers.row(key, o, s) for o, s in self.signals.items()}
-        seen = sum(int(np.isfinite(row).sum()) for row in rows.values())
-        return [self.views[o].of(row) for o, row in rows.items()], seen
+            scores = self.answers.column(key, objective, places, signal)
+            mean, error = float(scores.mean()), estimates.standard_error(scores)
+            return Estimate(mean, error), len(scores)
+        row = self.answers.row(key, objective, signal)
+        return self.views[objective].of(row), int(np.isfinite(row).sum())
 
     def ability(self, key: str, objective: str) -> float:
         row = self.answers.row(key, objective, self.signals[objective])
