@@ -58,13 +58,20 @@ def writer_of(folder: Path) -> str | None:
     found = re.fullmatch(r"pid (\d+) on (.*), boot (.*)", said)
     if found is None or found[2] != os.uname().nodename:
         return said or None  # of another machine nothing is known
+    return said if is_alive(int(found[1])) and found[3] == _boot() else None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this machine has such a process, whoever it belongs to."""
+    if os.name != "posix":  # there, kill(pid, 0) is not a question
+        return True
     try:
-        os.kill(int(found[1]), 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return said if found[3] == _boot() else None
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _boot() -> str:

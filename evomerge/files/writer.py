@@ -20,6 +20,7 @@ from evomerge.files import folder as model_folder
 from evomerge.files import header
 from evomerge.files.card import card as card
 from evomerge.files.companions import Form, companions, json_bytes
+from evomerge.files.lock import is_alive
 
 SLACK = 1_000_000
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -187,23 +188,11 @@ def _index(shards: list[Shard]) -> dict[str, object]:
 def _new_partial(target: Path) -> Path:
     for old in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
         pid = old.name.rpartition("-")[2]
-        if pid.isdigit() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
+        if pid.isdigit() and (int(pid) == os.getpid() or not is_alive(int(pid))):
             shutil.rmtree(old, ignore_errors=True)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     partial.mkdir()
     return partial
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name != "posix":  # there, kill(pid, 0) is not a question
-        return True
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _check_space(target: Path, shards: list[Shard], small: Mapping[str, bytes]) -> None:
