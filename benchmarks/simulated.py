@@ -18,10 +18,11 @@ import numpy as np
 from pydantic import Field
 
 from evomerge import plugins
+from evomerge.blocks import block
 from evomerge.files.ledger import Answer
 from evomerge.genome import Space
 from evomerge.plugins import Observation, Proposal
-from evomerge.worker import Job, Result, Setup, block
+from evomerge.worker import Job, Result, Setup
 
 SPREAD = 0.8
 """Standard deviation of the logarithm of a worker's seconds a job."""

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from evomerge.blocks import Place as Place
+from evomerge.blocks import block, places
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.plan import Plan, canonical
-from evomerge.worker import Place as Place
-from evomerge.worker import Result, Setup, block, n_blocks
+from evomerge.worker import Result, Setup
 
 Scores = npt.NDArray[np.float64]
 
@@ -85,15 +86,11 @@ class Answers:
             self.ledger.forget_failures(failed)
 
     def places(self, split: str, items: int | None = None) -> list[Place]:
-        """The blocks that hold the first `items` items of every bank (None: all): one list for
-        all candidates that are asked them."""
+        """As `worker.places`: one list for all candidates that are asked them."""
         known = self._places.get((split, items))
         if known is None:
-            known = self._places[split, items] = [
-                (objective, split, number)
-                for objective, bank in self.setup.banks.items()
-                for number in range(n_blocks(bank, split, self.setup.batch, items))
-            ]
+            known = places(self.setup.banks, split, self.setup.batch, items)
+            self._places[split, items] = known
         return known
 
     def missing(self, key: str, places: Iterable[Place]) -> tuple[Place, ...]:

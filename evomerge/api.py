@@ -12,6 +12,7 @@ import torch
 
 from evomerge import ancestry, errors, inputs, layout, modules, saving, shelf, stacks
 from evomerge.answers import Scores
+from evomerge.blocks import places
 from evomerge.files import bank as banks
 from evomerge.files import plain
 from evomerge.genome import Value
@@ -25,7 +26,7 @@ from evomerge.recipe import dtype_of, named, read, resolve
 from evomerge.run import Run
 from evomerge.session import pinned
 from evomerge.worker import Job as _Job
-from evomerge.worker import Setup, Worker, load, n_blocks
+from evomerge.worker import Setup, Worker, load
 
 
 def search(
@@ -179,7 +180,7 @@ def evaluate(
     worker = worker_for(plan, shown, batch)
     scored = {}
     for name, one in shown.items():
-        blocks = tuple((name, split, i) for i in range(n_blocks(one, split, batch)))
+        blocks = tuple(places({name: one}, split, batch))
         result = worker.run(_Job(plan.model_dump(mode="json"), plan.key, blocks))
         if result.failed is not None:
             raise errors.EvaluationError(f"{plan.base.name}: {result.failed}")

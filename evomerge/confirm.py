@@ -14,6 +14,7 @@ import numpy as np
 
 from evomerge import ancestry, errors, plugins
 from evomerge.answers import Answers
+from evomerge.blocks import places
 from evomerge.constraints import Constraints, Margin
 from evomerge.desk import Desk
 from evomerge.maths import pareto
@@ -22,7 +23,6 @@ from evomerge.pace import Pace
 from evomerge.plan import Plan, Template
 from evomerge.plugins import Strategy
 from evomerge.recipe import Problem
-from evomerge.worker import n_blocks
 
 if TYPE_CHECKING:
     from evomerge.state import Candidate
@@ -160,12 +160,7 @@ def seconds(problem: Problem, pace: Pace, workers: int) -> float:
     plans = {"validation": len(COEFFICIENTS) + picked, "test": len(problem.experts) + 4 + picked}
     jobs = 0.0
     for split, n in plans.items():
-        blocks = [
-            (name, split, number)
-            for name, bank in problem.banks.items()
-            for number in range(n_blocks(bank, split, batch))
-        ]
-        jobs += -(-n // workers) * pace.of(blocks)
+        jobs += -(-n // workers) * pace.of(places(problem.banks, split, batch))
     return SAFETY * jobs + REPORTED
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import confirm, errors
+from evomerge.blocks import Place, places
 from evomerge.budget import Deadline
 from evomerge.materialize import KEPT, TILE, Merged, Workshop
 from evomerge.pace import Pace
 from evomerge.recipe import Problem
 from evomerge.saving import size
-from evomerge.worker import Job, Place, Worker, n_blocks
+from evomerge.worker import Job, Worker
 
 BUFFERS = 3
 """Arrays as large as a tile, in float32, that merging needs beside base and experts."""
@@ -22,17 +23,9 @@ BUFFERS = 3
 ROW, EVENT = 160, 2048
 """Bytes that the ledger takes for an answer, and for a candidate besides."""
 
-Places = list[Place]
 
-
-def places(problem: Problem, split: str, items: int | None = None) -> Places:
-    """The blocks of a split, as `Answers.places` has them."""
-    batch = problem.recipe.batch
-    return [
-        (name, split, number)
-        for name, bank in problem.banks.items()
-        for number in range(n_blocks(bank, split, batch, items))
-    ]
+def _places(problem: Problem, split: str, items: int | None = None) -> list[Place]:
+    return places(problem.banks, split, problem.recipe.batch, items)
 
 
 def workers(problem: Problem) -> int:
@@ -136,7 +129,7 @@ def probe(problem: Problem) -> dict[str, Any]:
     Raises EvaluationError where it can not be scored.
     """
     recipe, pace = problem.recipe, Pace(problem.setup)
-    worker, asked = Worker(problem.setup), places(problem, "search", recipe.fidelity.items)
+    worker, asked = Worker(problem.setup), _places(problem, "search", recipe.fidelity.items)
     for operator in (recipe.operators[0], "linear"):
         plan = confirm.textbook(problem, operator)
         result = worker.run(Job(plan.model_dump(mode="json"), plan.key, tuple(asked)))
@@ -145,7 +138,7 @@ def probe(problem: Problem) -> dict[str, Any]:
         pace.add(result)
     budget = recipe.budget
     deadline = Deadline.of(budget.seconds, budget.until, 0.0)
-    ends = pace.of(places(problem, "search")) * -(
+    ends = pace.of(_places(problem, "search")) * -(
         -len(confirm.endpoints(problem)) // workers(problem)
     )
     return times(problem, pace, workers(problem), deadline, first=ends)
@@ -157,7 +150,7 @@ def times(
     """Seconds of a candidate and of the confirmation, and what the budget comes to with `n`
     workers; `first`: seconds of what has to be answered before the first candidate."""
     recipe = problem.recipe
-    each = pace.of(places(problem, "search", recipe.fidelity.items))
+    each = pace.of(_places(problem, "search", recipe.fidelity.items))
     kept = confirm.seconds(problem, pace, n)
     found: dict[str, Any] = {
         "seconds per candidate": round(each, 6), "seconds to confirm, at most": round(kept, 1)

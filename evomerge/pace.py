@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from evomerge.worker import Place, Result, Setup, block
+from evomerge.blocks import Place, block
+from evomerge.worker import Result, Setup
 
 BUILD = ""
 """What building is called among the seconds of a job; all other names are objectives."""

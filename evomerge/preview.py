@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import ancestry, checks, errors, forecast, plugins, shelf, zoo
+from evomerge.blocks import n_blocks
 from evomerge.files import bank as banks
 from evomerge.files import plain, sources
 from evomerge.files.items import Item
 from evomerge.files.writer import atomic_text
 from evomerge.maths import shingles
 from evomerge.recipe import Problem, resolve
-from evomerge.worker import n_blocks
 
 SHOWN = 5
 """Pairs of near-duplicates that are named."""

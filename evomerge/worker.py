@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from evomerge import errors, inputs, modules, plugins
+from evomerge.blocks import Place, block
 from evomerge.files.bank import Bank
 from evomerge.files.companions import Form, tokenizer_files
 from evomerge.files.items import Item
@@ -39,10 +40,6 @@ class Setup:
     device: str = "cpu"
     batch: int = 25
     vocabulary: Vocabulary | None = None
-
-
-Place = tuple[str, str, int | tuple[str, ...]]
-"""A block of an objective's items on a split: its number in the fixed order, or item ids."""
 
 
 @dataclass(frozen=True)
@@ -82,20 +79,6 @@ class Result:
     trace: str = ""
     host: str = field(default_factory=lambda: os.uname().nodename)
     slot: int = 0
-
-
-def block(bank: Bank, split: str, number: int | tuple[str, ...], batch: int) -> Sequence[Item]:
-    """Items of one block: the same for every candidate, whatever else is asked."""
-    if isinstance(number, tuple):
-        named = {item.id: item for item in bank.split(split)}
-        return [named[id] for id in number]
-    return bank.split(split)[number * batch : (number + 1) * batch]
-
-
-def n_blocks(bank: Bank, split: str, batch: int, items: int | None = None) -> int:
-    """Blocks that hold the first `items` items of a split (None: all of them)."""
-    total = len(bank.split(split))
-    return -(-min(total, total if items is None else items) // batch)
 
 
 class Worker:

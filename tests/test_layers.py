@@ -28,7 +28,7 @@ LAYERS = """
     live products
     lowrank
     saving
-    schema shelf
+    schema shelf blocks
     worker
     executors answers pace
     estimation
