@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge import ancestry, errors, plugins
+from evomerge import ancestry, errors, plugins, sanity
 from evomerge.answers import Answers
 from evomerge.blocks import places
 from evomerge.constraints import Constraints, Margin
@@ -64,7 +64,7 @@ def textbook(problem: Problem, operator: str, weight: float | None = None) -> Pl
     return frame.plan(weights)
 
 
-def sanity(problem: Problem, desk: Desk, report: Report) -> Losses:
+def freeze_anchors(problem: Problem, desk: Desk, report: Report) -> Losses:
     """Have base and experts answer all `search` items; freeze anchors; point out what is odd."""
     report("stage", {"name": "sanity"})
     answers = desk.answers
@@ -90,8 +90,7 @@ def sanity(problem: Problem, desk: Desk, report: Report) -> Losses:
         )
         exact = plugins.is_structural(problem.banks[name].scorer)
         anchors[name] = (exact_anchor if exact else anchor)(base, experts)
-        if name in problem.experts and anchors[name].zero > 0:
-            _point_out(name, plans, answers, report)
+    _point_out(plans, answers, report)
     losses = Losses(anchors, problem.signals)
     if answers.ledger.last("anchors") is None:
         answers.ledger.append("anchors", losses.to_json())
@@ -104,17 +103,12 @@ def _require_answers(plans: Mapping[str, Plan], answers: Answers) -> None:
             raise errors.InputError(f"{name} can not be scored: {answers.failures[plan.key]}")
 
 
-def _point_out(name: str, plans: Mapping[str, Plan], answers: Answers, report: Report) -> None:
-    """Say so when the expert that shares a bank's name is not better there than the base."""
-    places = answers.places("search")
-    mine = float(answers.column(plans[f"expert {name}"].key, name, places).mean())
-    base = float(answers.column(plans["base"].key, name, places).mean())
-    if mine <= base:
-        text = (
-            f"expert '{name}' scores {mine:.3f} on '{name}', the base {base:.3f}: "
-            "prompt or template may be wrong"
-        )
-        report("note", {"text": text})
+def _point_out(plans: Mapping[str, Plan], answers: Answers, report: Report) -> None:
+    found = sanity.of(answers, plans, answers.places("search"))
+    lines = [line for row in found.values() for line in row["remarks"]]
+    answers.ledger.set_meta("odd", lines)
+    for line in lines:
+        report("note", {"text": line})
 
 
 def shortlist(

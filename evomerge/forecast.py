@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from evomerge import confirm, errors
+from evomerge import confirm, errors, sanity
+from evomerge.answers import Answers
 from evomerge.blocks import Place, places
 from evomerge.budget import Deadline
+from evomerge.files.ledger import Ledger
 from evomerge.materialize import KEPT, TILE, Merged, Workshop
 from evomerge.pace import Pace
+from evomerge.plan import Plan
 from evomerge.recipe import Problem
 from evomerge.saving import size
-from evomerge.worker import Job, Worker
+from evomerge.worker import Job, Result, Worker
 
 BUFFERS = 3
 """Arrays as large as a tile, in float32, that merging needs beside base and experts."""
+
+PROBED = 50
+"""Questions of each bank that base and experts answer in a probe, rounded up to whole blocks."""
 
 ROW, EVENT = 160, 2048
 """Bytes that the ledger takes for an answer, and for a candidate besides."""
@@ -123,25 +131,41 @@ def require(problem: Problem, needs: Mapping[str, Any], space: Mapping[str, Any]
         )
 
 
-def probe(problem: Problem) -> dict[str, Any]:
+def probe(problem: Problem, worker: Worker) -> dict[str, Any]:
     """Let the uniform mean answer what a candidate is asked, twice, and extrapolate.
 
     Raises EvaluationError where it can not be scored.
     """
     recipe, pace = problem.recipe, Pace(problem.setup)
-    worker, asked = Worker(problem.setup), _places(problem, "search", recipe.fidelity.items)
+    asked = _places(problem, "search", recipe.fidelity.items)
     for operator in (recipe.operators[0], "linear"):
         plan = confirm.textbook(problem, operator)
-        result = worker.run(Job(plan.model_dump(mode="json"), plan.key, tuple(asked)))
-        if result.failed is not None:
-            raise errors.EvaluationError(f"the probe, {operator} at its defaults: {result.failed}")
-        pace.add(result)
+        pace.add(_answered(worker, plan, asked, f"the probe, {operator} at its defaults"))
     budget = recipe.budget
     deadline = Deadline.of(budget.seconds, budget.until, 0.0)
     ends = pace.of(_places(problem, "search")) * -(
         -len(confirm.endpoints(problem)) // workers(problem)
     )
     return times(problem, pace, workers(problem), deadline, first=ends)
+
+
+def _answered(worker: Worker, plan: Plan, asked: Sequence[Place], what: str) -> Result:
+    result = worker.run(Job(plan.model_dump(mode="json"), plan.key, tuple(asked)))
+    if result.failed is not None:
+        raise errors.EvaluationError(f"{what}: {result.failed}")
+    return result
+
+
+def sane(problem: Problem, worker: Worker) -> dict[str, Any]:
+    """What base and experts score on the first items of each bank, as `sanity.of` has it.
+
+    Raises EvaluationError where one of them can not be scored.
+    """
+    plans, asked = confirm.endpoints(problem), _places(problem, "search", PROBED)
+    with tempfile.TemporaryDirectory() as folder, closing(Ledger(Path(folder), write=True)) as one:
+        answers = Answers(one, problem.setup)
+        answers.add([_answered(worker, plan, asked, label) for label, plan in plans.items()])
+        return sanity.of(answers, plans, asked)
 
 
 def times(

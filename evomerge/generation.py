@@ -11,7 +11,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from evomerge import errors, prompts
-from evomerge.files.items import Item
+from evomerge.files.items import Item, constant_score
 
 
 class Options(TypedDict, total=False):
@@ -27,6 +27,9 @@ class Options(TypedDict, total=False):
 
 
 DEFAULTS: Options = {"max_new_tokens": 32, "stop": ("\n",), "chat": False}
+
+chance = constant_score
+"""What guessing scores, for scorers of generated text."""
 
 Mark = Callable[[str, Sequence[str]], bool]
 """Whether a text, without blanks at its ends, is right, given the item's accepted answers."""

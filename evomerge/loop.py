@@ -81,7 +81,7 @@ class Search:
         self.ledger = ledger
         watch = self.watch
         confirm_by = watch.by = watch.deadline.at if watch.deadline.left > 0 else math.inf
-        self.losses = confirm.sanity(self.problem, self.desk, self.report)
+        self.losses = confirm.freeze_anchors(self.problem, self.desk, self.report)
         ledger.set_meta("pace", self.desk.pace.medians())
         named = self.recipe.strategy
         strategy = plugins.begin(

@@ -88,3 +88,8 @@ class Recorded:
         """Why scores on a public benchmark can not be claimed: its test set took part."""
         found = self._ledger.meta("contamination") or {}
         return [f"'{name}': {line}." for name, line in found.items()]
+
+    @property
+    def odd(self) -> list[str]:
+        """What base and experts scored that points to a wrong prompt or template."""
+        return list(self._ledger.meta("odd") or [])

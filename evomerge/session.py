@@ -98,6 +98,22 @@ def pinned(folder: Path) -> dict[str, str]:
     return dict(Ledger(folder).meta("origins") or {}) if begun(folder) else {}
 
 
+def other_scores(ledger: Ledger, problem: Problem) -> list[str]:
+    """Parts of the recipe by which its scores can not be compared with those of a run."""
+    recorded, now = ledger.meta("identity") or {}, problem.identity()
+    parts = ("base", "experts", "vocabulary", "objectives", "keep", "dtype")
+    return [part for part in parts if recorded.get(part) != now.get(part)]
+
+
+def require_same_scores(ledger: Ledger, problem: Problem) -> None:
+    """Raise RecipeError where new scores could not be compared with those of the run."""
+    if other := other_scores(ledger, problem):
+        raise errors.RecipeError(
+            f"{ledger.folder}: {', '.join(other)}: not what the run was made with; its scores can "
+            "not be compared with new ones"
+        )
+
+
 def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
     """Lines `place: the run has X, now it is Y`, at most one a leaf."""
     if isinstance(old, dict) and isinstance(new, dict):

@@ -34,7 +34,7 @@ LAYERS = """
     estimation
     constraints
     objectives checks desk fidelity
-    recipe
+    recipe sanity
     confirm front
     session watch
     report forecast
