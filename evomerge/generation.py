@@ -31,6 +31,12 @@ DEFAULTS: Options = {"max_new_tokens": 32, "stop": ("\n",), "chat": False}
 chance = constant_score
 """What guessing scores, for scorers of generated text."""
 
+DEGENERATE = "degenerate"
+"""The signal of a text that is none."""
+
+CYCLE, TURNS = 8, 4
+"""Tokens of the longest cycle that is looked for, and how often it has to be there."""
+
 Mark = Callable[[str, Sequence[str]], bool]
 """Whether a text, without blanks at its ends, is right, given the item's accepted answers."""
 
@@ -71,16 +77,36 @@ def prepare(tokenizer: Any, items: Sequence[Item], mark: Mark, options: Options)
 
 
 def score(model: Any, batch: Batch) -> dict[str, list[float]]:
-    """Per item: `score` (0 or 1) and `length` in tokens.
+    """Per item: `score` (0 or 1), `length` in tokens, and `degenerate` (0 or 1): whether the text
+    is blank, or repeats itself to the last token that it may have.
 
     Raises EvaluationError, naming the item, where logits are not finite.
     """
-    texts, lengths = generate(model, batch)
+    made = tokens(model, batch)
+    texts = _texts(model, batch, made)
     marks = [
         batch.mark(text.strip(), accepted)
         for text, accepted in zip(texts, batch.accepted, strict=True)
     ]
-    return {"score": [float(mark) for mark in marks], "length": [float(n) for n in lengths]}
+    broken = [
+        not text.strip() or (len(row) == batch.max_new_tokens and repeats(row))
+        for text, row in zip(texts, made, strict=True)
+    ]
+    return {
+        "score": [float(mark) for mark in marks],
+        "length": [float(len(row)) for row in made],
+        DEGENERATE: [float(is_broken) for is_broken in broken],
+    }
+
+
+def repeats(made: Sequence[int]) -> bool:
+    """Whether tokens end in a cycle of at most CYCLE, which makes up half of them, and is there
+    at least TURNS times. Of fewer than twice TURNS tokens nothing is said."""
+    for n in range(1, CYCLE + 1):
+        tail = max(TURNS * n, -(-len(made) // 2))
+        if len(made) >= max(tail, 2 * TURNS) and made[-tail:-n] == made[n - tail :]:
+            return True
+    return False
 
 
 def generate(model: Any, batch: Batch) -> tuple[list[str], list[int]]:
@@ -88,10 +114,13 @@ def generate(model: Any, batch: Batch) -> tuple[list[str], list[int]]:
 
     The token that ends a text counts. Raises EvaluationError where logits are not finite.
     """
-    ends = _ends(model, batch.tokenizer)
     made = tokens(model, batch)
-    texts = [_decoded(batch.tokenizer, row, ends) for row in made]
-    return [_until(text, batch.stop) for text in texts], [len(row) for row in made]
+    return _texts(model, batch, made), [len(row) for row in made]
+
+
+def _texts(model: Any, batch: Batch, made: Sequence[Sequence[int]]) -> list[str]:
+    ends = _ends(model, batch.tokenizer)
+    return [_until(_decoded(batch.tokenizer, row, ends), batch.stop) for row in made]
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from typing import Any
 from evomerge import confirm, forecast, plugins
 from evomerge.answers import Answers, Place, text
 from evomerge.budget import Clock
+from evomerge.degenerate import Judge
 from evomerge.desk import Desk
 from evomerge.files.ledger import Ledger
 from evomerge.pace import Pace
@@ -82,6 +83,7 @@ class Search:
         watch = self.watch
         confirm_by = watch.by = watch.deadline.at if watch.deadline.left > 0 else math.inf
         self.losses = confirm.freeze_anchors(self.problem, self.desk, self.report)
+        self.desk.judge = Judge(self.answers, confirm.endpoints(self.problem))
         ledger.set_meta("pace", self.desk.pace.medians())
         named = self.recipe.strategy
         strategy = plugins.begin(

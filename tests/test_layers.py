@@ -32,7 +32,7 @@ LAYERS = """
     worker
     executors answers pace
     estimation
-    constraints
+    constraints degenerate
     objectives checks desk fidelity
     recipe sanity
     confirm front
