@@ -18,7 +18,7 @@ from evomerge.blocks import places
 from evomerge.constraints import Constraints, Margin
 from evomerge.desk import Desk
 from evomerge.maths import pareto
-from evomerge.objectives import Losses, anchor, exact_anchor
+from evomerge.objectives import Anchor, Losses, anchor, exact_anchor
 from evomerge.pace import Pace
 from evomerge.plan import Plan, Template
 from evomerge.plugins import Strategy
@@ -65,7 +65,10 @@ def textbook(problem: Problem, operator: str, weight: float | None = None) -> Pl
 
 
 def freeze_anchors(problem: Problem, desk: Desk, report: Report) -> Losses:
-    """Have base and experts answer all `search` items; freeze anchors; point out what is odd."""
+    """Have base and experts answer all `search` items; freeze anchors; point out what is odd.
+
+    Frozen once: inputs that have changed since do not move them.
+    """
     report("stage", {"name": "sanity"})
     answers = desk.answers
     descent = answers.ledger.meta("ancestry") or problem.inputs.ancestry
@@ -91,10 +94,11 @@ def freeze_anchors(problem: Problem, desk: Desk, report: Report) -> Losses:
         exact = plugins.is_structural(problem.banks[name].scorer)
         anchors[name] = (exact_anchor if exact else anchor)(base, experts)
     _point_out(plans, answers, report)
-    losses = Losses(anchors, problem.signals)
-    if answers.ledger.last("anchors") is None:
-        answers.ledger.append("anchors", losses.to_json())
-    return losses
+    frozen = answers.ledger.last("anchors")
+    if frozen is None:
+        frozen = Losses(anchors, problem.signals).to_json()
+        answers.ledger.append("anchors", frozen)
+    return Losses({name: Anchor(**frozen[name]) for name in anchors}, problem.signals)
 
 
 def _require_answers(plans: Mapping[str, Plan], answers: Answers) -> None:
@@ -109,6 +113,17 @@ def _point_out(plans: Mapping[str, Plan], answers: Answers, report: Report) -> N
     answers.ledger.set_meta("odd", lines)
     for line in lines:
         report("note", {"text": line})
+
+
+def standing(problem: Problem, plan: Plan) -> bool:
+    """Whether a plan of before can still be built: its inputs and operators are those of now."""
+    here = {item.sha256 for item in problem.inputs.inputs}
+    frame = problem.template.vocabulary
+    here |= {frame.sha256} if frame is not None else set()
+    versions = {s.operator: s.version for s in plan.groups.values()}
+    return here.issuperset(plan.identities()) and all(
+        version == plugins.load("operator", name).VERSION for name, version in versions.items()
+    )
 
 
 def shortlist(

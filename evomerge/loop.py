@@ -112,13 +112,22 @@ class Search:
             self._note(line)
         watch.by = confirm_by
         ledger.set_meta("pace", self.desk.pace.medians())
-        shortlist = confirm.shortlist(
-            self.problem, strategy, self.candidates.values(), self.state.plan
-        )
+        shortlist = confirm.shortlist(self.problem, strategy, self._standing(), self.state.plan)
         asked = {c.key for c in self.candidates.values()}
         others = [plan for plan in shortlist.values() if plan.key not in asked]
         self.desk.answer(others, self._usual(), self._told_result)
         confirm.confirm(self.problem, self.desk, self.losses, shortlist, self.report)
+
+    def _standing(self) -> list[Candidate]:
+        """All candidates; after a change of inputs, those that can still be built."""
+        every = list(self.candidates.values())
+        if self.ledger.last("changed") is None:
+            return every
+        kept = [c for c in every if confirm.standing(self.problem, self.state.plan(c))]
+        if len(kept) < len(every):
+            text = "are of inputs that have changed since, and are not confirmed"
+            self._note(f"{len(every) - len(kept)} candidates {text}")
+        return kept
 
     def _usual(self) -> list[Place]:
         """What most candidates are asked; nothing is chosen before the loop begins."""

@@ -43,7 +43,8 @@ def talkers(tmp_path_factory):
 def searched(talkers, folder, *banks, **changes):
     recipe = families.recipe(
         talkers, objectives={name: str(talkers / f"{name}.jsonl") for name in banks},
-        strategy="sobol", space={"blocks": 1, "genes": {"weight": [0, 1.2]}}, allow_mismatch=True, **changes,
+        strategy="sobol", space={"blocks": 1, "genes": {"weight": [0, 1.2]}},
+        allow_mismatch=True, **changes,
     )  # fmt: skip
     return evomerge.search(recipe, folder)
 

@@ -35,7 +35,7 @@ LAYERS = """
     constraints degenerate
     objectives checks desk fidelity
     recipe sanity
-    confirm front
+    confirm front changes
     session watch
     report forecast
     signals state
