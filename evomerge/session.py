@@ -40,6 +40,7 @@ def open_run(ledger: Ledger, problem: Problem, *, allow_change: bool) -> list[st
         ledger.set_meta("dropped", dropped)
     if theirs != mine:
         ledger.set_meta("identity", mine)
+    ledger.set_meta("paths", {item.sha256: item.path for item in problem.inputs.inputs})
     recipe = problem.portable()
     ledger.set_meta("recipe", recipe)
     atomic_text(ledger.folder / "recipe.json", json.dumps(recipe, indent=1))
