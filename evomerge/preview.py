@@ -85,6 +85,7 @@ def _described(problem: Problem) -> dict[str, Any]:
         else n_blocks(bank, "search", batch, asked) * batch
         for bank in problem.banks.values()
     )
+    origins = {name: bank.origin for name, bank in problem.banks.items() if bank.origin}
     numbers = sum(info.numel for info in problem.base.tensors.values())
     size = sum(info.bytes for info in problem.base.tensors.values())
     return {
@@ -104,6 +105,7 @@ def _described(problem: Problem) -> dict[str, Any]:
         "groups": list(problem.template.groups),
         "strategy": recipe.strategy.name,
         "objectives": problem.objectives,
+        **({"data sets": origins} if origins else {}),
         "items per candidate": per_candidate,
         "budget": {k: v for k, v in recipe.budget.model_dump().items() if v is not None},
         "executor": recipe.executor.model_dump(),
@@ -176,6 +178,7 @@ def check_bank(
         atomic_text(target, "".join(f"{key}: {json.dumps(v)}\n" for key, v in keys.items()))
     return {
         "name": bank.name,
+        "origin": bank.origin,
         "items": len(bank.items),
         "splits": {name: count[name] for name in banks.SPLITS},
         "scorer": bank.scorer,

@@ -89,10 +89,12 @@ def facts(problem: Problem) -> dict[str, Any]:
 
 
 def _banks(problem: Problem) -> dict[str, Any]:
-    return {
-        name: {"bank": problem.banks[name].name, "scorer": problem.banks[name].scorer}
-        for name in problem.objectives
-    }
+    found = {}
+    for name in problem.objectives:
+        bank = problem.banks[name]
+        origin = {"origin": bank.origin} if bank.origin else {}
+        found[name] = {"bank": bank.name, "scorer": bank.scorer, **origin}
+    return found
 
 
 def pinned(folder: Path) -> dict[str, str]:

@@ -58,6 +58,13 @@ def read_file(
     return _items(sources.rows(path), str(path), shares, unanswered)
 
 
+def read_rows(
+    rows: Iterable[sources.Row], where: str, shares: Mapping[str, float] | None = None
+) -> list[Item]:
+    """The items of rows, each with the place that messages call it by."""
+    return _items(rows, where, shares)
+
+
 def read_list(
     entries: Sequence[object],
     where: str,
