@@ -63,10 +63,21 @@ def check(item: Item) -> None:
 
 def prepare(tokenizer: Any, items: Sequence[Item], mark: Mark, options: Options) -> Batch:
     """Tokenise a block of items."""
-    chosen: Options = {**DEFAULTS, **options}
-    chat = chosen["chat"]
+    chat = options.get("chat", DEFAULTS["chat"])
     texts = [prompts.text(tokenizer, item, chat=chat) for item in items]
     rows = [prompts.tokens(tokenizer, text, chat=chat) for text in texts]
+    return assemble(tokenizer, items, rows, mark, options)
+
+
+def assemble(
+    tokenizer: Any,
+    items: Sequence[Item],
+    rows: Sequence[list[int]],
+    mark: Mark,
+    options: Options,
+) -> Batch:
+    """A block of items whose prompts are these tokens."""
+    chosen: Options = {**DEFAULTS, **options}
     given, mask = prompts.left_padded(
         [row or prompts.start(tokenizer) for row in rows], prompts.padding(tokenizer)
     )

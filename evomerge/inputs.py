@@ -174,15 +174,8 @@ def load(
             check_base(found, root)
         files[found.sha256] = found
         on = first if isinstance(found, Adapter) else None
-        inputs.append(
-            Input(
-                name=name,
-                sha256=found.sha256,
-                path=str(found.folder.absolute()),
-                origin=origin,
-                on=on,
-            )
-        )
+        place = str(found.folder.absolute())
+        inputs.append(Input(name=name, sha256=found.sha256, path=place, origin=origin, on=on))
     known = Opened(files)
     sources: Sequence[Model] = [known.source(item) for item in inputs]
     frame = Frame(sources, [item.name for item in inputs], tokenizer)
