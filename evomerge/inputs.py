@@ -46,7 +46,7 @@ class Opened(dict[str, Checkpoint]):
                 raise errors.InputError(f"{item.name}: the plan does not say where it is ('path')")
             if not Path(item.path).exists():
                 raise errors.InputError(
-                    f"{item.name}: {item.path}: is not there any more (sha256 {item.sha256}). "
+                    f"{item.name}: {item.path}: no such folder any more (sha256 {item.sha256}). "
                     "Where it has moved, run the search again with a recipe that names its new "
                     "place, or put that as 'path' into the plan"
                 )

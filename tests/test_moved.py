@@ -75,7 +75,7 @@ def test_inputs_that_are_gone_are_named_until_a_recipe_finds_them(there, run, re
     shutil.move(there / "new", there / "newer")
     for asked in ("front", "status", "report"):
         assert run(asked, "moved")[0] == 0
-    says = [f"base: {there / 'new' / 'base'}: is not there any more", "names its new place"]
+    says = [f"base: {there / 'new' / 'base'}: no such folder any more", "names its new place"]
     for asked in (("export", "moved", "best", "-o", "saved"), ("rebuild", "moved")):
         refused(*asked, code=errors.InputError.exit_code, says=says)
     says = str(there / "new" / "one.jsonl")
