@@ -95,6 +95,26 @@ def test_items_that_one_has_not_answered_do_not_count():
     assert racing.better(rows).tolist() == pytest.approx([alone[0], 0.5])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_who_is_left_out_at_first_could_not_have_been_better(seed):
+    """By sums over the items that both have answered; ids and items come in any order."""
+    rng = np.random.default_rng(seed)
+    scores, told = racing._Scores(), {}
+    for id in rng.permutation(23).tolist():
+        items = rng.permutation(17)[: rng.integers(18)]
+        told[id] = {str(i): float(rng.integers(2)) for i in items}
+        scores.keep(id, told[id])
+    others = np.array([id for id in told if id != 5])
+    apart = scores.above(others, 5)
+    for row, other in zip(apart, others, strict=True):
+        both = told[other].keys() & told[5].keys()
+        known = sorted(told[other][i] - told[5][i] for i in both)
+        assert sorted(row[np.isfinite(row)]) == known
+    left = scores.may_be_above(others, 5)
+    assert left.tolist() == (np.nansum(apart, axis=1) >= 0).tolist()
+    assert not (racing.better(apart[~left]) > 0.5).any() and 0 < left.sum() < len(left)
+
+
 def test_equal_differences_are_sure_only_in_number():
     few, many = (racing.better(np.full((1, n), 0.1))[0] for n in (2, 20))
     assert 0.5 < few < many < 1
