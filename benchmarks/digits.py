@@ -7,10 +7,10 @@ nothing around an eighth, one bank of ten classes; noise on a coefficient is noi
 of that network. `blocks`: the four experts with one coefficient for all layers, or one for each of
 three blocks; embedding and head stand at the mean. `map`: one coefficient for all layers, the
 front of a direct search, and of MAP and others after a tenth of its candidates. All other searches
-of a setting have the same budget of items, those of base and experts included. Printed is, per row,
-the accuracy on `test` of the point that `validation` chose (`map`: the hypervolume of the front on
-`test`): mean over seeds with a 95 % interval (Student's t), and the difference to the first row,
-seed by seed. Finished runs are kept in FOLDER.
+of a setting have the same budget of items, those of base and experts included. Printed is, per
+row, the accuracy on `test` of the point that `validation` chose (`map`: the hypervolume of the
+front on `test`): mean over seeds with a 95 % interval (Student's t), and the difference to the
+first row, seed by seed. Finished runs are kept in FOLDER.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def searched(setting: str, name: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
-    """One run: what its chosen point, its front and the best baseline score on `test`; its cost."""
+    """One run: what its chosen point, front and best baseline score on `test`; its cost."""
     folder = options.folder / setting / f"{name.replace(', ', '-')}-{options.signal}-{seed}"
     changes = {
         "name": "digits", "operator": "task_arithmetic", "batch": 60, "shortlist": 6,
@@ -149,7 +149,10 @@ def table(rows: dict[str, list[dict[str, float]]], measured: str) -> Iterator[st
     if measured == "volume":
         title, best = "all baselines", np.mean([run["baseline volume"] for run in first])
     else:
-        title, best = "best of base, experts, textbook", np.mean([run["baseline"] for run in first])
+        title, best = (
+            "best of base, experts, textbook",
+            np.mean([run["baseline"] for run in first]),
+        )
     yield f"| {title} | {best:.3f} | | | | |"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from evomerge import errors, plugins, saving, shelf, zoo
 from evomerge.files.sheet import Sheet
 from evomerge.genome import Space
-from evomerge.layers import Layers
+from evomerge.layers import APART, Layers
 from evomerge.layout import lay_out
 from evomerge.plan import Input, Template
 from evomerge.schema import Fidelity, Recipe
@@ -46,7 +46,9 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
             with errors.at(key if key == "base" else f"experts.{key}"):
                 zoo.check(model, "model")
     space, _ = lay_out(_imagined(recipe), recipe.space.genes, "space.genes")
-    strategy(recipe, space, [*recipe.objectives, *functions])
+    # A model may lack what is outside of all blocks; its own space is looked at once it is open
+    sure = [gene for gene in space.genes if gene.group not in APART] or space.genes
+    strategy(recipe, Space(sure), [*recipe.objectives, *functions])
     device(recipe)
 
 

@@ -101,7 +101,7 @@ def test_who_is_left_out_at_first_could_not_have_been_better(seed):
     rng = np.random.default_rng(seed)
     scores, told = racing._Scores(), {}
     for id in rng.permutation(23).tolist():
-        items = rng.permutation(17)[: rng.integers(18)]
+        items = rng.permutation(17)[: rng.integers(6, 18)]
         told[id] = {str(i): float(rng.integers(2)) for i in items}
         scores.keep(id, told[id])
     others = np.array([id for id in told if id != 5])
