@@ -137,13 +137,13 @@ def shortlist(
 def best_of_front(told: Sequence[Candidate], n: int) -> list[Candidate]:
     """The nondominated candidates; above n, the best of each objective and mean.
 
-    Where the strategy said how many items it wanted, those of whom it wanted most.
+    Where the strategy said how many items it wanted, those of whom it wanted most, and those of
+    whom it said nothing, as of points that a run begins with.
     """
     if not told:
         raise errors.Unconfirmed("no candidate has a score: nothing to confirm")
-    wanted = [float("inf") if c.asked is None else c.asked for c in told]
-    most = max(wanted)
-    unique = list({c.key: c for c, n in zip(told, wanted, strict=True) if n == most}.values())
+    most = max((c.asked for c in told if c.asked is not None), default=None)
+    unique = list({c.key: c for c in told if c.asked in (None, most)}.values())
     losses = np.array([c.losses for c in unique])
     front = [c for c, kept in zip(unique, pareto.nondominated(losses), strict=True) if kept]
     if len(front) <= n:
@@ -184,7 +184,8 @@ def confirm(
     report("stage", {"name": "test"})
     tested = [*baselines.values(), *(shortlist[label] for label in {*front, chosen})]
     desk.answer(tested, answers.places("test"), told)
-    previous = answers.ledger.last("confirmed") or {"looks": 0}
+    before = ("confirmed", "seeds")  # the run that seeds are from has looked at `test` too
+    previous = next(filter(None, map(answers.ledger.last, before)), {"looks": 0})
     found = {
         "candidates": _candidates(answers),
         "shortlist": {label: plan.key for label, plan in shortlist.items()},
