@@ -41,6 +41,7 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
             raise errors.RecipeError(f"objectives: '{name}' is in the recipe and in functions")
     _objectives(recipe, folder)
     _keep(recipe, folder, functions)
+    _prefer(recipe, [*recipe.objectives, *functions])
     for key, model in {"base": recipe.base, **recipe.experts}.items():
         if model.startswith("zoo:"):
             with errors.at(key if key == "base" else f"experts.{key}"):
@@ -114,6 +115,14 @@ def _keep(recipe: Recipe, folder: Path, functions: Sequence[str]) -> None:
             keys = shelf.check(one.bank, folder)
             if keys is not None and not recipe.allow_contamination:
                 _clean(keys)
+
+
+def _prefer(recipe: Recipe, objectives: Sequence[str]) -> None:
+    for name in recipe.prefer:
+        if name not in objectives:
+            raise errors.RecipeError(errors.unknown("prefer", "objective", name, objectives))
+    if recipe.prefer and not any(recipe.prefer.values()):
+        raise errors.RecipeError("prefer: all weights are 0")
 
 
 def _clean(keys: Sheet) -> None:

@@ -111,8 +111,9 @@ class Search:
         watch.by = confirm_by
         ledger.set_meta("pace", self.desk.pace.medians())
         shortlist = confirm.shortlist(
-            self.problem, strategy, self.candidates.values(), self.state.plan
-        )
+            self.problem, strategy, self.candidates.values(), self.state.plan,
+            self.losses.weights(self.recipe.prefer),
+        )  # fmt: skip
         asked = {c.key for c in self.candidates.values()}
         others = [plan for plan in shortlist.values() if plan.key not in asked]
         self.desk.answer(others, self._usual(), self._told_result)

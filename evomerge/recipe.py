@@ -168,6 +168,7 @@ class Problem:
                 for name in self.objectives
             },
             **({"keep": keep} if keep else {}),
+            **({"prefer": recipe.prefer} if recipe.prefer else {}),
             **({"seeds": recipe.seeds} if recipe.seeds is not None else {}),
             "strategy": recipe.strategy.model_dump(),
             "fidelity": recipe.fidelity.identity(),
