@@ -9,8 +9,8 @@ three blocks; embedding and head stand at the mean. `map`: one coefficient for a
 front of a direct search, and of MAP and others after a tenth of its candidates. All other searches
 of a setting have the same budget of items, those of base and experts included. Printed is, per
 row, the accuracy on `test` of the point that `validation` chose (`map`: the hypervolume of the
-front's accuracies on `test`, from 0): mean over seeds with a 95 % interval (Student's t), and the difference to the
-first row, seed by seed. Finished runs are kept in FOLDER.
+front's accuracies on `test`, from 0): mean over seeds with a 95 % interval (Student's t), and the
+difference to the first row, seed by seed. Finished runs are kept in FOLDER.
 """
 
 from __future__ import annotations
