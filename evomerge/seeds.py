@@ -32,17 +32,22 @@ NAMED = 3
 @dataclass(frozen=True)
 class Seeds:
     """Points (D,) by label of those plans of a run that this space can express; by labels of the
-    others, why not; names that its answers to an objective have here; looks at `test`."""
+    others, why not; how many are the same plans here, names that answers to each of its objectives
+    have here; looks at `test`."""
 
     run: Path
     points: Mapping[str, tuple[float, ...]]
     strays: Mapping[str, str]
+    same: int
     banks: Mapping[str, Sequence[str]]
     looks: int
 
     def notes(self) -> Iterator[str]:
         names = ", ".join(self.points)
-        yield f"seeds: {len(self.points)} points of {self.run} come first: {names}"
+        yield (
+            f"seeds: {len(self.points)} points of {self.run} come first: {names}; {self.same} of "
+            "them are the same plans here"
+        )
         for labels, reason in self.strays.items():
             yield f"seeds: {labels} of {self.run} left out: {reason}"
         if not self.banks:
@@ -103,6 +108,7 @@ def found(problem: Problem, folder: Path | None = None) -> Seeds | None:
 def _of(problem: Problem, path: Path, old: Ledger) -> Seeds:
     once: dict[tuple[float, ...], str] = {}
     strays: dict[str, list[str]] = {}
+    same = 0
     elites = _elites(Recorded(path), old.last("confirmed"), problem.recipe.shortlist)
     for label, key in elites.items():
         try:
@@ -112,6 +118,7 @@ def _of(problem: Problem, path: Path, old: Ledger) -> Seeds:
             strays.setdefault(str(error), []).append(label)
         else:
             once.setdefault(tuple(point.tolist()), label)
+            same += problem.plan(point).key == key
     reasons = {", ".join(labels): reason for reason, labels in strays.items()}
     if not once:
         shown = "; ".join(f"{labels}: {why}" for labels, why in islice(reasons.items(), NAMED))
@@ -121,7 +128,8 @@ def _of(problem: Problem, path: Path, old: Ledger) -> Seeds:
     points = {label: point for point, label in once.items()}
     confirmed = old.last("confirmed") or {"looks": 0}
     later = sum(event.body["looked"] for event in old.events("between"))
-    return Seeds(path, points, reasons, _banks(problem, old), confirmed["looks"] + later)
+    looks = confirmed["looks"] + later
+    return Seeds(path, points, reasons, same, _banks(problem, old), looks)
 
 
 def _elites(run: Recorded, confirmed: Mapping[str, Any] | None, most: int) -> dict[str, str]:

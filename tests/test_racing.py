@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import evomerge
-from evomerge import errors
+from evomerge import confirm, errors
 from evomerge.plugins import Observation
+from evomerge.state import Candidate
 from evomerge.strategies import racing
 from tests import families, ledgers
 from tests.landscapes import make, numeric
@@ -182,3 +183,14 @@ def test_a_race_in_a_run_is_resumed(family, tmp_path):
     most = {p["id"] for _, body in asks for p in body["proposals"] if p["items"] == 30}
     assert {p.label for p in whole.front} <= {f"c{id}" for id in most}
     assert {p.key for p in evomerge.Run(tmp_path / "grown").front}
+
+
+def test_points_without_a_wish_for_items_are_confirmed_beside_the_last_rung():
+    """Textbook merges, or another run's points, before a race; who stopped early is not."""
+    rows = [(None, (0.2, 0.8)), (30, (0.0, 0.0)), (90, (0.8, 0.2)), (90, (0.9, 0.9))]
+    told = [
+        Candidate(id, None, f"k{id}", [], asked=asked, losses=losses)
+        for id, (asked, losses) in enumerate(rows)
+    ]
+    assert [c.id for c in confirm.best_of_front(told, 4, [1, 1])] == [0, 2]
+    assert [c.id for c in confirm.best_of_front(told, 1, [0, 1])] == [0]

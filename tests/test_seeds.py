@@ -1,5 +1,6 @@
 """Runs that begin with what another run found."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -81,6 +82,18 @@ def test_answers_of_another_run_are_free_in_a_budget_of_items(family, old, tmp_p
     assert len(run.asked()) == len(known) + 4  # two banks of 20 items each
     # Both begin with Sobol points of one seed, which the other run has answered
     assert len(known) >= 6
+
+
+def test_a_plan_says_what_would_be_taken(family, old, new, run, tmp_path):
+    recipe = tmp_path / "next.json"
+    recipe.write_text(json.dumps(seeded(family, old)))
+    code, out, _ = run("plan", recipe, "--json")
+    assert code == 0
+    count = len(taken(new)["points"])
+    assert any(f"{count} points of {old.folder} come first" in x for x in json.loads(out)["notes"])
+    recipe.write_text(json.dumps(seeded(family, old, seed=4)))
+    notes = json.loads(run("plan", recipe, "--json")[1])["notes"]  # a plan has its recipe's seed
+    assert any("0 of them are the same plans here" in note for note in notes)
 
 
 def test_the_strategy_knows_what_they_scored(family, old, tmp_path):
