@@ -18,6 +18,7 @@ from evomerge import (
     forecast,
     plugins,
     sanity,
+    seeds,
     session,
     shelf,
     zoo,
@@ -110,7 +111,11 @@ def _described(problem: Problem) -> dict[str, Any]:
         "budget": {k: v for k, v in recipe.budget.model_dump().items() if v is not None},
         "executor": recipe.executor.model_dump(),
         "device": checks.device(recipe),
-        "notes": [*problem.notes(), *ancestry.refuse(problem.inputs.ancestry, allowed)],
+        "notes": [
+            *problem.notes(),
+            *ancestry.refuse(problem.inputs.ancestry, allowed),
+            *(taken.notes() if (taken := seeds.found(problem)) is not None else ()),
+        ],
     }
 
 

@@ -40,7 +40,7 @@ LAYERS = """
     report forecast
     signals state
     recorded
-    preferences
+    preferences seeds
     loop run interop similarity
     between
     tables calibration
