@@ -53,6 +53,8 @@ def describe(
     memory, disk = forecast.memory(problem), forecast.disk(problem, place)
     forecast.require(problem, memory, disk)
     found = {**_described(problem), "memory (bytes)": memory, "disk (bytes)": disk}
+    origins = {name: bank.origin for name, bank in problem.banks.items() if bank.origin}
+    found |= {"data sets": origins} if origins else {}
     known = _known(problem, place)
     if probe:
         worker = Worker(problem.setup)
@@ -86,7 +88,6 @@ def _described(problem: Problem) -> dict[str, Any]:
         else n_blocks(bank, "search", batch, asked) * batch
         for bank in problem.banks.values()
     )
-    origins = {name: bank.origin for name, bank in problem.banks.items() if bank.origin}
     numbers = sum(info.numel for info in problem.base.tensors.values())
     size = sum(info.bytes for info in problem.base.tensors.values())
     return {
@@ -106,7 +107,6 @@ def _described(problem: Problem) -> dict[str, Any]:
         "groups": list(problem.template.groups),
         "strategy": recipe.strategy.name,
         "objectives": problem.objectives,
-        **({"data sets": origins} if origins else {}),
         "items per candidate": per_candidate,
         "budget": {k: v for k, v in recipe.budget.model_dump().items() if v is not None},
         "executor": recipe.executor.model_dump(),
