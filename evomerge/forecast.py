@@ -44,8 +44,8 @@ def workers(problem: Problem) -> int:
 def memory(problem: Problem) -> dict[str, Any]:
     """Bytes of the parts of a search, and where base and experts will be read from.
 
-    Not counted: activations, the caches of generation, and what operators prepare once, which
-    depends on the operator (counts and Gram matrices are small beside the model).
+    Not counted: activations, and what operators prepare once, which depends on the operator
+    (counts and Gram matrices are small beside the model).
     """
     live = sum(info.numel * _width(problem, info.dtype) for info in problem.base.tensors.values())
     staging = 4 * _tile(problem) * (len(problem.experts) + 1 + BUFFERS)
@@ -57,6 +57,7 @@ def memory(problem: Problem) -> dict[str, Any]:
     return {
         "live model": live,
         "staging tiles": staging,
+        **_cache(problem),
         "kept of what operators derive, at most": KEPT,
         "workers": n,
         "base and experts": stored,
@@ -64,6 +65,22 @@ def memory(problem: Problem) -> dict[str, Any]:
         "regime": "base and experts are streamed from "
         + ("RAM (the page cache holds them)" if fits else "disk for each candidate"),
     }
+
+
+def _cache(problem: Problem) -> dict[str, int]:
+    """Bytes of keys and values, for each token that all rows of a batch are long; nothing for what
+    is no language model with attention heads of one kind."""
+    import torch
+
+    config = problem.base.config.get("text_config", problem.base.config)
+    heads, layers = config.get("num_attention_heads"), config.get("num_hidden_layers")
+    width = config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else 0)
+    if "vocab_size" not in config or not isinstance(layers, int) or not width:
+        return {}
+    kept: torch.dtype = getattr(torch, problem.recipe.dtype)
+    each = 2 * layers * width * (config.get("num_key_value_heads") or heads) * kept.itemsize
+    rows = problem.recipe.batch
+    return {f"bytes of keys and values, a token of {rows} rows": rows * each}
 
 
 def _tile(problem: Problem) -> int:
@@ -104,7 +121,7 @@ def disk(problem: Problem, folder: Path) -> dict[str, Any]:
     while not there.is_dir():
         there = there.parent
     return {
-        "ledger": None if count is None else count * (EVENT + answers * ROW),
+        **({} if count is None else {"ledger": count * (EVENT + answers * ROW)}),
         "reserve": size(problem.recipe.disk_reserve, "disk_reserve"),
         "free": shutil.disk_usage(there).free,
     }
@@ -123,7 +140,7 @@ def require(problem: Problem, needs: Mapping[str, Any], space: Mapping[str, Any]
         else:
             advice = f"a machine with {(each - free) / 1e9:.1f} GB more is needed"
         raise errors.MachineError(f"does not fit into memory: {lack}; {advice}")
-    lack_of = (space["ledger"] or 0) + space["reserve"] - space["free"]
+    lack_of = space.get("ledger", 0) + space["reserve"] - space["free"]
     if lack_of > 0:
         raise errors.MachineError(
             f"does not fit on the disk: {lack_of / 1e9:.1f} GB are missing for ledger and "
@@ -177,7 +194,7 @@ def times(
     each = pace.of(_places(problem, "search", recipe.fidelity.items))
     kept = confirm.seconds(problem, pace, n)
     found: dict[str, Any] = {
-        "seconds per candidate": round(each, 6), "seconds to confirm, at most": round(kept, 1)
+        "seconds per candidate": round(each, 3), "seconds to confirm, at most": round(kept, 1)
     }  # fmt: skip
     if deadline.is_set:
         found["candidates before the deadline"] = n * deadline.room(each, kept + first)
