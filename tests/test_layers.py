@@ -31,7 +31,7 @@ LAYERS = """
     schema shelf blocks
     worker
     executors answers pace
-    estimation
+    estimation candidates
     constraints
     objectives checks desk fidelity
     recipe
