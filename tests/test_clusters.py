@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +97,51 @@ def test_workers_and_nodes_come_and_go(family, tmp_path, cluster, pids):
     assert weather.happened == ["joined", "killed", "lost"]
     evomerge.search(recipe, tmp_path / "inline")
     assert ledgers.content(tmp_path / "cluster") == ledgers.content(tmp_path / "inline")
+
+
+CONNECT = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+
+
+class Stranger:
+    """Tries to get into the cluster of a search, with another environment each time."""
+
+    def __init__(self):
+        self.token, self.session, self.errors = "", Path(), {}
+
+    def __call__(self, event, facts):
+        if event != "answered" or self.errors:
+            return
+        ray = pytest.importorskip("ray")
+        address = ray.get_runtime_context().gcs_address
+        self.token = os.environ["RAY_AUTH_TOKEN"]
+        self.session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+        clean = {name: text for name, text in os.environ.items() if "RAY_AUTH" not in name}
+        for name, own in {
+            "nothing": {},
+            "another": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+            "the token": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token},
+        }.items():
+            tried = subprocess.run(
+                [sys.executable, "-c", CONNECT, address],
+                env={**clean, **own}, capture_output=True, text=True, timeout=60,
+            )  # fmt: skip
+            self.errors[name] = tried.stderr.strip().split("\n")[-1]
+
+
+def test_who_has_no_token_does_not_get_in(family, tmp_path, monkeypatch):
+    """And the token is in no file: not of the run, of Ray's session, nor of the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    stranger = Stranger()
+    executor = {"name": "ray", "workers": 1}
+    recipe = families.recipe(family, executor=executor, budget={"candidates": 6})
+    evomerge.search(recipe, tmp_path / "run", report=stranger)
+    assert "AuthenticationError" in stranger.errors["nothing"]
+    assert "AuthenticationError" in stranger.errors["another"]
+    assert stranger.errors["the token"] == ""
+    files = [path for folder in (tmp_path, stranger.session) for path in folder.rglob("*")]
+    read = [path.read_bytes() for path in files if path.is_file()]
+    assert len(read) > 10 and len(stranger.token) == 64
+    assert not any(stranger.token.encode() in data for data in read)
+    assert "RAY_AUTH_MODE" not in os.environ and "RAY_AUTH_TOKEN" not in os.environ

@@ -7,9 +7,11 @@ join the cluster get work; one that is lost costs what it had in flight.
 from __future__ import annotations
 
 import os
+import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -63,17 +65,11 @@ class Executor:
         address: str | None = None,
         gpus: Annotated[float, Field(ge=0)] = 0,
     ) -> None:
-        own = address in (None, "local")
-        if own:
-            # Read when ray is imported: its servers then bind to loopback, not to all interfaces.
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        import ray
-
-        self._ray, self._setup = ray, setup
-        self._started = not ray.is_initialized()
-        if self._started:
-            _start(ray, None if own else address, workers if isinstance(workers, int) else None)
         self._fixed = workers if isinstance(workers, int) else None
+        self._cluster = ExitStack()
+        where = None if address == "local" else address
+        ray = self._ray = self._cluster.enter_context(_connected(where, self._fixed))
+        self._setup = setup
         self._gpus = gpus
         self._actor = ray.remote(num_cpus=1, num_gpus=gpus)(Worker)
         self._waiting: list[Job] = []
@@ -180,11 +176,9 @@ class Executor:
 
     def close(self) -> None:
         self._waiting.clear()
-        if self._started:
-            self._ray.shutdown()
-        else:
-            for slot in self._slots:
-                self._ray.kill(slot.actor)
+        for slot in self._slots:
+            self._ray.kill(slot.actor)
+        self._cluster.close()
 
 
 _WORDS: dict[Cause, str] = {
@@ -211,6 +205,57 @@ def _places(ray: Any, gpus: float) -> int:
     return max(1, int(found.get("GPU", 0) / gpus if gpus else found.get("CPU", 1)))
 
 
+@contextmanager
+def _connected(address: str | None, workers: int | None) -> Iterator[Any]:
+    """Ray on the cluster at an address, or on one of its own (None), which ends with this."""
+    if address is None:
+        # Read when ray is imported: its servers then bind to loopback, not to all interfaces.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    with _token() if address is None else nullcontext():
+        try:
+            _start(ray, address, workers)
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _token() -> Iterator[None]:
+    """The cluster that is started in here lets in who has a token, made for it alone.
+
+    It is in the environment of this process and of Ray's, in no file. Where RAY_AUTH_MODE is set
+    already, that holds.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        yield
+        return
+    mine = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    before = {name: os.environ.get(name) for name in mine}
+    os.environ.update(mine)
+    _read_again()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
+        _read_again()
+
+
+def _read_again() -> None:
+    """Ray reads how to authenticate when it is imported, and has no public way to do so later."""
+    from ray import _raylet
+
+    _raylet.Config.initialize("")  # first, or one of its threads looks for a token in vain
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
 def _start(ray: Any, address: str | None, workers: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -226,16 +271,11 @@ def _start(ray: Any, address: str | None, workers: int | None) -> None:
 
 def examine() -> str:
     """Start a local cluster, have it add two numbers, end it: `ok`, or what is odd."""
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    import ray
-
-    if ray.is_initialized():
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return "a cluster is running in this process"
-    _start(ray, None, 1)
-    try:
-        return "ok" if ray.get(ray.remote(sum).remote((1, 1)), timeout=60) == 2 else "adds wrongly"
-    finally:
-        ray.shutdown()
+    with _connected(None, 1) as ray:
+        found = ray.get(ray.remote(sum).remote((1, 1)), timeout=60)
+    return "ok" if found == 2 else "adds wrongly"
 
 
 @contextmanager
