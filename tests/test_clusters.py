@@ -145,3 +145,50 @@ def test_who_has_no_token_does_not_get_in(family, tmp_path, monkeypatch):
     assert len(read) > 10 and len(stranger.token) == 64
     assert not any(stranger.token.encode() in data for data in read)
     assert "RAY_AUTH_MODE" not in os.environ and "RAY_AUTH_TOKEN" not in os.environ
+
+
+HUNGRY = """
+import time
+from pathlib import Path
+
+def here(model, tokenizer):
+    calls = Path({folder!r})
+    (calls / str(time.time_ns())).touch()
+    if len(list(calls.iterdir())) == 6:
+        held = []
+        for _ in range({steps}):
+            held.append(b"x" * 2**26)
+            time.sleep(0.02)
+        time.sleep(5)
+    return float(abs(next(model.parameters()).mean()))
+"""
+
+
+def test_who_is_ended_for_lack_of_memory_is_tried_again(family, tmp_path, monkeypatch):
+    """The candidate at work when the machine ran low has its scores in the end, like in a run
+    where nothing was lacking."""
+    system = pytest.importorskip("ray._private.utils")
+    total, used = system.get_system_memory(), system.get_used_memory()
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    (tmp_path / "hungry.py").write_text(
+        HUNGRY.format(folder=str(calls), steps=total // 5 // 2**26)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{used / total + 0.1:.3f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    recipe = families.recipe(
+        family, objectives={"hungry": {"function": "hungry:here"}}, strategy="sobol",
+        budget={"candidates": 6}, deterministic=True, ask=3,
+    )  # fmt: skip
+    notes = []
+    executor = {"name": "ray", "workers": 1}
+    evomerge.search(
+        {**recipe, "executor": executor}, tmp_path / "ended",
+        report=lambda event, facts: notes.append(facts["text"]) if event == "note" else None,
+    )  # fmt: skip
+    assert sum("ran low on memory; tried again in a fresh worker" in text for text in notes) == 1
+    assert not evomerge.Run(tmp_path / "ended").failures()
+    evomerge.search(recipe, tmp_path / "spared")
+    assert ledgers.content(tmp_path / "ended") == ledgers.content(tmp_path / "spared")

@@ -154,7 +154,8 @@ class Executor:
     def _fail_to_start(self, slot: _Slot, error: Exception) -> None:
         self._failed_starts += 1
         if self._failed_starts >= _STARTS:
-            reason = str(error).strip().splitlines()[-1]
+            cause = _cause(self._ray, error)
+            reason = str(error).strip().splitlines()[-1] if cause == "died" else _WORDS[cause]
             raise errors.MachineError(f"Ray worker {slot.number} can not start: {reason}")
         self._renew(slot)
 
