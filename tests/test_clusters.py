@@ -1,6 +1,7 @@
 """A cluster of several nodes on one machine, whose workers and nodes come and go in a search."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import evomerge
+from evomerge import staging
 from tests import families, ledgers
 
 pytestmark = pytest.mark.slow
@@ -97,6 +99,70 @@ def test_workers_and_nodes_come_and_go(family, tmp_path, cluster, pids):
     assert weather.happened == ["joined", "killed", "lost"]
     evomerge.search(recipe, tmp_path / "inline")
     assert ledgers.content(tmp_path / "cluster") == ledgers.content(tmp_path / "inline")
+
+
+BLIND = """
+mount -t tmpfs none "$HIDDEN" && exec "$PYTHON" -c "
+import signal, sys
+from ray._private import node, parameter
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+asked = parameter.RayParams(
+    gcs_address=sys.argv[1], redis_address=sys.argv[1], num_cpus=1, num_gpus=0,
+    object_store_memory=2**27, min_worker_port=0, max_worker_port=0, node_manager_port=0,
+    include_log_monitor=False,
+)
+asked.dashboard_agent_listen_port = None
+started = node.Node(asked, head=False, shutdown_at_exit=False, spawn_reaper=True)
+signal.sigwait([signal.SIGTERM])
+started.kill_all_processes(check_alive=False, allow_graceful=False)
+" "$ADDRESS"
+"""
+"""What `Cluster.add_node` does; `ray start` joins no cluster on the loopback interface."""
+
+
+@pytest.fixture
+def blind_node(cluster, family, tmp_path):
+    """A node on which the folder of the models is empty; gives the cache folder that it has."""
+    can = subprocess.run(
+        ["unshare", "--mount", "mount", "-t", "tmpfs", "none", str(family)], capture_output=True
+    )
+    if can.returncode:
+        pytest.skip("may not mount")
+    far = tmp_path / "far"
+    names = {"HIDDEN": str(family), "PYTHON": sys.executable, "ADDRESS": cluster.address}
+    started = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", BLIND], start_new_session=True,
+        env={**os.environ, **names, "EVOMERGE_HOME": str(far)},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    yield far
+    os.killpg(started.pid, signal.SIGTERM)
+    started.wait(timeout=60)
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a mount of its own")
+def test_a_node_that_does_not_see_the_models_gets_a_copy(family, tmp_path, cluster, blind_node):
+    """And its answers are those of a run in one process."""
+    inputs = families.recipe(family)["objectives"]
+    recipe = families.recipe(
+        family, objectives={**inputs, "here": {"function": "where:here"}}, strategy="sobol",
+        budget={"candidates": 60}, deterministic=True, ask=6,
+    )  # fmt: skip
+    inline = evomerge.search(recipe, tmp_path / "inline")
+    slots = set()
+
+    def told(event, facts):
+        slots.update([facts["result"].slot] if event == "answered" else [])
+
+    executor = {"name": "ray", "workers": "auto", "address": cluster.address}
+    evomerge.search({**recipe, "executor": executor}, tmp_path / "cluster", report=told)
+    assert slots == {0, 1}
+    assert ledgers.content(tmp_path / "cluster") == ledgers.content(tmp_path / "inline")
+    plan = inline.plan("best")
+    wanted = {one.sha256: Path(one.path) for one in (plan.base, *plan.experts)}
+    assert {path.name for path in (blind_node / "inputs").glob("[!.]*")} == set(wanted)
+    for sha256, folder in wanted.items():
+        assert staging.files(str(blind_node / "inputs" / sha256)) == staging.files(str(folder))
 
 
 CONNECT = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"

@@ -29,7 +29,7 @@ LAYERS = """
     lowrank
     saving
     schema shelf blocks
-    worker
+    worker staging cluster
     executors answers pace
     estimation candidates
     constraints

@@ -6,18 +6,17 @@ join the cluster get work; one that is lost costs what it had in flight.
 
 from __future__ import annotations
 
-import os
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from evomerge import errors
+from evomerge import errors, staging
+from evomerge.cluster import connected
 from evomerge.worker import Cause, Job, Result, Setup, Worker
 
 _STARTS = 3
@@ -68,10 +67,11 @@ class Executor:
         self._fixed = workers if isinstance(workers, int) else None
         self._cluster = ExitStack()
         where = None if address == "local" else address
-        ray = self._ray = self._cluster.enter_context(_connected(where, self._fixed))
+        ray = self._ray = self._cluster.enter_context(connected(where, self._fixed))
         self._setup = setup
         self._gpus = gpus
-        self._actor = ray.remote(num_cpus=1, num_gpus=gpus)(Worker)
+        self._actor = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
+        self._home = ray.get_runtime_context().get_node_id()
         self._waiting: list[Job] = []
         self._failed_starts = 0
         self._running: dict[Any, _Slot] = {}
@@ -95,7 +95,7 @@ class Executor:
         """Put a fresh worker into a slot."""
         if slot.actor is not None:
             self._ray.kill(slot.actor)
-        slot.actor = self._actor.remote(self._setup, slot.number)
+        slot.actor = self._actor.remote(self._setup, slot.number, self._home)
         slot.ready, slot.job, slot.key = slot.actor.__ray_ready__.remote(), None, None
         slot.begun = time.monotonic()
         self._running[slot.ready] = slot
@@ -182,6 +182,24 @@ class Executor:
         self._cluster.close()
 
 
+class _Worker(Worker):
+    """On another node than the driver's, the inputs may have to be brought."""
+
+    def __init__(self, setup: Setup, slot: int, home: str) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        def far(function: Callable[..., Any], *values: Any) -> Any:
+            there = NodeAffinitySchedulingStrategy(home, soft=False)
+            options = {"num_cpus": 0, "scheduling_strategy": there}
+            return ray.get(ray.remote(function).options(**options).remote(*values))
+
+        if ray.get_runtime_context().get_node_id() != home:
+            folders = {sha: staging.local(sha, f, far) for sha, f in setup.folders.items()}
+            setup = replace(setup, folders=folders)
+        super().__init__(setup, slot)
+
+
 _WORDS: dict[Cause, str] = {
     "died": "its worker died (a crash, an exit, or ended by the system)",
     "lost": "the node of its worker was lost",
@@ -206,88 +224,10 @@ def _places(ray: Any, gpus: float) -> int:
     return max(1, int(found.get("GPU", 0) / gpus if gpus else found.get("CPU", 1)))
 
 
-@contextmanager
-def _connected(address: str | None, workers: int | None) -> Iterator[Any]:
-    """Ray on the cluster at an address, or on one of its own (None), which ends with this."""
-    if address is None:
-        # Read when ray is imported: its servers then bind to loopback, not to all interfaces.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    import ray
-
-    if ray.is_initialized():
-        yield ray
-        return
-    with _token() if address is None else nullcontext():
-        try:
-            _start(ray, address, workers)
-            yield ray
-        finally:
-            ray.shutdown()
-
-
-@contextmanager
-def _token() -> Iterator[None]:
-    """The cluster that is started in here lets in who has a token, made for it alone.
-
-    It is in the environment of this process and of Ray's, in no file. Where RAY_AUTH_MODE is set
-    already, that holds.
-    """
-    if "RAY_AUTH_MODE" in os.environ:
-        yield
-        return
-    mine = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    before = {name: os.environ.get(name) for name in mine}
-    os.environ.update(mine)
-    _read_again()
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            del os.environ[name]
-            if value is not None:
-                os.environ[name] = value
-        _read_again()
-
-
-def _read_again() -> None:
-    """Ray reads how to authenticate when it is imported, and has no public way to do so later."""
-    from ray import _raylet
-
-    _raylet.Config.initialize("")  # first, or one of its threads looks for a token in vain
-    _raylet.AuthenticationTokenLoader.instance().reset_cache()
-
-
-def _start(ray: Any, address: str | None, workers: int | None) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if address is not None:
-        options["address"] = address
-    else:
-        options.update(num_cpus=workers, include_dashboard=False)
-    with _silent():
-        ray.init(**options)
-
-
 def examine() -> str:
     """Start a local cluster, have it add two numbers, end it: `ok`, or what is odd."""
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return "a cluster is running in this process"
-    with _connected(None, 1) as ray:
+    with connected(None, 1) as ray:
         found = ray.get(ray.remote(sum).remote((1, 1)), timeout=60)
     return "ok" if found == 2 else "adds wrongly"
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Ray's libraries write the log level that they were given to the terminal themselves; what
-    goes wrong comes as an exception all the same."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
