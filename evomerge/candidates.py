@@ -110,7 +110,6 @@ class Candidates:
         """Keep what is known of it; it is outstanding no more."""
         row = self._row_of(candidate.id)
         assert row is not None
-        self.told += candidate.told and not self._rows[row]["told"]
         self._write(row, candidate)
         self.outstanding.pop(candidate.id, None)
 
@@ -134,6 +133,7 @@ class Candidates:
         return point(self._read[1][candidate.id])
 
     def _write(self, row: int, c: Candidate) -> None:
+        self.told += c.told and not self._rows[row]["told"]
         lack = np.nan
         self._rows[row] = (
             c.id, bytes.fromhex(c.key), c.event, NONE if c.asked is None else c.asked,
