@@ -1,6 +1,7 @@
 """Every strategy on landscapes that look like merges: hypervolume, mean skill, overhead.
 
     python benchmarks/strategies.py [FOLDER] [--seeds 10] [--candidates 200] [--only ROW...]
+    python benchmarks/strategies.py --tenth [--seeds 10] [--candidates 400]
     python benchmarks/strategies.py --overhead
 
 All strategies with their defaults, the same landscapes, questions and number of answers, asked for
@@ -13,7 +14,9 @@ differ, those with most of them count.
 Intervals (95 %) are of Student's t over seeds; p-values of Wilcoxon's signed-rank test over seeds
 (each seed the mean over landscapes), against `sobol` on the same ones, adjusted by Holm.
 
-Measured rows are kept in FOLDER, by strategy: the same command goes on. `--overhead` times ask
+Measured rows are kept in FOLDER, by strategy: the same command goes on. `--tenth`: MAP after a
+tenth of the candidates that a direct search has, with one global weight for each of a few experts.
+`--overhead` times ask
 and tell at 256 genes after 5,000 candidates. `--smoke` is one seed, to see that everything runs.
 """
 
@@ -30,7 +33,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from strategies_landscapes import ITEMS, SHAPES, Landscape
+from strategies_landscapes import FEW, ITEMS, SHAPES, Landscape
 
 from evomerge import errors, plugins
 from evomerge.genome import Gene, Space
@@ -60,12 +63,16 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=200)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--overhead", action="store_true")
+    parser.add_argument("--tenth", action="store_true")
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     if options.smoke:
         options.seeds, options.candidates = 2, 40
     if options.overhead:
         overhead([n for n in options.only if n in FIRST], 200 if options.smoke else TOLD)
+        return
+    if options.tenth:
+        tenth(options.seeds, options.candidates)
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     landscapes = {(s, seed): Landscape(s, seed) for s in SHAPES for seed in range(options.seeds)}
@@ -210,6 +217,24 @@ def ranked(rows: Mapping[str, Any]) -> list[str]:
 def titled(label: str) -> str:
     name, *rest = label.split(" ")
     return " ".join([f"`{name}`", *rest])
+
+
+def tenth(seeds: int, budget: int) -> None:
+    """What is covered by direct searches of a budget, and by others of a tenth of it."""
+    direct, others = ("smsemoa", "nsga2"), ("map", "smsemoa", "sobol")
+    runs = [(name, budget) for name in direct] + [(name, budget // 10) for name in others]
+    print("| landscape |", *(f"`{name}`, {n} |" for name, n in runs), "`map` less `smsemoa` |")
+    print("|---" * (len(runs) + 2) + "|")
+    for shape in FEW:
+        landscapes = [Landscape(shape, seed) for seed in range(seeds)]
+        found = {
+            (name, n): np.array([(curve(name, {}, landscapes[seed], seed, n) or {})["volume"][-1]
+                                 for seed in range(seeds)])
+            for name, n in runs
+        }  # fmt: skip
+        apart = found["map", budget // 10] - found["smsemoa", budget]
+        cells = [interval(samples) for samples in (*found.values(), apart)]
+        print(f"| {shape.name} | " + " | ".join(cells) + " |", flush=True)
 
 
 def overhead(names: Sequence[str], told: int) -> None:

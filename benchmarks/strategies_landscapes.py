@@ -65,6 +65,7 @@ SHAPES = (
     Shape("four skills, 16 genes", 4, 4, 4),
     Shape("four skills, 40 genes", 4, 10, 4),
 )
+FEW = tuple(Shape(f"{k} experts, a weight and a skill each", k, 1, k) for k in (2, 3, 4))
 
 
 class Landscape:

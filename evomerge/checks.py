@@ -10,7 +10,7 @@ from typing import Any
 from evomerge import errors, plugins, saving, shelf, zoo
 from evomerge.files.sheet import Sheet
 from evomerge.genome import Space
-from evomerge.layers import Layers
+from evomerge.layers import APART, Layers
 from evomerge.layout import lay_out
 from evomerge.plan import Input, Template
 from evomerge.schema import Fidelity, Recipe
@@ -41,12 +41,15 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
             raise errors.RecipeError(f"objectives: '{name}' is in the recipe and in functions")
     _objectives(recipe, folder)
     _keep(recipe, folder, functions)
+    _prefer(recipe, [*recipe.objectives, *functions])
     for key, model in {"base": recipe.base, **recipe.experts}.items():
         if model.startswith("zoo:"):
             with errors.at(key if key == "base" else f"experts.{key}"):
                 zoo.check(model, "model")
     space, _ = lay_out(_imagined(recipe), recipe.space.genes, "space.genes")
-    strategy(recipe, space, [*recipe.objectives, *functions])
+    # A model may lack what is outside of all blocks; its own space is looked at once it is open
+    sure = [gene for gene in space.genes if gene.group not in APART] or space.genes
+    strategy(recipe, Space(sure), [*recipe.objectives, *functions])
     device(recipe)
 
 
@@ -112,6 +115,14 @@ def _keep(recipe: Recipe, folder: Path, functions: Sequence[str]) -> None:
             keys = shelf.check(one.bank, folder)
             if keys is not None and not recipe.allow_contamination:
                 _clean(keys)
+
+
+def _prefer(recipe: Recipe, objectives: Sequence[str]) -> None:
+    for name in recipe.prefer:
+        if name not in objectives:
+            raise errors.RecipeError(errors.unknown("prefer", "objective", name, objectives))
+    if recipe.prefer and not any(recipe.prefer.values()):
+        raise errors.RecipeError("prefer: all weights are 0")
 
 
 def _clean(keys: Sheet) -> None:

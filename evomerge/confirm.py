@@ -122,33 +122,39 @@ def shortlist(
     strategy: Strategy,
     candidates: Iterable[Candidate],
     plan: Callable[[Candidate], Plan],
+    weights: Sequence[float],
 ) -> dict[str, Plan]:
-    """Label -> plan of what is confirmed: the strategy's incumbents, then of the front."""
+    """Label -> plan of what is confirmed: the strategy's incumbents, then of the front.
+
+    `weights` (M,) of objectives in the mean by which one point will be chosen.
+    """
     found: dict[str, Plan] = {}
     for i, point in enumerate(strategy.incumbents()):
         found[f"m{i}"] = problem.plan(problem.space.canonical(np.asarray(point)))
     told = [c for c in candidates if c.losses is not None]
     room = max(1, problem.recipe.shortlist - len(found))
-    found |= {f"c{c.id}": plan(c) for c in best_of_front(told, room)}
+    found |= {f"c{c.id}": plan(c) for c in best_of_front(told, room, weights)}
     unique = {plan.key: label for label, plan in found.items()}
     return {label: plan for label, plan in found.items() if unique[plan.key] == label}
 
 
-def best_of_front(told: Sequence[Candidate], n: int) -> list[Candidate]:
-    """The nondominated candidates; above n, the best of each objective and mean.
+def best_of_front(told: Sequence[Candidate], n: int, weights: Sequence[float]) -> list[Candidate]:
+    """The nondominated candidates; above n, the best of each objective and weighted mean.
 
-    Where the strategy said how many items it wanted, those of whom it wanted most.
+    Where the strategy said how many items it wanted, those of whom it wanted most, and those of
+    whom it said nothing, as of points that a run begins with.
     """
     if not told:
         raise errors.Unconfirmed("no candidate has a score: nothing to confirm")
-    wanted = [float("inf") if c.asked is None else c.asked for c in told]
-    most = max(wanted)
-    unique = list({c.key: c for c, n in zip(told, wanted, strict=True) if n == most}.values())
+    most = max((c.asked for c in told if c.asked is not None), default=None)
+    unique = list({c.key: c for c in told if c.asked in (None, most)}.values())
     losses = np.array([c.losses for c in unique])
     front = [c for c, kept in zip(unique, pareto.nondominated(losses), strict=True) if kept]
     if len(front) <= n:
         return front
-    order = np.argsort([np.mean(np.array(c.losses)) for c in front], kind="stable")
+    order = np.argsort(
+        np.average([c.losses for c in front], axis=1, weights=weights), kind="stable"
+    )
     extremes = np.argmin(np.array([c.losses for c in front]), axis=0)
     chosen = list(dict.fromkeys([*extremes.tolist(), *order.tolist()]))[:n]
     return [front[i] for i in sorted(chosen)]
@@ -179,12 +185,15 @@ def confirm(
     ranked = [*scan.values(), *shortlist.values(), *constraints.others.values()]
     desk.answer(ranked, answers.places("validation"), told)
     kept = constraints.kept(_complete(answers, shortlist), "validation")
-    front, chosen = _ranked(answers, losses, {label: shortlist[label] for label in kept})
-    baselines = _baselines(problem, answers, scan)
+    weights = losses.weights(problem.recipe.prefer)
+    listed = {label: shortlist[label] for label in kept}
+    front, chosen = _ranked(answers, losses, listed, weights)
+    baselines = _baselines(problem, answers, scan, weights)
     report("stage", {"name": "test"})
     tested = [*baselines.values(), *(shortlist[label] for label in {*front, chosen})]
     desk.answer(tested, answers.places("test"), told)
-    previous = answers.ledger.last("confirmed") or {"looks": 0}
+    before = ("confirmed", "seeds")  # the run that seeds are from has looked at `test` too
+    previous = next(filter(None, map(answers.ledger.last, before)), {"looks": 0})
     found = {
         "candidates": _candidates(answers),
         "shortlist": {label: plan.key for label, plan in shortlist.items()},
@@ -207,9 +216,11 @@ def _complete(answers: Answers, shortlist: Mapping[str, Plan]) -> dict[str, Plan
     }
 
 
-def _baselines(problem: Problem, answers: Answers, scan: Mapping[float, Plan]) -> dict[str, Plan]:
+def _baselines(
+    problem: Problem, answers: Answers, scan: Mapping[float, Plan], weights: Sequence[float]
+) -> dict[str, Plan]:
     means = {c: _means(answers, scan[c], "validation", problem.objectives) for c in scan}
-    best = max(scan, key=lambda c: float(np.mean(means[c])))
+    best = max(scan, key=lambda c: float(np.average(means[c], weights=weights)))
     return {
         **endpoints(problem),
         "uniform mean": textbook(problem, "linear"),
@@ -219,9 +230,9 @@ def _baselines(problem: Problem, answers: Answers, scan: Mapping[float, Plan]) -
 
 
 def _ranked(
-    answers: Answers, losses: Losses, shortlist: Mapping[str, Plan]
+    answers: Answers, losses: Losses, shortlist: Mapping[str, Plan], weights: Sequence[float]
 ) -> tuple[list[str], str]:
-    """Labels that are nondominated on `validation`, and the label with the best mean there.
+    """Labels that are nondominated on `validation`, and that with the best weighted mean there.
 
     Both by what the search saw of each objective: a probability ranks with less noise than 0 or 1.
     """
@@ -231,13 +242,18 @@ def _ranked(
         raise errors.Unconfirmed("no candidate of the shortlist could be scored on validation")
     kept = pareto.nondominated(np.array([losses.of_scores(seen) for seen in ranked.values()]))
     front = [label for label, is_kept in zip(ranked, kept, strict=True) if is_kept]
-    return front, max(ranked, key=lambda label: float(np.mean(ranked[label])))
+    means = {label: float(np.average(s, weights=weights)) for label, s in ranked.items()}
+    return front, max(means, key=lambda label: means[label])
 
 
 def _means(answers: Answers, plan: Plan, split: str, objectives: Sequence[str]) -> list[float]:
     """Mean scores (M,) on a split; -1 for who has failed there."""
     columns = answers.split(plan.key, split, objectives)
-    return [-1.0] if columns is None else [float(column.mean()) for column in columns]
+    return (
+        [-1.0] * len(objectives)
+        if columns is None
+        else [float(column.mean()) for column in columns]
+    )
 
 
 def _plain(margins: Mapping[str, Margin]) -> dict[str, dict[str, float]]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, ClassVar
 from weakref import WeakValueDictionary
 
 import numpy as np
+from pydantic import Field
 from pymoo.core.evaluator import Evaluator
 from pymoo.core.individual import Individual
 from pymoo.core.mixed import MixedVariableDuplicateElimination, MixedVariableMating
@@ -71,26 +72,28 @@ class Canonical(Repair):  # type: ignore[misc]
 
 
 class Evolution:
-    """`algorithm` is called with pymoo's keywords `pop_size`, `sampling`, `n_offsprings`, ...
+    """A strategy that says which `algorithm` it is, with the options that all of them have.
 
     The first generation holds the `start`, whose losses are known, and Sobol points. A generation
-    is proposed, told when it is complete, and bred; until then nothing more is. With `steady`,
-    once the first generation is complete, every child is bred from all that is told by then, and
-    no two children are equal; until then more Sobol points are proposed.
+    of `population` candidates is proposed, told when it is complete, and bred; until then nothing
+    more is. With `steady`, once the first generation is complete, every child is bred from all
+    that is told by then, and no two children are equal; until then more Sobol points are proposed.
+    More is learned so with many workers, and another number of them is another search.
     """
+
+    NEEDS: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
-        algorithm: Callable[..., Any],
         space: Space,
-        objectives: int,
+        objectives: Sequence[str],
         *,
         seed: int,
-        start: Start,
-        population: int,
-        steady: bool,
+        start: Start = (),
+        population: Annotated[int, Field(ge=4)] = 24,
+        steady: bool = False,
     ) -> None:
-        self._space, self._seed, self._objectives = space, seed, objectives
+        self._space, self._seed, self._objectives = space, seed, len(objectives)
         self._population, self._steady = population, steady
         self._canonical = Canonical(space)
         self._fresh = self._served = 0
@@ -102,11 +105,17 @@ class Evolution:
         self._seen: set[bytes] = set()  # digests of points
         points, self._known = self._first(start)
         sampling = Population.new(X=[self._canonical.individual(point) for point in points])
-        self._problem = _problem(self._canonical, objectives)
+        self._problem = _problem(self._canonical, self._objectives)
+        algorithm = self.algorithm(self._objectives, population)
         size = {"pop_size": population, "n_offsprings": 1 if steady else population}
         self._algorithm = _begun(algorithm, self._canonical, sampling=sampling, **size)
         self._algorithm.setup(self._problem, seed=seed, termination=NoTermination())
         self._generation = self._algorithm.ask()
+
+    @staticmethod
+    def algorithm(objectives: int, population: int) -> Callable[..., Any]:
+        """What gives pymoo's algorithm for `pop_size`, `sampling`, `n_offsprings` and so on."""
+        raise NotImplementedError
 
     def ask(self, n: int) -> list[Proposal]:
         proposals: list[Proposal] = []
@@ -133,6 +142,9 @@ class Evolution:
                 self._losses[seen.id] = seen.losses
             else:  # counts when survivors are next chosen
                 individual.F = self._filled(seen.losses)
+
+    def incumbents(self) -> list[tuple[float, ...]]:
+        return []
 
     def _next(self) -> Any:
         """The next individual; None: there is nothing before more is told."""

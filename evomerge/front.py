@@ -20,16 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """One merged model or baseline: its scores per objective and split, item by item."""
+    """One merged model or baseline: its scores per objective and split, item by item; and what
+    objectives weigh in their mean (nothing given: all the same)."""
 
     label: str
     key: str
     scores: Mapping[str, Sequence[Scores]]
     chosen: bool = False
+    weights: Sequence[float] | None = None
 
     def mean(self, split: str) -> float:
-        """Mean over objectives of the mean scores on a split."""
-        return float(np.mean(self.means(split)))
+        """Weighted mean over objectives of the mean scores on a split."""
+        return float(np.average(self.means(split), weights=self.weights))
 
     def means(self, split: str) -> list[float]:
         """Mean score per objective on a split; nan where nothing was asked."""
@@ -85,7 +87,8 @@ class Tested:
         best = {kinds[p.label]: p.label for p in sorted(there, key=lambda p: p.mean("test"))}
         rows = []
         for other in there:
-            found = self._resampled.difference(places.index(label), places.index(other.label))
+            pair = places.index(label), places.index(other.label)
+            found = self._resampled.difference(*pair, weights=mine.weights)
             pairs = zip(mine.scores["test"], other.scores["test"], strict=True)
             rows.append(
                 {

@@ -16,6 +16,8 @@ from evomerge import errors
 Value = float | str
 Point = npt.NDArray[np.float64]
 Measure = Callable[[Sequence["Gene"]], npt.NDArray[np.float64]]
+_Placed = list[tuple[int, "Gene"]]
+_Table = tuple[Point, _Placed, _Placed, _Placed]
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,10 @@ class Gene:
         if cells:
             cell = round(float(value) / self.step) - self._first()
             return (min(max(cell, 0), cells - 1) + 0.5) / cells
+        return self.placed(value)
+
+    def placed(self, value: Value) -> float:
+        """Where a value stands in the range of a continuous gene, from 0 to 1."""
         width = self.high - self.low
         return min(max((float(value) - self.low) / width, 0.0), 1.0) if width else 0.5
 
@@ -152,9 +158,7 @@ class Space:
 
     def decode(self, point: npt.ArrayLike) -> dict[str, Value]:
         """Typed values of the active genes at `point` (D,) of the unit cube, on their grids."""
-        units = np.clip(np.asarray(point, dtype=np.float64), 0.0, 1.0)
-        if units.shape != (len(self),) or not np.isfinite(units).all():
-            raise ValueError(f"expected {len(self)} finite numbers, got shape {units.shape}")
+        units = self._units(point)
         values = {
             gene.key: gene.decode(unit) for gene, unit in zip(self.genes, units, strict=True)
         }
@@ -169,8 +173,19 @@ class Space:
         return np.array([gene.encode(values.get(gene.key, gene.default)) for gene in self.genes])
 
     def canonical(self, point: npt.ArrayLike) -> Point:
-        """The one point that stands for all points which decode to the same values."""
-        return self.encode(self.decode(point))
+        """The one point that stands for all points which decode to the same values: that which
+        these encode to, found without a look at each gene's value."""
+        units = self._units(point)
+        cells, continuous, dependent, parents = self._table
+        found = (np.minimum(np.floor(units * cells), cells - 1) + 0.5) / np.maximum(cells, 1)
+        for place, gene in continuous:
+            found[place] = gene.placed(gene.decode(units[place]))
+        if dependent:
+            values = {gene.key: gene.decode(units[place]) for place, gene in parents}
+            for place, gene in dependent:
+                if not self._active(gene.key, values):
+                    found[place] = gene.encode(gene.default)
+        return found
 
     def narrowed(self, key: str, **changes: Any) -> Space:
         """The same space with one gene changed; a default left outside moves to the new range."""
@@ -186,6 +201,24 @@ class Space:
         Models are read when it is first asked for.
         """
         return None if self.measure is None else self.measure(self.genes)
+
+    def _units(self, point: npt.ArrayLike) -> Point:
+        units = np.clip(np.asarray(point, dtype=np.float64), 0.0, 1.0)
+        if units.shape != (len(self),) or not np.isfinite(units).all():
+            raise ValueError(f"expected {len(self)} finite numbers, got shape {units.shape}")
+        return units
+
+    @cached_property
+    def _table(self) -> _Table:
+        """What `canonical` needs of the genes, whatever the point."""
+        places = list(enumerate(self.genes))
+        wanted = {gene.when[0] for gene in self.genes if gene.when is not None}
+        return (
+            np.array([gene.cells for gene in self.genes], dtype=np.float64),
+            [(place, gene) for place, gene in places if not gene.cells],
+            [(place, gene) for place, gene in places if gene.when is not None],
+            [(place, gene) for place, gene in places if gene.key in wanted],
+        )
 
     def _active(self, key: str, values: Mapping[str, Value]) -> bool:
         """A gene acts while its condition holds and the gene it depends on acts itself."""

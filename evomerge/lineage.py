@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +23,10 @@ Member = TypeVar("Member")
 class Lineage(Generic[Member]):
     """The points `first`, then children; child number i is bred from what candidates up to
     i - `ahead` have shown, in the order of their ids: so many can be open, none waits for a
-    generation, and 1 is one after the other.
-
-    `read`: what an archive keeps of an observation that has losses; None: of this one nothing,
-    but what is known of the candidate already. `worst`: which member leaves when there are more
-    than `size`. `bred`: endless points, from all members, the child's number (from 0) and a
-    generator; the first that has not been proposed is taken, then a point of a Sobol sequence.
+    generation, and 1 is one after the other. A strategy says what `read`, `worst` and `bred` are.
     """
+
+    NEEDS: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -39,17 +36,32 @@ class Lineage(Generic[Member]):
         seed: int,
         size: int,
         ahead: int,
-        read: Callable[[Observation], Member | None],
-        worst: Callable[[list[Member]], int],
-        bred: Callable[[list[Member], int, np.random.Generator], Iterator[Unit]],
     ) -> None:
         self._space, self._first, self._seed = space, list(first), seed
         self._size, self._ahead = size, ahead
-        self._read, self._worst, self._bred = read, worst, bred
         self._next = self._heard = self._fresh = 0
         self._asked: set[Unit] = set()
         self._told: dict[int, Member | None] = {}
         self.archive: list[int] = []
+
+    def read(self, seen: Observation) -> Member | None:
+        """What the archive keeps of an observation that has losses; None: of this one nothing, but
+        what is known of the candidate already."""
+        raise NotImplementedError
+
+    def worst(self, members: Sequence[Member]) -> int:
+        """Which member leaves when there are more than `size`."""
+        raise NotImplementedError
+
+    def bred(
+        self, members: Sequence[Member], number: int, rng: np.random.Generator
+    ) -> Iterator[Unit]:
+        """Endless points for child `number` (from 0): the first that has not been proposed is
+        taken; after TRIES, a point of a Sobol sequence."""
+        raise NotImplementedError
+
+    def incumbents(self) -> list[Unit]:
+        return []
 
     def ask(self, n: int) -> list[Proposal]:
         proposals: list[Proposal] = []
@@ -66,7 +78,7 @@ class Lineage(Generic[Member]):
     def tell(self, observations: Sequence[Observation]) -> None:
         for seen in observations:
             known = pareto.measured(seen.losses) and seen.point is not None
-            member = self._read(seen) if known else None
+            member = self.read(seen) if known else None
             if member is not None:
                 self._told[seen.id] = member
             elif not known or self._told.get(seen.id) is None:
@@ -82,7 +94,7 @@ class Lineage(Generic[Member]):
                 self.archive.append(self._heard)
             self._heard += 1
             if len(self.archive) > self._size:
-                self.archive.pop(self._worst(self._members()))
+                self.archive.pop(self.worst(self._members()))
         return True
 
     def _members(self) -> list[Member]:
@@ -92,7 +104,7 @@ class Lineage(Generic[Member]):
         members = self._members()
         if len(members) > 1:
             rng = np.random.default_rng([self._seed, id])
-            bred = self._bred(members, id - len(self._first), rng)
+            bred = self.bred(members, id - len(self._first), rng)
             for point in islice(bred, TRIES):
                 if point not in self._asked:
                     return point

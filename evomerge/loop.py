@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from evomerge import confirm, forecast, plugins
+from evomerge import confirm, forecast, plugins, seeds
 from evomerge.answers import Answers, Place, text
 from evomerge.budget import Clock
 from evomerge.candidates import Candidate, Candidates
@@ -52,10 +52,14 @@ class Search:
         Raises Interrupted after a signal, RecipeError for a folder of another recipe, Unconfirmed
         where the time ends before the front is confirmed.
         """
+        given = seeds.found(self.problem, self.folder)  # refused before there is a folder
         ledger = Ledger(self.folder, write=True, clock=self.clock)
         desk = None
         try:
             changed = open_run(ledger, self.problem, allow_change=self.allow_change)
+            if given is not None:
+                given.take(ledger)
+                changed += given.notes()
             self.watch = watch = Watch.of(
                 self.recipe, self.folder, ledger.seconds(), self.clock, self._note
             )
@@ -84,11 +88,7 @@ class Search:
         confirm_by = watch.by = watch.deadline.at if watch.deadline.left > 0 else math.inf
         self.losses = confirm.sanity(self.problem, self.desk, self.report)
         ledger.set_meta("pace", self.desk.pace.medians())
-        named = self.recipe.strategy
-        strategy = plugins.begin(
-            named.name, named.options, self.problem.space, self.problem.objectives,
-            seed=self.recipe.seed, where="strategy",
-        )  # fmt: skip
+        strategy = seeds.strategy(self.problem, ledger)
         self.state = State(self.problem, self.answers, self.losses, strategy, self.report)
         self.state.replay()
         done = ledger.last("confirmed")
@@ -111,7 +111,10 @@ class Search:
             self._note(line)
         watch.by = confirm_by
         ledger.set_meta("pace", self.desk.pace.medians())
-        shortlist = confirm.shortlist(self.problem, strategy, self.candidates, self.state.plan)
+        shortlist = confirm.shortlist(
+            self.problem, strategy, self.candidates, self.state.plan,
+            self.losses.weights(self.recipe.prefer),
+        )  # fmt: skip
         keys = {plan.key for plan in shortlist.values()}
         asked = {c.key for c in self.candidates if c.key in keys}
         others = [plan for plan in shortlist.values() if plan.key not in asked]

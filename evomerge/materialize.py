@@ -14,6 +14,7 @@ from evomerge import errors, passes, plugins
 from evomerge.arguments import arguments
 from evomerge.files.checkpoint import TensorInfo
 from evomerge.files.vocabulary import present
+from evomerge.heap import Heap
 from evomerge.inputs import Opened
 from evomerge.layers import Place
 from evomerge.maths.counter_rng import Noise
@@ -47,6 +48,7 @@ class Workshop:
     tile: int = TILE
     kept: int = KEPT
     once: bool = False
+    _heap: Heap = field(default_factory=Heap)
     _stats: dict[tuple[str, ...], Tensors] = field(default_factory=dict)
     _derived: dict[tuple[object, ...], Tensors] = field(default_factory=dict)
 
@@ -60,6 +62,11 @@ class Workshop:
         if item.plan is not None:
             return Merged(item.plan, self)
         return self.checkpoints.source(item, vocabulary)
+
+    def used(self, size: int) -> None:
+        """Told of the bytes of each tile, so that those of one long merge do not add up."""
+        if self.once:
+            self._heap.note(size)
 
     def stats(self, merged: Merged, work: Work) -> Tensors:
         """Finished statistics of a tensor's operator, pooled over it or the whole model."""
@@ -173,6 +180,7 @@ class Merged:
         experts = torch.empty((len(self.experts), len(base)), device=device)
         for row, expert in zip(experts, self.experts, strict=True):
             row.copy_(expert.read_flat(name, start, stop)[::step])
+        self.workshop.used(base.nbytes + experts.nbytes)
         return base, experts
 
     def merge(self, name: str, start: int, stop: int) -> torch.Tensor:

@@ -71,5 +71,13 @@ class Losses:
             anchor.loss(score) for anchor, score in zip(self.anchors.values(), scores, strict=True)
         )
 
+    def weights(self, prefer: Mapping[str, float]) -> list[float]:
+        """What objectives (M,) weigh in the mean by which one point is chosen: as preferred; else
+        all the same, and measures of the model nothing beside others."""
+        if prefer:
+            return [prefer.get(name, 0.0) for name in self.anchors]
+        skills = [float(not anchor.exact) for anchor in self.anchors.values()]
+        return skills if any(skills) else [1.0] * len(skills)
+
     def to_json(self) -> dict[str, Any]:
         return {name: asdict(anchor) for name, anchor in self.anchors.items()}

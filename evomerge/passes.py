@@ -17,9 +17,9 @@ EXTENT = 2**18
 """Elements that statistics are gathered from at a time, whatever the tiles: sums of floats shall
 not depend on them."""
 
-SAMPLED = 61
-"""One entry in so many is looked at where a sample will do; a prime, as few rows have a width
-that is a multiple of it."""
+SAMPLED, MOST_SAMPLED = 61, 2**21
+"""One entry in so many is looked at where a sample will do, and of a large model so many entries
+at most. The step is odd, as few rows have a width that is a multiple of it."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -38,10 +38,12 @@ def bracketed(module: ModuleType, merged: Merged, scopes: Mapping[str, str]) -> 
     None where an operator has no such way, or what it looks for is not there."""
     works = [merged.work(name) for name in scopes]
     same = [work.genes for work in works if work is not None and work.module is module]
+    total = sum(merged.tensors[name].numel for name in scopes)
+    step = max(SAMPLED, total // MOST_SAMPLED | 1)
     parts = []
     for name, scope in scopes.items():
         for start, stop in extents(merged.tensors[name], scope, EXTENT):
-            parts.append(merged.inputs(name, start, stop, SAMPLED))
+            parts.append(merged.inputs(name, start, stop, step))
     sample = [torch.cat(each, dim=-1) for each in zip(*parts, strict=True)]
     guess = module.bracket(*sample, same)
     if guess is None:

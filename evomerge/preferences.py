@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Preference:
     """By objective: `weights` of a weighted mean of scores (0 for those not named), scores of
     `at_least`, a wished-for score to come `near` to. All may be given; `near` goes before
-    `weights`, and without either all objectives weigh the same.
+    `weights`, and without either objectives weigh what they do in the choice of the run.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -70,11 +70,9 @@ class Preference:
         return allowed
 
     def _mean(self, run: Run, points: Iterable[Point]) -> list[float]:
-        weights = [self.weights.get(name, 0.0) for name in run.objectives]
-        return [
-            float(np.average(run.seen(point), weights=weights if self.weights else None))
-            for point in points
-        ]
+        named = [self.weights.get(name, 0.0) for name in run.objectives]
+        weights = named if self.weights else run.weights
+        return [float(np.average(run.seen(point), weights=weights)) for point in points]
 
     def _nearness(self, run: Run, points: Iterable[Point]) -> list[float]:
         """Minus Wierzbicki's (1980) achievement function, over the objectives that are named: the

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge import ancestry, checks, errors, forecast, plugins, shelf, zoo
+from evomerge import ancestry, checks, errors, forecast, plugins, seeds, shelf, zoo
 from evomerge.blocks import n_blocks
 from evomerge.files import bank as banks
 from evomerge.files import plain, sources
@@ -68,7 +68,11 @@ def _described(problem: Problem) -> dict[str, Any]:
         "budget": {k: v for k, v in recipe.budget.model_dump().items() if v is not None},
         "executor": recipe.executor.model_dump(),
         "device": checks.device(recipe),
-        "notes": [*problem.notes(), *ancestry.refuse(problem.inputs.ancestry, allowed)],
+        "notes": [
+            *problem.notes(),
+            *ancestry.refuse(problem.inputs.ancestry, allowed),
+            *(taken.notes() if (taken := seeds.found(problem)) is not None else ()),
+        ],
     }
 
 

@@ -168,6 +168,8 @@ class Problem:
                 for name in self.objectives
             },
             **({"keep": keep} if keep else {}),
+            **({"prefer": recipe.prefer} if recipe.prefer else {}),
+            **({"seeds": recipe.seeds} if recipe.seeds is not None else {}),
             "strategy": recipe.strategy.model_dump(),
             "fidelity": recipe.fidelity.identity(),
             "seed": recipe.seed,
@@ -193,6 +195,9 @@ def resolve(
     if changes:
         data = {**recipe.model_dump(), **changes}
         recipe = plain.check(Recipe, data, where, raises=errors.RecipeError)
+    if recipe.seeds is not None:
+        place = folder / recipe.seeds.removeprefix("run:")
+        recipe = recipe.model_copy(update={"seeds": f"run:{place.resolve()}"})
     with errors.at(where):
         checks.before_inputs(recipe, folder, list(functions or {}))
         return _opened(recipe, where, folder, functions or {}, pinned or {})

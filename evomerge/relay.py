@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
+from evomerge import plugins
 from evomerge.plugins import Observation, Proposal, Start, Strategy
 
 
@@ -80,3 +81,38 @@ class Listed:
 
     def incumbents(self) -> list[tuple[float, ...]]:
         return []
+
+
+class Preceded:
+    """Proposes the given points and, once all are told, what `begin(start=...)` proposes, who
+    knows what they scored."""
+
+    NEEDS: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self,
+        points: Sequence[tuple[float, ...]],
+        begin: Callable[..., Strategy],
+        start: Start = (),
+    ) -> None:
+        begin()  # wrong options of the other strategy show now, not an hour later
+        self._begin = begin
+        self._relay = Relay(Listed(points), start)
+        self._begun = False
+
+    def ask(self, n: int) -> list[Proposal]:
+        proposals = self._relay.ask(n)
+        if not proposals and not self._begun and not self._relay.waits:
+            self._relay.hand_over(self._begin(start=self._relay.known))
+            self._begun = True
+            return self._relay.ask(n)
+        return proposals
+
+    def tell(self, observations: Sequence[Observation]) -> None:
+        self._relay.tell(observations)
+
+    def incumbents(self) -> list[tuple[float, ...]]:
+        return self._relay.current.incumbents()
+
+    def notes(self) -> list[str]:
+        return plugins.notes(self._relay.current)

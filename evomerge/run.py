@@ -66,7 +66,12 @@ class Run(Recorded):
             split: [self._column(key, objective, split) for objective in self.objectives]
             for split in splits
         }
-        return Point(label, key, scores, chosen)
+        return Point(label, key, scores, chosen, self.weights)
+
+    @cached_property
+    def weights(self) -> list[float] | None:
+        """What objectives (M,) weigh in the mean by which one point is chosen."""
+        return self.searched.weights(self.recipe.get("prefer", {})) or None
 
     def seen(self, point: Point) -> list[float]:
         """Means (M,) on `validation` of what the search saw of each objective."""
@@ -101,7 +106,8 @@ class Run(Recorded):
 
     @property
     def chosen(self) -> Point:
-        """The one point that is claimed: best mean on `validation`."""
+        """The one point that is claimed: best mean of the skills on `validation`, or as the
+        recipe's `prefer` weighs."""
         return next(point for point in self.front.points if point.chosen)
 
     @property
@@ -169,7 +175,8 @@ class Run(Recorded):
                 for name, asked in zip(self.objectives, items, strict=True)
             ]  # fmt: skip
             if all(columns):
-                mean = float(np.mean([np.mean(column) for column in columns]))
+                means = [np.mean(column) for column in columns]
+                mean = float(np.average(means, weights=self.weights))
                 rows.append((point, mean, point.mean("test")))
         return [row for row in rows if np.isfinite(row[2])]
 

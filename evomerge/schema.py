@@ -176,7 +176,9 @@ class Recipe(_Part):
     to descend from the base. `allow_contamination`: select on the test set of a public benchmark,
     which report and model card then say. `batch`: items scored at a time. `ask`: candidates
     asked for at a time when `deterministic` (always so inline). `shortlist`: candidates that are
-    confirmed. `disk_reserve`: what is left free of the run folder's disk; below it the search
+    confirmed. `prefer`: what objectives weigh in the choice of one point. `seeds`:
+    `run:FOLDER`, whose best points come first and whose answers count.
+    `disk_reserve`: what is left free of the run folder's disk; below it the search
     pauses."""
 
     name: str = Field(pattern=NAME)
@@ -190,7 +192,11 @@ class Recipe(_Part):
     space: SpaceOptions = SpaceOptions()
     objectives: dict[str, Objective] = Field(min_length=1)
     keep: dict[str, Keep] = Field(default_factory=dict)
+    prefer: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
     strategy: Named = Named(name="auto")
+    seeds: Annotated[str, Field(pattern="^run:.")] | None = None
     fidelity: Fidelity = Fidelity()
     budget: Budget = Budget(candidates=200)
     shortlist: int = Field(default=16, ge=1)

@@ -180,6 +180,24 @@ def test_a_search_towards_an_expert(family, bank, tmp_path):
     assert own.mean == pytest.approx(1, abs=1e-5) and other.mean < 0.999
 
 
+def test_a_front_trades_a_skill_against_the_divergence_from_an_expert(family, bank, tmp_path):
+    """The search is told losses of exp(-KL), like those of a skill."""
+    objectives = {"one": {"bank": str(family / "one.jsonl"), "signal": "probability"}}
+    recipe = families.recipe(
+        family, objectives={**objectives, "left": str(bank)}, shortlist=8, fidelity="all"
+    )
+    run = evomerge.search(recipe, tmp_path / "run")
+    rows = sorted((run.seen(point) for point in run.front), reverse=True)
+    assert len(rows) > 1
+    near = [row[1] for row in rows]
+    assert near == sorted(near) and near[0] < near[-1]  # who is better at one is further from it
+    anchor = run.searched.anchors["left"]
+    assert anchor.score(0.0) == pytest.approx(1, abs=1e-5)  # the expert itself
+    for id, _, losses in run.history():
+        mean = run.point(f"c{id}").means("search")[1]
+        assert losses[1] == pytest.approx(anchor.loss(mean))
+
+
 def test_the_command_and_the_other_measure(family, questions, tmp_path, run):
     code, out, err = run(
         "bank", "cache", questions, "--expert", family / "left", "-o", tmp_path / "own.yaml",

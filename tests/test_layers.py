@@ -12,7 +12,7 @@ PACKAGE = Path(plugins.__file__).parent
 # What is imported stands in a line above. Members of one line may import each other only inside
 # a folder that is no plug-in folder, such as files/.
 LAYERS = """
-    errors
+    errors heap
     maths console
     files genome layers budget
     zoo modules ancestry
@@ -40,7 +40,7 @@ LAYERS = """
     report forecast
     signals state
     recorded
-    preferences
+    preferences seeds
     loop run interop similarity
     between
     tables calibration

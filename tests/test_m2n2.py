@@ -143,7 +143,7 @@ def test_a_specialist_stays_where_its_mean_is_the_worst():
         strategy = make("m2n2", {"archive": 3, "alpha": alpha, "ahead": 1}, numeric(2), 1)
         tell(strategy, rows)
         strategy.ask(1)
-        assert strategy._lineage.archive == left
+        assert strategy.archive == left
 
 
 def test_it_begins_with_the_experts_and_waits_no_longer_than_it_must():

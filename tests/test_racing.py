@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import evomerge
-from evomerge import errors
+from evomerge import confirm, errors
 from evomerge.plugins import Observation
+from evomerge.candidates import Candidate
 from evomerge.strategies import racing
 from tests import families, ledgers
 from tests.landscapes import make, numeric
@@ -95,6 +96,26 @@ def test_items_that_one_has_not_answered_do_not_count():
     assert racing.better(rows).tolist() == pytest.approx([alone[0], 0.5])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_who_is_left_out_at_first_could_not_have_been_better(seed):
+    """By sums over the items that both have answered; ids and items come in any order."""
+    rng = np.random.default_rng(seed)
+    scores, told = racing._Scores(), {}
+    for id in rng.permutation(23).tolist():
+        items = rng.permutation(17)[: rng.integers(6, 18)]
+        told[id] = {str(i): float(rng.integers(2)) for i in items}
+        scores.keep(id, told[id])
+    others = np.array([id for id in told if id != 5])
+    apart = scores.above(others, 5)
+    for row, other in zip(apart, others, strict=True):
+        both = told[other].keys() & told[5].keys()
+        known = sorted(told[other][i] - told[5][i] for i in both)
+        assert sorted(row[np.isfinite(row)]) == known
+    left = scores.may_be_above(others, 5)
+    assert left.tolist() == (np.nansum(apart, axis=1) >= 0).tolist()
+    assert not (racing.better(apart[~left]) > 0.5).any() and 0 < left.sum() < len(left)
+
+
 def test_equal_differences_are_sure_only_in_number():
     few, many = (racing.better(np.full((1, n), 0.1))[0] for n in (2, 20))
     assert 0.5 < few < many < 1
@@ -162,3 +183,14 @@ def test_a_race_in_a_run_is_resumed(family, tmp_path):
     most = {p["id"] for _, body in asks for p in body["proposals"] if p["items"] == 30}
     assert {p.label for p in whole.front} <= {f"c{id}" for id in most}
     assert {p.key for p in evomerge.Run(tmp_path / "grown").front}
+
+
+def test_points_without_a_wish_for_items_are_confirmed_beside_the_last_rung():
+    """Textbook merges, or another run's points, before a race; who stopped early is not."""
+    rows = [(None, (0.2, 0.8)), (30, (0.0, 0.0)), (90, (0.8, 0.2)), (90, (0.9, 0.9))]
+    told = [
+        Candidate(id, None, f"k{id}", [], asked=asked, losses=losses)
+        for id, (asked, losses) in enumerate(rows)
+    ]
+    assert [c.id for c in confirm.best_of_front(told, 4, [1, 1])] == [0, 2]
+    assert [c.id for c in confirm.best_of_front(told, 1, [0, 1])] == [0]

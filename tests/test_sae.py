@@ -67,7 +67,7 @@ def test_children_are_pruned_as_scheduled_and_inherit_where():
     members = [(p, np.array(f)) for p, f in zip(parents, ([0.0, 1.0], [1.0, 0.0]), strict=True)]
     for number in (0, 20, 39):
         level = sae.scheduled(number, 40, 2, 0.1, 0.6)
-        bred = strategy._bred(members, number, np.random.default_rng(number))
+        bred = strategy.bred(members, number, np.random.default_rng(number))
         children = [densities(here, next(bred)) for _ in range(20)]
         pruned = 1 - np.array(children)
         inside = pruned.max(axis=1) < 0.99  # nothing was cut off at the gene's end
@@ -80,7 +80,7 @@ def test_numbers_lie_between_parents_that_agree_on_a_group():
     here = space(3)
     strategy = sae.Strategy(here, ["a", "b"], seed=0, mutation=0.0)
     a, b = here.encode({}), here.encode({"weight[a]@1": 0.9, "weight[b]@1": 0.1})
-    bred = strategy._bred([(a, np.zeros(2)), (b, np.ones(2))], 0, np.random.default_rng(0))
+    bred = strategy.bred([(a, np.zeros(2)), (b, np.ones(2))], 0, np.random.default_rng(0))
     ways = []
     for _ in range(20):
         values = here.decode(next(bred))

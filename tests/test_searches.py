@@ -7,7 +7,9 @@ from evomerge import errors, plugins
 from evomerge.genome import Gene, Space
 from evomerge.maths import quadratic
 from evomerge.plugins import Observation, Proposal
+from evomerge.recipe import resolve
 from evomerge.strategies import nsga3
+from tests import families
 from tests.landscapes import NESTED, make, mixed, numeric, points, search, seen
 
 
@@ -218,6 +220,14 @@ def test_map_leaves_a_front_that_it_can_not_trust_to_another_strategy(loss, says
         (p.id + 12, p.point) for p in make("sobol", {}, space).ask(5)
     ]
     assert strategy.notes()[-1] == f"map: {says}: another strategy goes on"
+
+
+def test_map_is_judged_by_the_groups_that_a_model_has(family):
+    """Before a model is open it could have a tower; with that there were too many genes."""
+    assert len(resolve(families.recipe(family, strategy="map")).space) == 6
+    with pytest.raises(errors.RecipeError, match="at most 8 genes, and there are 12"):
+        space = {"blocks": 2, "roles": ["mlp", "attention"]}
+        resolve(families.recipe(family, strategy="map", space=space))
 
 
 def test_the_greedy_soup_keeps_what_does_not_hurt():

@@ -10,7 +10,7 @@ from evomerge import errors, saving
 from evomerge.files.ledger import Ledger
 from evomerge.maths import totals
 from evomerge.maths.totals import Totals
-from evomerge.objectives import exact_anchor
+from evomerge.objectives import Anchor, Losses, exact_anchor
 from evomerge.recipe import resolve
 from evomerge.scorers import structural
 from tests import families
@@ -64,14 +64,17 @@ def test_losses_go_from_the_ideal_to_the_worst_of_base_and_experts():
     assert exact_anchor(scores[0], scores[:1]).unit == 1.0
 
 
-@pytest.fixture(scope="module")
-def run(family, tmp_path_factory):
-    objectives = {
+def measured(family):
+    return {
         "one": str(family / "one.jsonl"),
         "sparsity": {"measure": "sparsity"},
         "near": {"measure": "closeness"},
     }
-    recipe = families.recipe(family, operator="breadcrumbs", objectives=objectives)
+
+
+@pytest.fixture(scope="module")
+def run(family, tmp_path_factory):
+    recipe = families.recipe(family, operator="breadcrumbs", objectives=measured(family))
     recipe["space"] = {"blocks": 1}
     return evomerge.search(recipe, tmp_path_factory.mktemp("structural") / "run")
 
@@ -138,3 +141,45 @@ def test_what_the_search_is_told_is_exact_however_items_are_chosen(family, tmp_p
         assert row["losses"][1] == pytest.approx(anchor.loss(measured[asked[row["id"]]]), abs=1e-9)
         assert row["errors"][1] == 0.0
     assert max(row["errors"][0] for row in rows) > 0
+
+
+def test_one_point_is_chosen_by_skills_unless_measures_are_preferred(run, family, tmp_path):
+    """A mean of accuracies and shares of zeros would be one of apples and pears."""
+    means = {p.label: p.means("validation") for p in run.front}
+    assert len({row[1] for row in means.values()}) > 1  # there is something to trade off
+    assert means[run.chosen.label][0] == max(row[0] for row in means.values())
+    assert run.prefer().means("validation")[0] == means[run.chosen.label][0]
+    assert run.chosen.mean("test") == run.chosen.means("test")[0]
+    gain = run.chosen.means("test")[0] - run.baselines[0].means("test")[0]
+    assert run.comparisons()[0]["difference"] == pytest.approx(gain)
+    recipe = families.recipe(
+        family, operator="breadcrumbs", space={"blocks": 1}, objectives=measured(family),
+        prefer={"sparsity": 2, "near": 1},
+    )  # fmt: skip
+    sparse = evomerge.search(recipe, tmp_path / "run")
+    rows = {p.label: p.means("validation") for p in sparse.front}
+    worth = {label: 2 * sparsity + near for label, (_, sparsity, near) in rows.items()}
+    assert worth[sparse.chosen.label] == max(worth.values())
+    _, sparsity, near = sparse.chosen.means("test")
+    assert sparse.chosen.mean("test") == pytest.approx((2 * sparsity + near) / 3)
+    assert sparse.asked() == run.asked()  # what the search does is no matter of the choice
+
+
+@pytest.mark.parametrize(
+    ("prefer", "says"),
+    [
+        ({"sparse": 1}, "prefer: unknown objective 'sparse'. Did you mean 'sparsity'"),
+        ({"one": 0}, "all weights are 0"),
+        ({"one": -1}, "prefer.one"),
+    ],
+)
+def test_preferences_that_are_none_are_refused(family, prefer, says):
+    with pytest.raises(errors.RecipeError, match=says):
+        resolve(families.recipe(family, objectives=measured(family), prefer=prefer))
+
+
+def test_measures_alone_weigh_the_same():
+    skills, measure = (Anchor(1.0, 0.5, exact=exact) for exact in (False, True))
+    assert Losses({"a": skills, "b": measure, "c": skills}, {}).weights({}) == [1, 0, 1]
+    assert Losses({"b": measure, "c": measure}, {}).weights({}) == [1, 1]
+    assert Losses({"a": skills, "b": measure}, {}).weights({"b": 3.0}) == [0, 3]

@@ -57,15 +57,21 @@ class Resampled:
     measured: Array
     means: Array
 
-    def difference(self, plan: int, other: int, level: float = 0.95) -> Difference:
-        """Of the means over banks: percentile interval, and the p-value that inverts it.
+    def difference(
+        self, plan: int, other: int, level: float = 0.95, *, weights: Sequence[float] | None = None
+    ) -> Difference:
+        """Of the means over banks, weighted by `weights` (banks,) if given: percentile interval,
+        and the p-value that inverts it.
 
         Needs ten items on which the two differ: with 5 the interval covers the truth in 91 % of
         all cases instead of 95, with 3 in 87 %.
         Source: Efron and Tibshirani (1993), sections 13.3 and 15.4.
         """
-        middle = float(self.measured[plan].mean() - self.measured[other].mean())
-        gains = (self.means[:, plan].mean(axis=1) - self.means[:, other].mean(axis=1)).round(12)
+        one, two = (np.average(self.measured[p], weights=weights) for p in (plan, other))
+        mine, theirs = (
+            np.average(self.means[:, p], axis=1, weights=weights) for p in (plan, other)
+        )
+        middle, gains = float(one - two), (mine - theirs).round(12)
         low, high = np.quantile(gains, [(1 - level) / 2, (1 + level) / 2])
         tail = min(np.count_nonzero(gains <= 0), np.count_nonzero(gains >= 0))
         p = min(1.0, 2 * (1 + tail) / (1 + len(gains)))

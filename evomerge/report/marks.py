@@ -178,8 +178,11 @@ def _name_best(figure: go.Figure, run: Run, lanes: Mapping[str, float]) -> None:
 
 def _mean_interval(point: Point, split: str = "test") -> tuple[float, float]:
     """95 % by the normal law: the mean of several banks is no share that Wilson's would fit."""
-    columns = [column for column in point.scores[split] if len(column)]
-    error = math.sqrt(sum(standard_error(c) ** 2 for c in columns)) / max(1, len(columns))
+    columns = point.scores[split]
+    pairs = zip(point.weights or [1.0] * len(columns), columns, strict=True)
+    asked = [(weight, column) for weight, column in pairs if len(column)]
+    error = math.sqrt(sum((weight * standard_error(c)) ** 2 for weight, c in asked))
+    error /= sum(weight for weight, _ in asked) or 1.0
     mean = point.mean(split)
     return mean - 1.96 * error, mean + 1.96 * error
 

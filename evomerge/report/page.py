@@ -62,7 +62,8 @@ $commands
 _READING = (
     "Points that no other one beats in every objective on validation. All scores are those on "
     "test, between 0 and 1, more is better; bars and small numbers are 95 % intervals (Wilson; "
-    "the bar of the mean by the normal law). The chosen point has the best mean on validation, "
+    "the bar of the mean by the normal law). The mean is that of skills: measures of the model "
+    "count if the recipe's `prefer` says so. The chosen point has the best on validation, "
     "the knee the best trade-off there. Base, experts and textbook merges answered the same "
     "items. Nondominated: how probable it is, by items drawn anew, that no other point of the "
     "table beats this one in every objective."

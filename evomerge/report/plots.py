@@ -93,7 +93,11 @@ def progress(run: Run) -> go.Figure:
     items = [answered for _, answered, _ in history]
     anchors = list(run.searched.anchors.values())
     scores = [
-        float(np.mean([a.score(loss) for a, loss in zip(anchors, losses, strict=True)]))
+        float(
+            np.average(
+                [a.score(f) for a, f in zip(anchors, losses, strict=True)], weights=run.weights
+            )
+        )
         for _, _, losses in history
     ]
     figure = make_subplots(

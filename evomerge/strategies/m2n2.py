@@ -19,7 +19,7 @@ from pydantic import Field
 from evomerge.genome import Gene, Point, Space
 from evomerge.lineage import Lineage, beginnings, canonical
 from evomerge.maths import combine, niches
-from evomerge.plugins import Observation, Proposal, Start
+from evomerge.plugins import Observation, Start
 
 LINEAR_ABOVE = 1 - 5e-13
 """Cosine above which a merge is linear: there the sine of the angle is below 1e-6."""
@@ -28,7 +28,7 @@ Array = npt.NDArray[np.float64]
 Told = tuple[Point, dict[str, Mapping[str, float]]]
 
 
-class Strategy:
+class Strategy(Lineage[Told]):
     """The merge at the defaults and each expert alone first, then one child after another.
 
     Child number i is bred from what candidates up to i - `ahead` have shown: 1 is the paper's own
@@ -58,22 +58,17 @@ class Strategy:
         merge: Literal["spherical", "linear"] = "spherical",
         mutation: Annotated[float, Field(ge=0, le=1)] = 0.0,
     ) -> None:
-        self._space, self._objectives, self._alpha = space, tuple(objectives), alpha
+        first = beginnings(space, start, archive)
+        super().__init__(space, first, seed=seed, size=archive, ahead=ahead)
+        self._objectives, self._alpha = tuple(objectives), alpha
         self._spherical, self._mutation = merge == "spherical", mutation
         self._segments = segments(space)
-        self._lineage = Lineage[Told](
-            space, beginnings(space, start, archive), seed=seed, size=archive, ahead=ahead,
-            read=_read, worst=self._least, bred=self._bred,
-        )  # fmt: skip
 
-    def ask(self, n: int) -> list[Proposal]:
-        return self._lineage.ask(n)
-
-    def tell(self, observations: Sequence[Observation]) -> None:
-        self._lineage.tell(observations)
-
-    def incumbents(self) -> list[tuple[float, ...]]:
-        return []
+    def read(self, seen: Observation) -> Told | None:
+        """None without answers: told again without them, those that are known count."""
+        if seen.point is None or seen.answers is None:
+            return None
+        return np.array(seen.point), dict(seen.answers)
 
     def _shares(self, members: Sequence[Told]) -> Array:
         """What each member of the archive (P,) gets of each item, all objectives alike."""
@@ -83,10 +78,10 @@ class Strategy:
         ]
         return np.concatenate(parts, axis=1)
 
-    def _least(self, members: Sequence[Told]) -> int:
+    def worst(self, members: Sequence[Told]) -> int:
         return int(self._shares(members).sum(axis=1).argmin())
 
-    def _bred(
+    def bred(
         self, members: Sequence[Told], number: int, rng: np.random.Generator
     ) -> Iterator[tuple[float, ...]]:
         shares = self._shares(members)
@@ -154,10 +149,3 @@ def _is_weight(gene: Gene) -> bool:
 def _values(space: Space, point: Point) -> Array:
     genes = zip(space.genes, point.tolist(), strict=True)
     return np.array([float(gene.decode(unit)) for gene, unit in genes])
-
-
-def _read(seen: Observation) -> Told | None:
-    """None without answers: told again without them, those that are known count."""
-    if seen.point is None or seen.answers is None:
-        return None
-    return np.array(seen.point), dict(seen.answers)

@@ -7,55 +7,28 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 from pymoo.algorithms.moo.nsga3 import NSGA3
 from pymoo.util.ref_dirs import get_reference_directions
 
 from evomerge import errors
 from evomerge.evolution import Evolution
-from evomerge.genome import Space
-from evomerge.plugins import Observation, Proposal, Start
 
 
-class Strategy:
+class Strategy(Evolution):
     """Made for three objectives and more.
 
     `population`: candidates per generation, no fewer than there are objectives. `steady`: children
-    are bred one by one from what is known, without waiting for a generation; more is learned with
-    many workers, and another number of them is another search.
+    are bred one by one.
     """
 
-    NEEDS: ClassVar[frozenset[str]] = frozenset()
-
-    def __init__(
-        self,
-        space: Space,
-        objectives: Sequence[str],
-        *,
-        seed: int,
-        start: Start = (),
-        population: Annotated[int, Field(ge=4)] = 24,
-        steady: bool = False,
-    ) -> None:
-        directions = reference_directions(len(objectives), population)
-        self._evolution = Evolution(
-            functools.partial(NSGA3, directions), space, len(objectives),
-            seed=seed, start=start, population=population, steady=steady,
-        )  # fmt: skip
-
-    def ask(self, n: int) -> list[Proposal]:
-        return self._evolution.ask(n)
-
-    def tell(self, observations: Sequence[Observation]) -> None:
-        self._evolution.tell(observations)
-
-    def incumbents(self) -> list[tuple[float, ...]]:
-        return []
+    @staticmethod
+    def algorithm(objectives: int, population: int) -> Callable[..., Any]:
+        return functools.partial(NSGA3, reference_directions(objectives, population))
 
 
 def reference_directions(objectives: int, count: int) -> npt.NDArray[np.float64]:

@@ -29,6 +29,7 @@ INNER: Mapping[str, Any] = {"name": "nsga2"}
 WHERE = "strategy.racing"
 
 Array = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int64]
 Answers = Mapping[str, Mapping[str, float]]
 
 
@@ -118,39 +119,63 @@ class Strategy:
 
     def _is_beaten(self, id: int) -> bool:
         """Whether one of the others is better in every objective with joint confidence."""
-        rivals = [other for other in self._answered if other not in self._beaten | {id}]
+        rivals = [other for other in self._answered if other not in self._beaten and other != id]
         if not rivals:
             return False
-        apart = [self._scores[name].above(rivals, id) for name in self._objectives]
-        # An objective of one item is a measure of the model or a function: no sample of anything
-        chances = [np.all(d >= 0, axis=1) if d.shape[1] == 1 else better(d) for d in apart]
-        needed = 1 - (1 - self._confidence) / len(rivals)
-        return bool(np.prod(chances, axis=0).max() >= needed)
+        needed = 1 - (1 - self._confidence) / len(rivals)  # above 0.5, for each objective too
+        left = np.array(rivals)
+        for scores in self._scores.values():
+            left = left[scores.may_be_above(left, id)]
+        chances = np.ones(len(left))
+        for scores in self._scores.values():
+            apart = scores.above(left, id)
+            # An objective of one item is a measure of the model or a function: no sample
+            single = apart.shape[1] == 1
+            chances = chances * (np.all(apart >= 0, axis=1) if single else better(apart))
+            left, chances = left[chances >= needed], chances[chances >= needed]
+        return bool(len(left))
 
 
 class _Scores:
-    """Scores of candidates on the items of one objective, nan where there is none."""
+    """Scores of candidates on the items of one objective, and which there are.
+
+    Rows are candidates by id, columns items in the order in which they came.
+    """
 
     def __init__(self) -> None:
-        self._rows: dict[int, int] = {}
         self._columns: dict[str, int] = {}
-        self._table = np.full((0, 0), np.nan)
+        self._scores = np.zeros((0, 0))
+        self._known = np.zeros((0, 0))
 
     def keep(self, id: int, scores: Mapping[str, float]) -> None:
-        row = self._rows.setdefault(id, len(self._rows))
         columns = [self._columns.setdefault(item, len(self._columns)) for item in scores]
-        rows, width = self._table.shape
-        if row >= rows or len(self._columns) > width:
-            grown = np.full((max(2 * row + 2, rows), max(len(self._columns), width)), np.nan)
-            grown[:rows, :width] = self._table
-            self._table = grown
-        self._table[row, columns] = list(scores.values())
+        rows, width = self._known.shape
+        if id >= rows or len(self._columns) > width:
+            shape = (max(2 * id + 2, rows), max(len(self._columns), width))
+            self._scores, self._known = _grown(self._scores, shape), _grown(self._known, shape)
+        self._scores[id, columns] = list(scores.values())
+        self._known[id, columns] = 1.0
 
-    def above(self, others: Sequence[int], id: int) -> Array:
-        """How much each of the others scores above one, item by item (R, I)."""
-        return np.asarray(
-            self._table[[self._rows[o] for o in others]] - self._table[self._rows[id]]
-        )
+    def may_be_above(self, others: Ids, id: int) -> npt.NDArray[np.bool_]:
+        """Of others (R,), who does not score less than one in sum: only they can be better.
+
+        Two products with all rows, which are contiguous, cost less than a look at each item.
+        """
+        last = int(others.max(initial=-1)) + 1
+        sums = self._scores[:last] @ self._known[id] - self._known[:last] @ self._scores[id]
+        return np.asarray(sums[others] >= -1e-6)  # by however much a product may be rounded
+
+    def above(self, others: Ids, id: int) -> Array:
+        """How much each of the others scores above one, item by item (R, I); nan: not known."""
+        both = self._known[others] * self._known[id]
+        return np.where(both > 0, self._scores[others] - self._scores[id], np.nan)
+
+
+def _grown(table: Array, shape: tuple[int, int]) -> Array:
+    """The table with further rows and columns of zeros."""
+    grown = np.zeros(shape)
+    grown[: table.shape[0], : table.shape[1]] = table
+    return grown
 
 
 def better(differences: Array) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from evomerge import errors
 from evomerge.genome import Gene, Point, Space
 from evomerge.lineage import Lineage, beginnings, canonical
 from evomerge.maths import niches, sequences
-from evomerge.plugins import Observation, Proposal, Start
+from evomerge.plugins import Observation, Start
 
 SPREAD = 0.1
 """Deviation of the logarithm by which a child's share of the pruning changes in each group."""
@@ -31,7 +31,7 @@ Array = npt.NDArray[np.float64]
 Told = tuple[Point, Array]
 
 
-class Strategy:
+class Strategy(Lineage[Told]):
     """The defaults, each expert alone and Sobol points first, then one child after another.
 
     Parents are drawn by their ranks in the objectives: one by their sum, one by how far it is
@@ -42,8 +42,6 @@ class Strategy:
     `growth` times as long; where it is pruned, group by group, is inherited. The archive keeps
     `population` members by dominance and crowding. `ahead` children can be open at a time.
     """
-
-    NEEDS: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -65,34 +63,31 @@ class Strategy:
                 f"strategy.sae: least is {least:g}, expected at most what is pruned at `most`"
                 f" ({most:g})"
             )
-        self._space, self._mutation = space, mutation
+        first = _first(space, start, population, seed)
+        super().__init__(space, first, seed=seed, size=population, ahead=ahead)
+        self._mutation = mutation
         self._range, self._cycle, self._growth = (least, most), cycle * population, growth
         self._groups = _places([gene.group for gene in space.genes])
         self._pruned = np.array([is_density(gene) for gene in space.genes], dtype=bool)
-        self._lineage = Lineage[Told](
-            space, _first(space, start, population, seed), seed=seed, size=population, ahead=ahead,
-            read=_read, worst=_crowded, bred=self._bred,
-        )  # fmt: skip
 
-    def ask(self, n: int) -> list[Proposal]:
-        return self._lineage.ask(n)
+    def read(self, seen: Observation) -> Told | None:
+        if seen.point is None or seen.losses is None:
+            return None
+        return np.array(seen.point), np.array(seen.losses, dtype=np.float64)
 
-    def tell(self, observations: Sequence[Observation]) -> None:
-        self._lineage.tell(observations)
+    def worst(self, members: Sequence[Told]) -> int:
+        return _crowded(members)
 
-    def incumbents(self) -> list[tuple[float, ...]]:
-        return []
-
-    def _bred(
+    def bred(
         self, members: Sequence[Told], number: int, rng: np.random.Generator
     ) -> Iterator[tuple[float, ...]]:
         standing = ranks(np.array([losses for _, losses in members]))
         level = scheduled(number, self._cycle, self._growth, *self._range)
         while True:
             a, b = niches.mates(standing, rng)
-            yield self._child(members[a][0], members[b][0], level, rng)
+            yield self._crossed(members[a][0], members[b][0], level, rng)
 
-    def _child(
+    def _crossed(
         self, a: Point, b: Point, level: float, rng: np.random.Generator
     ) -> tuple[float, ...]:
         genes = self._space.genes
@@ -166,12 +161,6 @@ def _crowded(members: Sequence[Told]) -> int:
     last = np.sort(NonDominatedSorting().do(losses)[-1])
     crowding = calc_crowding_distance(losses[last])
     return int(last[np.flatnonzero(crowding == crowding.min())[-1]])
-
-
-def _read(seen: Observation) -> Told | None:
-    if seen.point is None or seen.losses is None:
-        return None
-    return np.array(seen.point), np.array(seen.losses, dtype=np.float64)
 
 
 def _places(groups: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from evomerge import errors, plugins
 from evomerge.genome import Gene, Space, Value, alone
-from evomerge.plugins import Observation, Proposal, Start
-from evomerge.relay import Listed, Relay
+from evomerge.plugins import Start
+from evomerge.relay import Preceded
 
 INNER: Mapping[str, Any] = {"name": "cma_es"}
 WHERE = "strategy.seeded.inner"
@@ -24,10 +24,8 @@ def needs(options: Mapping[str, Any]) -> frozenset[str]:
     return plugins.strategy_needs(*plugins.inner(options.get("inner", INNER), WHERE))
 
 
-class Strategy:
+class Strategy(Preceded):
     """Waits until all textbook merges are told. Option `inner`: {"name": ..., its options}."""
-
-    NEEDS: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -38,29 +36,10 @@ class Strategy:
         start: Start = (),
         inner: Mapping[str, Any] = INNER,
     ) -> None:
-        self._begin = functools.partial(
+        begin = functools.partial(
             plugins.begin, *plugins.inner(inner, WHERE), space, objectives, seed=seed, where=WHERE
         )
-        self._begin()  # wrong options of the inner strategy show now, not an hour later
-        self._relay = Relay(Listed(textbook(space)), start)
-        self._seeding = True
-
-    def ask(self, n: int) -> list[Proposal]:
-        proposals = self._relay.ask(n)
-        if not proposals and self._seeding and not self._relay.waits:
-            self._relay.hand_over(self._begin(start=self._relay.known))
-            self._seeding = False
-            return self._relay.ask(n)
-        return proposals
-
-    def tell(self, observations: Sequence[Observation]) -> None:
-        self._relay.tell(observations)
-
-    def incumbents(self) -> list[tuple[float, ...]]:
-        return self._relay.current.incumbents()
-
-    def notes(self) -> list[str]:
-        return plugins.notes(self._relay.current)
+        super().__init__(textbook(space), begin, start)
 
 
 def textbook(space: Space) -> list[tuple[float, ...]]:

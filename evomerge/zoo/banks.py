@@ -99,7 +99,8 @@ def item(content: dict[str, object], split: str) -> dict[str, object]:
     return {"id": hashlib.sha256(text.encode()).hexdigest()[:16], **content, "split": split}
 
 
-def _choice_item(passage: Passage, chosen: list[Passage], split: str) -> dict[str, object]:
+def choice_item(passage: Passage, chosen: list[Passage], split: str) -> dict[str, object]:
+    """An item whose wrong choices are continuations of other passages of those chosen."""
     rng = random.Random(passage.prompt + passage.continuation)
     wrong = (other.continuation for other in chosen)
     rivals = dict.fromkeys(text for text in wrong if not text.startswith(passage.answer))
@@ -109,17 +110,20 @@ def _choice_item(passage: Passage, chosen: list[Passage], split: str) -> dict[st
     return item({"prompt": passage.prompt, "choices": choices, "answer": answer}, split)
 
 
-def choice_items(domain: str, sides: texts.Sides) -> Iterator[dict[str, object]]:
+def passages(domain: str, sides: texts.Sides) -> list[Passage]:
+    """All passages of the held-out texts, in the order in which banks take them."""
     if domain == "facts":
         held = texts.held_facts()
-        passages = _fact_passages(held[: len(held) // 2])
-    else:
-        rng = random.Random(f"windows of {domain}")
-        passages = _windows(sides.held, rng)
+        return _shuffled(_fact_passages(held[: len(held) // 2]), domain)
+    rng = random.Random(f"windows of {domain}")
+    return _shuffled(_windows(sides.held, rng), domain)
+
+
+def choice_items(domain: str, sides: texts.Sides) -> Iterator[dict[str, object]]:
     trained = "".join(sides.train).encode()
-    for split, chosen in _chosen(domain, _shuffled(passages, domain), trained).items():
+    for split, chosen in _chosen(domain, passages(domain, sides), trained).items():
         for passage in chosen:
-            yield _choice_item(passage, chosen, split)
+            yield choice_item(passage, chosen, split)
 
 
 def exact_items() -> Iterator[dict[str, object]]:
@@ -129,13 +133,13 @@ def exact_items() -> Iterator[dict[str, object]]:
     """
     held = texts.held_facts()
     held = held[len(held) // 2 :]
-    passages = (
+    found = (
         Passage(f"{''.join(before)}\n{question}", word, word)
         for before, (question, answer) in zip(held[::2], held[1::2], strict=False)
         for word in [answer.replace(",", " ").split()[0]]
     )
     quotas = dict.fromkeys(QUOTAS, 0)
-    for passage in _shuffled(passages, "facts_exact"):
+    for passage in _shuffled(found, "facts_exact"):
         split = passage.split
         if quotas[split] < QUOTAS[split]:
             quotas[split] += 1

@@ -1,0 +1,205 @@
+"""Runs that begin with what another run found."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+import evomerge
+from evomerge import errors
+from evomerge.files.ledger import Ledger
+from evomerge.recipe import resolve
+from tests import families, ledgers
+
+MORE = {"strategy": "sobol", "budget": {"candidates": 9}}
+
+
+@pytest.fixture(scope="module")
+def old(family, tmp_path_factory):
+    return evomerge.search(families.recipe(family), tmp_path_factory.mktemp("old") / "run")
+
+
+def seeded(family, old, **changes):
+    return families.recipe(family, **{"seeds": f"run:{old.folder}", **MORE, **changes})
+
+
+def taken(run):
+    ledger = Ledger(run.folder)
+    found = ledger.last("seeds")
+    ledger.close()
+    return found
+
+
+def hosts(run):
+    """Answers (plan, item) that were given by another run, and here."""
+    with sqlite3.connect(run.folder / "ledger.sqlite") as db:
+        rows = db.execute("SELECT plan, item, host, split FROM answers").fetchall()
+    theirs = {(plan, item): split for plan, item, host, split in rows if host.startswith("run:")}
+    mine = {(plan, item): split for plan, item, host, split in rows if not host.startswith("run:")}
+    assert len(theirs) + len(mine) == len(rows)
+    return theirs, mine
+
+
+@pytest.fixture(scope="module")
+def new(family, old, tmp_path_factory):
+    return evomerge.search(seeded(family, old), tmp_path_factory.mktemp("new") / "run")
+
+
+def test_what_another_run_confirmed_comes_first(old, new):
+    event = taken(new)
+    expected = [p.key for p in old.front if p.chosen] + [p.key for p in old.front]
+    asked = [new.asked()[f"c{id}"] for id in range(len(event["points"]))]
+    assert asked[0] == old.chosen.key and set(expected) <= set(asked)
+    assert len(asked) <= 4 and len(asked) == len(set(asked))  # as many as are confirmed
+    assert {old.asked()[label] for label in event["points"]} == set(asked)
+    assert len(new.asked()) == 9 and event["strays"] == {}
+
+
+def test_answers_to_the_same_plan_and_item_are_not_asked_again(old, new):
+    theirs, mine = hosts(new)
+    assert {plan for plan, _ in theirs} >= {p.key for p in [*old.front, *old.baselines]}
+    assert taken(new)["answers"]["search"] == sum(s == "search" for s in theirs.values())
+    again = {new.asked()[f"c{id}"] for id in range(len(taken(new)["points"]))}
+    assert not again & {plan for plan, _ in mine}
+    assert not {p.key for p in old.baselines} & {plan for plan, _ in mine}
+    shared = {p.key: p for p in [*old.front, *old.baselines]}
+    for point in [*new.front, *new.baselines]:
+        if point.key in shared:
+            assert point.means("test") == shared[point.key].means("test")
+    assert new.looks == old.looks + 1
+
+
+def test_answers_of_another_run_are_free_in_a_budget_of_items(family, old, tmp_path):
+    recipe = seeded(family, old, budget={"items": 160}, ask=1)
+    run = evomerge.search(recipe, tmp_path / "run")
+    theirs, mine = hosts(run)
+    assert sum(split == "search" for split in mine.values()) == 160
+    known = [key for key in run.asked().values() if key in {plan for plan, _ in theirs}]
+    assert len(run.asked()) == len(known) + 4  # two banks of 20 items each
+    # Both begin with Sobol points of one seed, which the other run has answered
+    assert len(known) >= 6
+
+
+def test_a_plan_says_what_would_be_taken(family, old, new, run, tmp_path):
+    recipe = tmp_path / "next.json"
+    recipe.write_text(json.dumps(seeded(family, old)))
+    code, out, _ = run("plan", recipe, "--json")
+    assert code == 0
+    count = len(taken(new)["points"])
+    assert any(f"{count} points of {old.folder} come first" in x for x in json.loads(out)["notes"])
+    recipe.write_text(json.dumps(seeded(family, old, seed=4)))
+    notes = json.loads(run("plan", recipe, "--json")[1])["notes"]  # a plan has its recipe's seed
+    assert any("0 of them are the same plans here" in note for note in notes)
+
+
+def test_the_strategy_knows_what_they_scored(family, old, tmp_path):
+    """NSGA-II counts them in its first generation, and does not ask for them again."""
+    strategy = {"name": "nsga2", "population": 6}
+    run = evomerge.search(seeded(family, old, strategy=strategy), tmp_path / "run")
+    keys = list(run.asked().values())
+    assert len(keys) == len(set(keys)) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"strategy": {"name": "racing", "rungs": [10, 20]}}])
+def test_killed_at_every_event_it_ends_as_one_left_alone(family, old, tmp_path, changes):
+    recipe = seeded(family, old, budget={"candidates": 7}, **changes)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kill_at_events", str(tmp_path / "a"), str(tmp_path / "b")],
+        input=repr(recipe), text=True, capture_output=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ledgers.content(tmp_path / "a") == ledgers.content(tmp_path / "b")
+
+
+def test_a_run_goes_on_without_the_one_that_it_began_with(family, old, tmp_path):
+    moved = evomerge.Run(shutil.copytree(old.folder, tmp_path / "old"))
+    recipe = seeded(family, moved)
+    whole = evomerge.search(recipe, tmp_path / "whole")
+
+    def stop(event, facts):
+        if event == "told":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evomerge.search(recipe, tmp_path / "halved", report=stop)
+    shutil.rmtree(moved.folder)
+    halved = evomerge.search(tmp_path / "halved" / "recipe.json", tmp_path / "halved")
+    assert ledgers.content(halved.folder) == ledgers.content(whole.folder)
+    with pytest.raises(errors.RecipeError, match="seeds: the run has run:"):
+        evomerge.search({**recipe, "seeds": None}, halved.folder)
+
+
+def test_a_coarse_run_is_refined(family, old, tmp_path):
+    """Its plans are others, its values are those of the finer groups."""
+    coarse = {"blocks": 1, "genes": {"weight": [0, 1.2]}}
+    first = evomerge.search(families.recipe(family, space=coarse), tmp_path / "coarse")
+    run = evomerge.search(seeded(family, first), tmp_path / "fine")
+    for label, id in zip(taken(run)["points"], range(9), strict=False):
+        before, after = first.plan(label), run.plan(f"c{id}")
+        assert before.key != after.key
+        assert after.groups["1"] == after.groups["2"] == before.groups["1"]
+        assert after.groups["embedding"] == before.groups["embedding"]
+
+
+def test_what_does_not_fit_is_said_and_the_rest_is_taken(family, old, new, tmp_path):
+    plans = [old.plan(label) for label in taken(new)["points"]]
+    weights = sorted(
+        max(max(step.genes["weight"].values()) for step in plan.groups.values()) for plan in plans
+    )
+    assert weights[0] < weights[-1]
+    high = (weights[0] + weights[-1]) / 2
+    space = {"blocks": 2, "genes": {"weight": [0, high]}}
+    notes = []
+    run = evomerge.search(
+        seeded(family, old, space=space), tmp_path / "run",
+        report=lambda event, facts: notes.append(facts.get("text", "")),
+    )  # fmt: skip
+    strays = taken(run)["strays"]
+    assert strays and taken(run)["points"]
+    for labels, reason in strays.items():
+        assert "is outside the range" in reason
+        assert any(f"{labels} of {old.folder} left out: {reason}" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"operator": "ties"}, "task_arithmetic 2, expected one of ties 2"),
+        ({"space": {"blocks": 2, "genes": {"weight": [1.3, 1.4]}}}, "is outside the range"),
+        ({"space": {"genes": {"weight@1": 0.3}}}, "would have to be .* and .* at once|is held"),
+        ({"experts": "left"}, "expert 'right' is in one of the two runs alone"),
+    ],
+)
+def test_a_run_of_which_nothing_fits_is_refused_before_there_is_a_folder(
+    family, old, tmp_path, changes, says
+):
+    recipe = seeded(family, old, **changes)
+    if "experts" in changes:
+        recipe["experts"] = {"left": str(family / "left")}
+    with pytest.raises(errors.RecipeError, match=f"none of its .* points fits .*{says}"):
+        evomerge.search(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_run_is_refused(family, old, tmp_path):
+    with pytest.raises(errors.InputError, match=r"seeds: .*nowhere: no run here"):
+        evomerge.search(seeded(family, old, seeds=f"run:{tmp_path}/nowhere"), tmp_path / "run")
+    with pytest.raises(errors.RecipeError, match="is this run's own folder"):
+        evomerge.search(seeded(family, old, seeds=f"run:{tmp_path}/run"), tmp_path / "run")
+    with pytest.raises(errors.RecipeError, match="seeds"):
+        resolve(seeded(family, old, seeds=str(old.folder)))
+
+
+def test_operators_to_choose_from_take_the_plans_of_one(family, old, tmp_path):
+    space = {"blocks": 2, "genes": {"task_arithmetic.weight": [0, 1.2]}}
+    recipe = seeded(family, old, operator=["ties", "task_arithmetic"], space=space)
+    run = evomerge.search(recipe, tmp_path / "run")
+    first = len(taken(run)["points"])
+    asked = [run.asked()[f"c{id}"] for id in range(first)]
+    assert asked[0] == old.chosen.key and not set(asked) & {plan for plan, _ in hosts(run)[1]}
