@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +116,11 @@ class Answers:
         row = self._of(key).get(objective, {})
         items = self.setup.banks[objective].split("search")
         return np.array([row[i.id].seen(signal) if i.id in row else np.nan for i in items])
+
+    def extras(self, key: str, objective: str, split: str) -> list[Mapping[str, float]]:
+        """What a scorer said beside each score of a plan on a split."""
+        row = self._of(key).get(objective, {})
+        return [answer.extra for answer in row.values() if answer.split == split]
 
     def by_item(self, key: str, objective: str, places: Sequence[Place]) -> dict[str, float]:
         """Scores of a plan by item id, on the items of an objective's blocks."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from evomerge import confirm, errors
 from evomerge.answers import Answers
@@ -16,7 +15,7 @@ from evomerge.pace import Pace
 from evomerge.plan import Plan, nested
 from evomerge.recipe import Problem, resolve
 from evomerge.run import Run
-from evomerge.session import pinned
+from evomerge.session import pinned, require_same_scores
 from evomerge.worker import Result
 
 
@@ -52,7 +51,7 @@ def between(
     ledger = Ledger(run.folder, write=True)
     desk = None
     try:
-        _same(ledger.meta("identity"), problem, run.folder)
+        require_same_scores(ledger, problem)
         answers = Answers(ledger, problem.setup)
         desk = Desk(answers, ("inline", {}), Pace(answers.setup))
         places = [*answers.places("validation"), *answers.places("test")]
@@ -68,13 +67,3 @@ def between(
             desk.close()
         ledger.close()
     return Run(folder).point(label)
-
-
-def _same(recorded: Mapping[str, Any] | None, problem: Problem, folder: Path) -> None:
-    now = problem.identity()
-    for part in ("base", "experts", "objectives", "dtype"):
-        if (recorded or {}).get(part) != now[part]:
-            raise errors.RecipeError(
-                f"{folder}: {part} are not what the run was made with; its scores can not be "
-                "compared with new ones"
-            )

@@ -188,7 +188,10 @@ def evaluate(
 @app.command()
 def plan(
     recipe: RecipeFile,
-    probe: Annotated[bool, typer.Option("--probe", help="measure one candidate")] = False,
+    folder: Annotated[Path | None, typer.Option("-o", "--out", help="as in search")] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="measure one candidate, ask base and experts a little")
+    ] = False,
     amount: Annotated[str | None, typer.Option("--budget", help="as in search")] = None,
     until: Annotated[str | None, typer.Option(help="as in search")] = None,
     as_json: Json = False,
@@ -196,7 +199,7 @@ def plan(
     """Check a recipe and print what it would do and need; exit code 4 if it does not fit."""
     from evomerge import preview, tables
 
-    found = preview.describe(recipe, probe=probe, **_budget(recipe, amount, until, {}))
+    found = preview.describe(recipe, folder, probe=probe, **_budget(recipe, amount, until, {}))
     if as_json:
         print(json.dumps(found, indent=1))
     else:

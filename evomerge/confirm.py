@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge import ancestry, errors, plugins
+from evomerge import ancestry, errors, plugins, sanity
 from evomerge.answers import Answers
 from evomerge.blocks import places
 from evomerge.constraints import Constraints, Margin
 from evomerge.desk import Desk
 from evomerge.maths import pareto
-from evomerge.objectives import Losses, anchor, exact_anchor
+from evomerge.objectives import Anchor, Losses, anchor, exact_anchor
 from evomerge.pace import Pace
 from evomerge.plan import Plan, Template
 from evomerge.plugins import Strategy
@@ -64,8 +64,11 @@ def textbook(problem: Problem, operator: str, weight: float | None = None) -> Pl
     return frame.plan(weights)
 
 
-def sanity(problem: Problem, desk: Desk, report: Report) -> Losses:
-    """Have base and experts answer all `search` items; freeze anchors; point out what is odd."""
+def freeze_anchors(problem: Problem, desk: Desk, report: Report) -> Losses:
+    """Have base and experts answer all `search` items; freeze anchors; point out what is odd.
+
+    Frozen once: inputs that have changed since do not move them.
+    """
     report("stage", {"name": "sanity"})
     answers = desk.answers
     descent = answers.ledger.meta("ancestry") or problem.inputs.ancestry
@@ -90,12 +93,12 @@ def sanity(problem: Problem, desk: Desk, report: Report) -> Losses:
         )
         exact = plugins.is_structural(problem.banks[name].scorer)
         anchors[name] = (exact_anchor if exact else anchor)(base, experts)
-        if name in problem.experts and anchors[name].zero > 0:
-            _point_out(name, plans, answers, report)
-    losses = Losses(anchors, problem.signals)
-    if answers.ledger.last("anchors") is None:
-        answers.ledger.append("anchors", losses.to_json())
-    return losses
+    _point_out(plans, answers, report)
+    frozen = answers.ledger.last("anchors")
+    if frozen is None:
+        frozen = Losses(anchors, problem.signals).to_json()
+        answers.ledger.append("anchors", frozen)
+    return Losses({name: Anchor(**frozen[name]) for name in anchors}, problem.signals)
 
 
 def _require_answers(plans: Mapping[str, Plan], answers: Answers) -> None:
@@ -104,17 +107,23 @@ def _require_answers(plans: Mapping[str, Plan], answers: Answers) -> None:
             raise errors.InputError(f"{name} can not be scored: {answers.failures[plan.key]}")
 
 
-def _point_out(name: str, plans: Mapping[str, Plan], answers: Answers, report: Report) -> None:
-    """Say so when the expert that shares a bank's name is not better there than the base."""
-    places = answers.places("search")
-    mine = float(answers.column(plans[f"expert {name}"].key, name, places).mean())
-    base = float(answers.column(plans["base"].key, name, places).mean())
-    if mine <= base:
-        text = (
-            f"expert '{name}' scores {mine:.3f} on '{name}', the base {base:.3f}: "
-            "prompt or template may be wrong"
-        )
-        report("note", {"text": text})
+def _point_out(plans: Mapping[str, Plan], answers: Answers, report: Report) -> None:
+    found = sanity.of(answers, plans, answers.places("search"))
+    lines = [line for row in found.values() for line in row["remarks"]]
+    answers.ledger.set_meta("odd", lines)
+    for line in lines:
+        report("note", {"text": line})
+
+
+def standing(problem: Problem, plan: Plan) -> bool:
+    """Whether a plan of before can still be built: its inputs and operators are those of now."""
+    here = {item.sha256 for item in problem.inputs.inputs}
+    frame = problem.template.vocabulary
+    here |= {frame.sha256} if frame is not None else set()
+    versions = {s.operator: s.version for s in plan.groups.values()}
+    return here.issuperset(plan.identities()) and all(
+        version == plugins.load("operator", name).VERSION for name, version in versions.items()
+    )
 
 
 def shortlist(

@@ -42,10 +42,12 @@ class Desk:
         between: Callable[[Desk], None] = lambda desk: None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """`between` is called between two results, and ends the work by what it raises."""
+        """`between` is called between two results, and ends the work by what it raises; `judge`,
+        once it is set, may make a failure of a result before it is recorded."""
         self.answers = answers
         self.pace = pace
         self.traces: dict[str, str] = {}
+        self.judge: Callable[[Result], Result] = lambda result: result
         self._between, self._note = between, note
         self._named = executor
         self._executor: Any = None
@@ -110,7 +112,7 @@ class Desk:
 
     def _settled(self, results: Iterable[Result]) -> list[Result]:
         """Those that are final, recorded in one transaction."""
-        final = [result for result in results if self._is_final(result)]
+        final = [self.judge(result) for result in results if self._is_final(result)]
         if final:
             self.answers.add(final)
         for result in final:

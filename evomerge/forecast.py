@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from evomerge import confirm, errors
+from evomerge import confirm, errors, sanity
+from evomerge.answers import Answers
 from evomerge.blocks import Place, places
 from evomerge.budget import Deadline
+from evomerge.files.ledger import Ledger
 from evomerge.materialize import KEPT, TILE, Merged, Workshop
 from evomerge.pace import Pace
+from evomerge.plan import Plan
 from evomerge.recipe import Problem
 from evomerge.saving import size
-from evomerge.worker import Job, Worker
+from evomerge.worker import Job, Result, Worker
 
 BUFFERS = 3
 """Arrays as large as a tile, in float32, that merging needs beside base and experts."""
+
+PROBED = 50
+"""Questions of each bank that base and experts answer in a probe, rounded up to whole blocks."""
 
 ROW, EVENT = 160, 2048
 """Bytes that the ledger takes for an answer, and for a candidate besides."""
@@ -36,8 +44,8 @@ def workers(problem: Problem) -> int:
 def memory(problem: Problem) -> dict[str, Any]:
     """Bytes of the parts of a search, and where base and experts will be read from.
 
-    Not counted: activations, the caches of generation, and what operators prepare once, which
-    depends on the operator (counts and Gram matrices are small beside the model).
+    Not counted: activations, and what operators prepare once, which depends on the operator
+    (counts and Gram matrices are small beside the model).
     """
     live = sum(info.numel * _width(problem, info.dtype) for info in problem.base.tensors.values())
     staging = 4 * _tile(problem) * (len(problem.experts) + 1 + BUFFERS)
@@ -49,6 +57,7 @@ def memory(problem: Problem) -> dict[str, Any]:
     return {
         "live model": live,
         "staging tiles": staging,
+        **_cache(problem),
         "kept of what operators derive, at most": KEPT,
         "workers": n,
         "base and experts": stored,
@@ -56,6 +65,22 @@ def memory(problem: Problem) -> dict[str, Any]:
         "regime": "base and experts are streamed from "
         + ("RAM (the page cache holds them)" if fits else "disk for each candidate"),
     }
+
+
+def _cache(problem: Problem) -> dict[str, int]:
+    """Bytes of keys and values, for each token that all rows of a batch are long; nothing for what
+    is no language model with attention heads of one kind."""
+    import torch
+
+    config = problem.base.config.get("text_config", problem.base.config)
+    heads, layers = config.get("num_attention_heads"), config.get("num_hidden_layers")
+    width = config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else 0)
+    if "vocab_size" not in config or not isinstance(layers, int) or not width:
+        return {}
+    kept: torch.dtype = getattr(torch, problem.recipe.dtype)
+    each = 2 * layers * width * (config.get("num_key_value_heads") or heads) * kept.itemsize
+    rows = problem.recipe.batch
+    return {f"bytes of keys and values, a token of {rows} rows": rows * each}
 
 
 def _tile(problem: Problem) -> int:
@@ -96,7 +121,7 @@ def disk(problem: Problem, folder: Path) -> dict[str, Any]:
     while not there.is_dir():
         there = there.parent
     return {
-        "ledger": None if count is None else count * (EVENT + answers * ROW),
+        **({} if count is None else {"ledger": count * (EVENT + answers * ROW)}),
         "reserve": size(problem.recipe.disk_reserve, "disk_reserve"),
         "free": shutil.disk_usage(there).free,
     }
@@ -115,7 +140,7 @@ def require(problem: Problem, needs: Mapping[str, Any], space: Mapping[str, Any]
         else:
             advice = f"a machine with {(each - free) / 1e9:.1f} GB more is needed"
         raise errors.MachineError(f"does not fit into memory: {lack}; {advice}")
-    lack_of = (space["ledger"] or 0) + space["reserve"] - space["free"]
+    lack_of = space.get("ledger", 0) + space["reserve"] - space["free"]
     if lack_of > 0:
         raise errors.MachineError(
             f"does not fit on the disk: {lack_of / 1e9:.1f} GB are missing for ledger and "
@@ -123,25 +148,41 @@ def require(problem: Problem, needs: Mapping[str, Any], space: Mapping[str, Any]
         )
 
 
-def probe(problem: Problem) -> dict[str, Any]:
+def probe(problem: Problem, worker: Worker) -> dict[str, Any]:
     """Let the uniform mean answer what a candidate is asked, twice, and extrapolate.
 
     Raises EvaluationError where it can not be scored.
     """
     recipe, pace = problem.recipe, Pace(problem.setup)
-    worker, asked = Worker(problem.setup), _places(problem, "search", recipe.fidelity.items)
+    asked = _places(problem, "search", recipe.fidelity.items)
     for operator in (recipe.operators[0], "linear"):
         plan = confirm.textbook(problem, operator)
-        result = worker.run(Job(plan.model_dump(mode="json"), plan.key, tuple(asked)))
-        if result.failed is not None:
-            raise errors.EvaluationError(f"the probe, {operator} at its defaults: {result.failed}")
-        pace.add(result)
+        pace.add(_answered(worker, plan, asked, f"the probe, {operator} at its defaults"))
     budget = recipe.budget
     deadline = Deadline.of(budget.seconds, budget.until, 0.0)
     ends = pace.of(_places(problem, "search")) * -(
         -len(confirm.endpoints(problem)) // workers(problem)
     )
     return times(problem, pace, workers(problem), deadline, first=ends)
+
+
+def _answered(worker: Worker, plan: Plan, asked: Sequence[Place], what: str) -> Result:
+    result = worker.run(Job(plan.model_dump(mode="json"), plan.key, tuple(asked)))
+    if result.failed is not None:
+        raise errors.EvaluationError(f"{what}: {result.failed}")
+    return result
+
+
+def sane(problem: Problem, worker: Worker) -> dict[str, Any]:
+    """What base and experts score on the first items of each bank, as `sanity.of` has it.
+
+    Raises EvaluationError where one of them can not be scored.
+    """
+    plans, asked = confirm.endpoints(problem), _places(problem, "search", PROBED)
+    with tempfile.TemporaryDirectory() as folder, closing(Ledger(Path(folder), write=True)) as one:
+        answers = Answers(one, problem.setup)
+        answers.add([_answered(worker, plan, asked, label) for label, plan in plans.items()])
+        return sanity.of(answers, plans, asked)
 
 
 def times(
@@ -153,7 +194,7 @@ def times(
     each = pace.of(_places(problem, "search", recipe.fidelity.items))
     kept = confirm.seconds(problem, pace, n)
     found: dict[str, Any] = {
-        "seconds per candidate": round(each, 6), "seconds to confirm, at most": round(kept, 1)
+        "seconds per candidate": round(each, 3), "seconds to confirm, at most": round(kept, 1)
     }  # fmt: skip
     if deadline.is_set:
         found["candidates before the deadline"] = n * deadline.room(each, kept + first)

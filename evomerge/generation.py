@@ -11,7 +11,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from evomerge import errors, prompts
-from evomerge.files.items import Item
+from evomerge.files.items import Item, constant_score
 
 
 class Options(TypedDict, total=False):
@@ -27,6 +27,15 @@ class Options(TypedDict, total=False):
 
 
 DEFAULTS: Options = {"max_new_tokens": 32, "stop": ("\n",), "chat": False}
+
+chance = constant_score
+"""What guessing scores, for scorers of generated text."""
+
+DEGENERATE = "degenerate"
+"""The signal of a text that is none."""
+
+CYCLE, TURNS = 8, 4
+"""Tokens of the longest cycle that is looked for, and how often it has to be there."""
 
 Mark = Callable[[str, Sequence[str]], bool]
 """Whether a text, without blanks at its ends, is right, given the item's accepted answers."""
@@ -54,10 +63,21 @@ def check(item: Item) -> None:
 
 def prepare(tokenizer: Any, items: Sequence[Item], mark: Mark, options: Options) -> Batch:
     """Tokenise a block of items."""
-    chosen: Options = {**DEFAULTS, **options}
-    chat = chosen["chat"]
+    chat = options.get("chat", DEFAULTS["chat"])
     texts = [prompts.text(tokenizer, item, chat=chat) for item in items]
     rows = [prompts.tokens(tokenizer, text, chat=chat) for text in texts]
+    return assemble(tokenizer, items, rows, mark, options)
+
+
+def assemble(
+    tokenizer: Any,
+    items: Sequence[Item],
+    rows: Sequence[list[int]],
+    mark: Mark,
+    options: Options,
+) -> Batch:
+    """A block of items whose prompts are these tokens."""
+    chosen: Options = {**DEFAULTS, **options}
     given, mask = prompts.left_padded(
         [row or prompts.start(tokenizer) for row in rows], prompts.padding(tokenizer)
     )
@@ -68,16 +88,36 @@ def prepare(tokenizer: Any, items: Sequence[Item], mark: Mark, options: Options)
 
 
 def score(model: Any, batch: Batch) -> dict[str, list[float]]:
-    """Per item: `score` (0 or 1) and `length` in tokens.
+    """Per item: `score` (0 or 1), `length` in tokens, and `degenerate` (0 or 1): whether the text
+    is blank, or repeats itself to the last token that it may have.
 
     Raises EvaluationError, naming the item, where logits are not finite.
     """
-    texts, lengths = generate(model, batch)
+    made = tokens(model, batch)
+    texts = _texts(model, batch, made)
     marks = [
         batch.mark(text.strip(), accepted)
         for text, accepted in zip(texts, batch.accepted, strict=True)
     ]
-    return {"score": [float(mark) for mark in marks], "length": [float(n) for n in lengths]}
+    broken = [
+        not text.strip() or (len(row) == batch.max_new_tokens and repeats(row))
+        for text, row in zip(texts, made, strict=True)
+    ]
+    return {
+        "score": [float(mark) for mark in marks],
+        "length": [float(len(row)) for row in made],
+        DEGENERATE: [float(is_broken) for is_broken in broken],
+    }
+
+
+def repeats(made: Sequence[int]) -> bool:
+    """Whether tokens end in a cycle of at most CYCLE, which makes up half of them, and is there
+    at least TURNS times. Of fewer than twice TURNS tokens nothing is said."""
+    for n in range(1, CYCLE + 1):
+        tail = max(TURNS * n, -(-len(made) // 2))
+        if len(made) >= max(tail, 2 * TURNS) and made[-tail:-n] == made[n - tail :]:
+            return True
+    return False
 
 
 def generate(model: Any, batch: Batch) -> tuple[list[str], list[int]]:
@@ -85,10 +125,13 @@ def generate(model: Any, batch: Batch) -> tuple[list[str], list[int]]:
 
     The token that ends a text counts. Raises EvaluationError where logits are not finite.
     """
-    ends = _ends(model, batch.tokenizer)
     made = tokens(model, batch)
-    texts = [_decoded(batch.tokenizer, row, ends) for row in made]
-    return [_until(text, batch.stop) for text in texts], [len(row) for row in made]
+    return _texts(model, batch, made), [len(row) for row in made]
+
+
+def _texts(model: Any, batch: Batch, made: Sequence[Sequence[int]]) -> list[str]:
+    ends = _ends(model, batch.tokenizer)
+    return [_until(_decoded(batch.tokenizer, row, ends), batch.stop) for row in made]
 
 
 @torch.inference_mode()

@@ -39,12 +39,53 @@ class Task:
     identity: str
 
 
-def loaded(place: str, shots: int | None) -> Task:
+@dataclass(frozen=True)
+class Chat:
+    """Prompts go through the template of a tokenizer, with a system turn where the task has a
+    description and the template takes one; `multiturn`: solved examples are turns of their own."""
+
+    tokenizer: Any
+    multiturn: bool
+
+    @property
+    def key(self) -> str:
+        return json.dumps([self.tokenizer.chat_template, self.multiturn], default=str)
+
+    def options(self) -> dict[str, Any]:
+        """What lm-eval wants to know of it."""
+        prompts.require_template(self.tokenizer)
+        return {
+            "apply_chat_template": True, "fewshot_as_multiturn": self.multiturn,
+            "chat_template": self._fill,
+        }  # fmt: skip
+
+    def _fill(self, turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        import jinja2
+
+        options = {
+            "tokenize": False, "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": not add_generation_prompt,
+        }  # fmt: skip
+        try:
+            return str(self.tokenizer.apply_chat_template(turns, **options))
+        except jinja2.TemplateError:
+            turns = [turn for turn in turns if turn["role"] != "system"]
+            return str(self.tokenizer.apply_chat_template(turns, **options))
+
+
+def loaded(place: str, shots: int | None, chat: Chat | None = None) -> Task:
     """The task as it was loaded last, or now; requests are built once in a process."""
-    return _kept()[place, shots] if (place, shots) in _kept() else load(place, shots)
+    key = _key(place, shots, chat)
+    return _kept()[key] if key in _kept() else load(place, shots, chat=chat)
 
 
-def load(place: str, shots: int | None, shares: Mapping[str, float] | None = None) -> Task:
+def load(
+    place: str,
+    shots: int | None,
+    shares: Mapping[str, float] | None = None,
+    *,
+    chat: Chat | None = None,
+) -> Task:
     """The task of a name or of a YAML file, with all its requests; `shots` None: as it says.
 
     Which split an item is in follows from its question and choices; questions that are equal, the
@@ -62,19 +103,23 @@ def load(place: str, shots: int | None, shares: Mapping[str, float] | None = Non
             if shots is not None or task.get_config("num_fewshot") is None:
                 task.set_config("num_fewshot", shots or 0)
             task.set_fewshot_seed(SEEDS["examples"])
-            task.build_all_requests()
+            task.build_all_requests(**(chat.options() if chat is not None else {}))
             found = _questions(task, shares)
     except errors.EvomergeError:
         raise
     except Exception as error:  # lm-eval, the task's own code, or what reads its data
         reason = f"{type(error).__name__}: {error}"
         raise errors.InputError(f"lm-eval can not load it: {reason}") from error
-    _kept()[place, shots] = found
+    _kept()[_key(place, shots, chat)] = found
     return found
 
 
+def _key(place: str, shots: int | None, chat: Chat | None) -> tuple[str, int | None, str]:
+    return place, shots, "" if chat is None else chat.key
+
+
 @functools.cache
-def _kept() -> dict[tuple[str, int | None], Task]:
+def _kept() -> dict[tuple[str, int | None, str], Task]:
     return {}
 
 

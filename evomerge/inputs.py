@@ -44,6 +44,12 @@ class Opened(dict[str, Checkpoint]):
         for item in (leaf for each in all_inputs(plan) for leaf in leaves(each)):
             if not item.path:
                 raise errors.InputError(f"{item.name}: the plan does not say where it is ('path')")
+            if not Path(item.path).exists():
+                raise errors.InputError(
+                    f"{item.name}: {item.path}: no such folder any more (sha256 {item.sha256}). "
+                    "Where it has moved, run the search again with a recipe that names its new "
+                    "place, or put that as 'path' into the plan"
+                )
             model = opened(item.path, item.name)
             if model.sha256 != item.sha256:
                 raise errors.InputError(
@@ -158,7 +164,7 @@ def load(
     _check_choice(tokenizer, experts)
     path, origin = find(base, folder)
     root = Checkpoint.open(path, "base")
-    first = Input(name="base", sha256=root.sha256, path=str(root.folder), origin=origin)
+    first = Input(name="base", sha256=root.sha256, path=str(root.folder.absolute()), origin=origin)
     files: dict[str, Checkpoint] = {root.sha256: root}
     inputs = [first]
     for name, reference in experts.items():
@@ -168,9 +174,8 @@ def load(
             check_base(found, root)
         files[found.sha256] = found
         on = first if isinstance(found, Adapter) else None
-        inputs.append(
-            Input(name=name, sha256=found.sha256, path=str(found.folder), origin=origin, on=on)
-        )
+        place = str(found.folder.absolute())
+        inputs.append(Input(name=name, sha256=found.sha256, path=place, origin=origin, on=on))
     known = Opened(files)
     sources: Sequence[Model] = [known.source(item) for item in inputs]
     frame = Frame(sources, [item.name for item in inputs], tokenizer)

@@ -13,6 +13,7 @@ from evomerge import confirm, forecast, plugins, seeds
 from evomerge.answers import Answers, Place, text
 from evomerge.budget import Clock
 from evomerge.candidates import Candidate, Candidates
+from evomerge.degenerate import Judge
 from evomerge.desk import Desk
 from evomerge.files.ledger import Ledger
 from evomerge.pace import Pace
@@ -86,7 +87,8 @@ class Search:
         self.ledger = ledger
         watch = self.watch
         confirm_by = watch.by = watch.deadline.at if watch.deadline.left > 0 else math.inf
-        self.losses = confirm.sanity(self.problem, self.desk, self.report)
+        self.losses = confirm.freeze_anchors(self.problem, self.desk, self.report)
+        self.desk.judge = Judge(self.answers, confirm.endpoints(self.problem))
         ledger.set_meta("pace", self.desk.pace.medians())
         strategy = seeds.strategy(self.problem, ledger)
         self.state = State(self.problem, self.answers, self.losses, strategy, self.report)
@@ -112,7 +114,7 @@ class Search:
         watch.by = confirm_by
         ledger.set_meta("pace", self.desk.pace.medians())
         shortlist = confirm.shortlist(
-            self.problem, strategy, self.candidates, self.state.plan,
+            self.problem, strategy, self._standing(), self.state.plan,
             self.losses.weights(self.recipe.prefer),
         )  # fmt: skip
         keys = {plan.key for plan in shortlist.values()}
@@ -120,6 +122,17 @@ class Search:
         others = [plan for plan in shortlist.values() if plan.key not in asked]
         self.desk.answer(others, self._usual(), self._told_result)
         confirm.confirm(self.problem, self.desk, self.losses, shortlist, self.report)
+
+    def _standing(self) -> list[Candidate]:
+        """All candidates; after a change of inputs, those that can still be built."""
+        every = list(self.candidates)
+        if self.ledger.last("changed") is None:
+            return every
+        kept = [c for c in every if confirm.standing(self.problem, self.state.plan(c))]
+        if len(kept) < len(every):
+            text = "are of inputs that have changed since, and are not confirmed"
+            self._note(f"{len(every) - len(kept)} candidates {text}")
+        return kept
 
     def _usual(self) -> list[Place]:
         """What most candidates are asked; nothing is chosen before the loop begins."""

@@ -141,6 +141,14 @@ def without_paths(data: Any) -> Any:
     return data
 
 
+def relocated(data: Any, paths: Mapping[str, str]) -> Any:
+    """The JSON of a plan with its inputs where `paths`, by sha256, says that they lie."""
+    if isinstance(data, Mapping):
+        inner = {key: relocated(value, paths) for key, value in data.items()}
+        return {**inner, "path": paths[data["sha256"]]} if data.get("sha256") in paths else inner
+    return [relocated(one, paths) for one in data] if isinstance(data, list) else data
+
+
 def check_experts(operator: str, experts: int, where: str) -> None:
     """Raise RecipeError if the operator does not merge this many; its `EXPERTS` says how many."""
     fewest, most = _experts(operator)

@@ -6,33 +6,76 @@ import inspect
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from evomerge import ancestry, checks, errors, forecast, plugins, seeds, shelf, zoo
+from evomerge import (
+    ancestry,
+    checks,
+    confirm,
+    errors,
+    forecast,
+    plugins,
+    sanity,
+    seeds,
+    session,
+    shelf,
+    zoo,
+)
+from evomerge.answers import Answers
 from evomerge.blocks import n_blocks
 from evomerge.files import bank as banks
 from evomerge.files import plain, sources
-from evomerge.files.items import Item
+from evomerge.files.items import Item, constant
+from evomerge.files.ledger import Ledger, begun
 from evomerge.files.writer import atomic_text
 from evomerge.maths import shingles
-from evomerge.recipe import Problem, resolve
+from evomerge.recipe import Problem, read, resolve
+from evomerge.worker import Worker
 
 SHOWN = 5
 """Pairs of near-duplicates that are named."""
 
 
-def describe(source: str, *, probe: bool = False, **changes: Any) -> dict[str, Any]:
+def describe(
+    source: str, folder: Path | None = None, *, probe: bool = False, **changes: Any
+) -> dict[str, Any]:
     """Check a recipe whole, inputs included, and say what it would do.
 
-    With `probe`, what one candidate takes is measured. Raises MachineError where it does not fit.
+    With `probe`, what one candidate takes is measured, and base and experts answer some questions
+    of each bank; those that a run in `folder` (by default runs/NAME) has are shown in any case.
+    Raises MachineError where it does not fit.
     """
-    problem = resolve(source, **changes)
-    memory = forecast.memory(problem)
-    disk = forecast.disk(problem, Path("runs") / problem.recipe.name)
+    name = changes.get("name") or read(source)[0].name
+    place = folder or Path("runs") / name
+    problem = resolve(source, pinned=session.pinned(place), **changes)
+    memory, disk = forecast.memory(problem), forecast.disk(problem, place)
     forecast.require(problem, memory, disk)
     found = {**_described(problem), "memory (bytes)": memory, "disk (bytes)": disk}
-    return {**found, "time": forecast.probe(problem)} if probe else found
+    origins = {name: bank.origin for name, bank in problem.banks.items() if bank.origin}
+    found |= {"data sets": origins} if origins else {}
+    known = _known(problem, place)
+    if probe:
+        worker = Worker(problem.setup)
+        found["time"] = forecast.probe(problem, worker)
+        known = known or forecast.sane(problem, worker)
+    for row in (known or {}).values():
+        found["notes"] += row.pop("remarks")
+    return {**found, "sanity": known or "unknown before base and experts answer (--probe)"}
+
+
+def _known(problem: Problem, folder: Path) -> dict[str, Any] | None:
+    """What base and experts have answered in a run, if all of it is there."""
+    if not begun(folder):
+        return None
+    with closing(Ledger(folder)) as ledger:
+        answers, plans = Answers(ledger, problem.setup), confirm.endpoints(problem)
+        places = answers.places("search")
+        lacking = any(answers.missing(plan.key, places) for plan in plans.values())
+        if lacking or session.other_scores(ledger, problem):
+            return None
+        return sanity.of(answers, plans, places)
 
 
 def _described(problem: Problem) -> dict[str, Any]:
@@ -140,6 +183,7 @@ def check_bank(
         atomic_text(target, "".join(f"{key}: {json.dumps(v)}\n" for key, v in keys.items()))
     return {
         "name": bank.name,
+        "origin": bank.origin,
         "items": len(bank.items),
         "splits": {name: count[name] for name in banks.SPLITS},
         "scorer": bank.scorer,
@@ -165,7 +209,6 @@ def look_at(items: Sequence[Item]) -> dict[str, Any]:
         named.append((f"example {i + 1}", "examples"))
         texts.append(" ".join(shot))
     pairs = shingles.near_duplicates(texts, [split for _, split in named])
-    answers = Counter(item.answer for item in items if item.accepted)
     shown = [
         {
             "items": [named[i][0], named[j][0]],
@@ -174,14 +217,10 @@ def look_at(items: Sequence[Item]) -> dict[str, Any]:
         }
         for i, j, similarity in pairs[:SHOWN]
     ]
-    most = [
-        {"different": len(answers), "most": answer, "share": n / len(items)}
-        for answer, n in answers.most_common(1)
-    ]
-    return {
-        "near_duplicates": {"pairs": len(pairs), "shown": shown},
-        "answers": most[0] if most else None,
-    }
+    answers = {item.answer for item in items if item.accepted}
+    found = constant(items)
+    most = found and {"different": len(answers), "most": found[0], "share": found[1]}
+    return {"near_duplicates": {"pairs": len(pairs), "shown": shown}, "answers": most}
 
 
 def _named(text: str) -> tuple[str, str]:

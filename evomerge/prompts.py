@@ -20,10 +20,7 @@ def text(tokenizer: Any, item: Item, *, chat: bool) -> str:
     """
     if not chat:
         return "".join(f"{asked}{answer}\n\n" for asked, answer in item.shots) + item.prompt
-    if not getattr(tokenizer, "chat_template", None):
-        raise errors.InputError(
-            "the tokenizer has no chat template, which the scorer's option 'chat' asks for"
-        )
+    require_template(tokenizer)
     turns = [("user", item.prompt)]
     for asked, answer in reversed(item.shots):
         turns[:0] = [("user", asked), ("assistant", answer)]
@@ -35,6 +32,13 @@ def text(tokenizer: Any, item: Item, *, chat: bool) -> str:
     except Exception as error:  # a template is a program of its own
         reason = f"{type(error).__name__}: {error}"
         raise errors.InputError(f"the chat template can not be filled: {reason}") from error
+
+
+def require_template(tokenizer: Any) -> None:
+    if not getattr(tokenizer, "chat_template", None):
+        raise errors.InputError(
+            "the tokenizer has no chat template, which the scorer's option 'chat' asks for"
+        )
 
 
 def tokens(tokenizer: Any, prompt: str, *, chat: bool) -> list[int]:

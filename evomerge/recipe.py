@@ -95,7 +95,8 @@ class Problem:
     @cached_property
     def setup(self) -> Setup:
         """What a worker needs."""
-        folders = {c.sha256: str(c.folder) for c in (self.base, *self.experts.values())}
+        models = (self.base, *self.experts.values())
+        folders = {c.sha256: str(c.folder.absolute()) for c in models}
         return Setup(
             base=self.base.sha256, folders=folders, banks=self.banks, dtype=self.recipe.dtype,
             device=checks.device(self.recipe), batch=self.recipe.batch,

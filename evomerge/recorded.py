@@ -26,6 +26,7 @@ class Recorded:
         self._read: dict[str, dict[tuple[str, str], dict[str, Answer]]] = {}
         self.recipe: dict[str, Any] = self._ledger.meta("recipe") or {}
         self.objectives: list[str] = list(self._ledger.meta("banks") or {})
+        self._dropped: dict[str, list[str]] = self._ledger.meta("dropped") or {}
         self.n_genes = len((self._ledger.meta("identity") or {}).get("genes", {}))
 
     def _answers(self, key: str) -> dict[tuple[str, str], dict[str, Answer]]:
@@ -33,7 +34,8 @@ class Recorded:
         if key not in self._read:
             table = self._read[key] = {}
             for a in self._ledger.answers_of(key):
-                table.setdefault((a.bank, a.split), {})[a.item] = a
+                if a.item not in self._dropped.get(a.bank, ()):
+                    table.setdefault((a.bank, a.split), {})[a.item] = a
         return self._read[key]
 
     @cached_property
@@ -88,3 +90,8 @@ class Recorded:
         """Why scores on a public benchmark can not be claimed: its test set took part."""
         found = self._ledger.meta("contamination") or {}
         return [f"'{name}': {line}." for name, line in found.items()]
+
+    @property
+    def odd(self) -> list[str]:
+        """What base and experts scored that points to a wrong prompt or template."""
+        return list(self._ledger.meta("odd") or [])

@@ -212,10 +212,11 @@ class Run(Recorded):
         return intervals.bootstrap_hypervolume(scores, zero, unit, REFERENCE_POINT, seed=0)
 
     def plan(self, which: str = "best") -> Plan:
-        """The plan of a point."""
-        from evomerge.plan import Plan
+        """The plan of a point, its inputs where the last search found them."""
+        from evomerge.plan import Plan, relocated
 
-        return Plan.parse(self._ledger.plan(self.point(which).key), str(self.folder))
+        data = self._ledger.plan(self.point(which).key)
+        return Plan.parse(relocated(data, self._ledger.meta("paths") or {}), str(self.folder))
 
     def save(
         self, which: str, folder: str | Path, *, adapter: int | None = None, **details: Any

@@ -57,8 +57,10 @@ class Seeds:
         """Copy answers and points, all or nothing."""
         reused = dict.fromkeys(("search", "validation", "test"), 0)
         with closing(Ledger(self.run)) as old, ledger.together():
+            dropped = old.meta("dropped") or {}  # of a bank that has changed since
             for key, rows in groupby(old.answers(), key=lambda row: row[0]):
-                found = list(self._renamed(answer for _, answer in rows))
+                kept = (a for _, a in rows if a.item not in dropped.get(a.bank, ()))
+                found = list(self._renamed(kept))
                 ledger.record(key, found, f"run:{self.run}", 0)
                 for answer in found:
                     reused[answer.split] += 1

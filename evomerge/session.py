@@ -5,21 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evomerge import __version__, errors
+from evomerge import __version__, changes, errors
 from evomerge.files.ledger import Ledger, begun
 from evomerge.files.writer import atomic_text
 from evomerge.recipe import Problem
 
 LIBRARIES = ("torch", "transformers", "numpy", "pymoo", "cma")
 """Whose versions answers and proposals depend on."""
-
-EXCHANGEABLE = ("base", "experts", "vocabulary", "operators", "objectives", "libraries")
-"""Parts of a run's identity that may change within it, if one insists: plans and answers of
-before stay what they were."""
 
 
 def open_run(ledger: Ledger, problem: Problem, *, allow_change: bool) -> list[str]:
@@ -36,30 +31,37 @@ def open_run(ledger: Ledger, problem: Problem, *, allow_change: bool) -> list[st
     else:
         before = ledger.last_session() or {"versions": versions()}
         old = {**theirs, "libraries": before["versions"]}
-        lines = list(differences(old, {**mine, "libraries": versions()}))
-        _refuse(ledger.folder, lines, allow_change=allow_change)
+        found = changes.between(old, {**mine, "libraries": versions()})
+        changes.refuse(ledger.folder, found, problem, allowed=allow_change)
+        lines = [change.line(problem) for change in found]
     if lines:
+        dropped = _dropped(ledger, problem)
         ledger.append("changed", lines)
+        ledger.set_meta("dropped", dropped)
     if theirs != mine:
         ledger.set_meta("identity", mine)
+    ledger.set_meta("paths", {item.sha256: item.path for item in problem.inputs.inputs})
     recipe = problem.portable()
     ledger.set_meta("recipe", recipe)
     atomic_text(ledger.folder / "recipe.json", json.dumps(recipe, indent=1))
     return [f"changed since the run began: {line}" for line in lines]
 
 
-def _refuse(folder: Path, lines: list[str], *, allow_change: bool) -> None:
-    if not lines:
-        return
-    fixed = [line for line in lines if line.split(":")[0].split(".")[0] not in EXCHANGEABLE]
-    if allow_change and not fixed:
-        return
-    what = "another recipe" if fixed else "other inputs or libraries"
-    advice = "Name another folder with -o, or undo the change"
-    if not fixed:
-        advice += "; --allow-change goes on with it, and records it"
-    changes = "\n".join(f"  {line}" for line in lines)
-    raise errors.RecipeError(f"{folder}: this run was made from {what}:\n{changes}\n{advice}")
+def _dropped(ledger: Ledger, problem: Problem) -> dict[str, list[str]]:
+    """By objective, items that have answers and are no longer in its bank; RecipeError where one
+    has moved to another split, which would let the search see what is reported."""
+    there = {name: {i.id: i.split for i in bank.items} for name, bank in problem.banks.items()}
+    gone: dict[str, set[str]] = {name: set() for name in there}
+    for _, answer in ledger.answers():
+        split = there[answer.bank].get(answer.item)
+        if split is None:
+            gone[answer.bank].add(answer.item)
+        elif split != answer.split:
+            raise errors.RecipeError(
+                f"{problem.banks[answer.bank].path}: item '{answer.item}' has been answered as "
+                f"one of '{answer.split}', now it is in '{split}': name another folder with -o"
+            )
+    return {name: sorted(items) for name, items in gone.items()}
 
 
 def versions() -> dict[str, str]:
@@ -87,10 +89,12 @@ def facts(problem: Problem) -> dict[str, Any]:
 
 
 def _banks(problem: Problem) -> dict[str, Any]:
-    return {
-        name: {"bank": problem.banks[name].name, "scorer": problem.banks[name].scorer}
-        for name in problem.objectives
-    }
+    found = {}
+    for name in problem.objectives:
+        bank = problem.banks[name]
+        origin = {"origin": bank.origin} if bank.origin else {}
+        found[name] = {"bank": bank.name, "scorer": bank.scorer, **origin}
+    return found
 
 
 def pinned(folder: Path) -> dict[str, str]:
@@ -98,16 +102,17 @@ def pinned(folder: Path) -> dict[str, str]:
     return dict(Ledger(folder).meta("origins") or {}) if begun(folder) else {}
 
 
-def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
-    """Lines `place: the run has X, now it is Y`, at most one a leaf."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key):
-                yield from differences(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
-    elif old != new:
-        yield f"{place}: the run has {_short(old)}, now it is {_short(new)}"
+def other_scores(ledger: Ledger, problem: Problem) -> list[str]:
+    """Parts of the recipe by which its scores can not be compared with those of a run."""
+    recorded, now = ledger.meta("identity") or {}, problem.identity()
+    parts = ("base", "experts", "vocabulary", "objectives", "keep", "dtype")
+    return [part for part in parts if recorded.get(part) != now.get(part)]
 
 
-def _short(value: Any) -> str:
-    shown = "nothing" if value is None else str(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+def require_same_scores(ledger: Ledger, problem: Problem) -> None:
+    """Raise RecipeError where new scores could not be compared with those of the run."""
+    if other := other_scores(ledger, problem):
+        raise errors.RecipeError(
+            f"{ledger.folder}: {', '.join(other)}: not what the run was made with; its scores can "
+            "not be compared with new ones"
+        )

@@ -30,7 +30,7 @@ def check(reference: str, folder: Path) -> Sheet | None:
     _check_origin(keys, path, hasattr(scorer, "origin"))
     if keys.benchmark is None and hasattr(scorer, "benchmark"):
         keys.benchmark = scorer.benchmark(keys)
-    if keys.source is not None and keys.source.startswith("zoo:"):
+    if isinstance(keys.source, str) and keys.source.startswith("zoo:"):
         with errors.at(f"{path}: source"):
             zoo.check(keys.source, "bank")
     return keys

@@ -40,6 +40,8 @@ def bank_check(
         return
     counts = ", ".join(f"{name} {n}" for name, n in found["splits"].items())
     out.print(f"{found['name']}: {found['items']} items ({counts}), scorer {found['scorer']}")
+    if found["origin"]:
+        out.print(f"read from: {found['origin']}", highlight=False, soft_wrap=True)
     if found["written"]:
         out.print(f"written: {found['written']}", highlight=False, soft_wrap=True)
     _tell(found)

@@ -63,11 +63,10 @@ class State:
 
     def admit(self, proposal: Proposal, key: str | None = None) -> Candidate:
         """Make a proposal an outstanding candidate; `key`: the plan that the ledger has for it."""
-        if key is not None and proposal.point is None:
+        plan = None if proposal.point is None else self.problem.plan(proposal.point)
+        if key is not None and (plan is None or plan.key != key):  # perhaps inputs have changed
             plan = Plan.parse(self.ledger.plan(key), "ledger")
-        elif proposal.point is not None:
-            plan = self.problem.plan(proposal.point)
-        else:
+        elif plan is None:
             plan = Plan.parse(proposal.plan, "strategy")
         known = self.candidates.get(proposal.id)
         if known is None:

@@ -118,10 +118,18 @@ def test_rows_end_where_they_end():
 def test_a_model_ends_its_text_itself():
     model = bigrams.model(f"xy{END}z")
     batch = prepared(exact_match, "y")
-    assert exact_match.score(model, batch) == {"score": [1.0], "length": [2.0]}
+    assert exact_match.score(model, batch) == {
+        "score": [1.0],
+        "length": [2.0],
+        "degenerate": [0.0],
+    }
     model = bigrams.model("xyz")
     model.generation_config.eos_token_id = [ord("z"), 258]
-    assert exact_match.score(model, batch) == {"score": [1.0], "length": [2.0]}
+    assert exact_match.score(model, batch) == {
+        "score": [1.0],
+        "length": [2.0],
+        "degenerate": [0.0],
+    }
 
 
 def test_alone_and_among_many(family):
@@ -174,3 +182,42 @@ def test_wrong_options_are_refused_before_a_run(name, options, says):
         plugins.check_options("scorer", name, options, "b.yaml: scorer")
     assert says in str(caught.value)
     assert str(caught.value).startswith("b.yaml: scorer")
+
+
+@pytest.mark.parametrize(
+    ("made", "is_cycle"),
+    [
+        ("aaaaaaaa", True),
+        ("aaaaaaa", False),  # too short to tell
+        ("xyzaaaaa", True),
+        ("xyzwvaaa", False),
+        ("abababab", True),
+        ("the cat sat on abababab", False),  # less than half
+        ("the cat abababababab", True),
+        ("abcdefgh" * 4, True),
+        ("abcdefgh" * 3, False),
+        ("abcdefghi" * 9, False),
+        ("abababab.", False),
+        ("1000000000000 apples", False),
+        ("", False),
+    ],
+)
+def test_tokens_that_repeat_themselves_to_their_end(made, is_cycle):
+    assert generation.repeats(list(map(ord, made))) is is_cycle
+
+
+@pytest.mark.parametrize(
+    ("follows", "options", "is_broken"),
+    [
+        ("xyy", {"max_new_tokens": 12}, 1),
+        ("xyzy", {"max_new_tokens": 12}, 1),
+        ("xyy", {"max_new_tokens": 7}, 0),
+        (f"xyzab{END}", {"max_new_tokens": 12}, 0),
+        ("x y", {"stop": ["y"]}, 1),
+        (f"x{END}", {}, 1),
+        ("x\n", {}, 1),
+    ],
+)
+def test_texts_that_are_none(follows, options, is_broken):
+    batch = prepared(exact_match, "y", **options)
+    assert exact_match.score(bigrams.model(follows), batch)["degenerate"] == [is_broken]

@@ -32,10 +32,10 @@ LAYERS = """
     worker staging cluster
     executors answers pace
     estimation candidates
-    constraints
+    constraints degenerate
     objectives checks desk fidelity
-    recipe
-    confirm front
+    recipe sanity
+    confirm front changes
     session watch
     report forecast
     signals state

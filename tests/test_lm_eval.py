@@ -130,7 +130,7 @@ def bank(path, **changes):
     return shelf.load(path.parent / "bank.yml")
 
 
-def reference(causal, tokenizer, path, least=20):
+def reference(causal, tokenizer, path, least=20, **options):
     """What lm-eval itself says, as rows of (doc, filter, metrics, responses)."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -140,7 +140,7 @@ def reference(causal, tokenizer, path, least=20):
     manager = TaskManager(include_defaults=False)
     with harness.seeded():
         found = lm_eval.simple_evaluate(
-            model=own, tasks=[str(path)], task_manager=manager, bootstrap_iters=0
+            model=own, tasks=[str(path)], task_manager=manager, bootstrap_iters=0, **options
         )
     [samples] = found["samples"].values()
     assert len(samples) >= least
@@ -160,15 +160,18 @@ FAST = ("choices", "words", "generated")
     ],
 )
 def test_metrics_and_likelihoods_are_those_of_lm_eval(model, tmp_path, name, first):
-    causal, tokenizer = model[0], words(model[1], first=first)
-    path = write(tmp_path, name)
-    made = bank(path)
+    compare(model[0], words(model[1], first=first), write(tmp_path, name))
+
+
+def compare(causal, tokenizer, path, keys=None, **options):
+    """Every metric and every answer of a bank's items, ours and lm-eval's own."""
+    made = bank(path, scorer={"name": "lm_eval", "task": path.name, **(keys or {})})
     batch = scorer.prepare(tokenizer, made.items, **made.options)
     found = scorer.score(causal, batch)
-    requests = harness.loaded(made.options["task"], None).requests
+    requests = dict(zip(batch.ids, batch.requests, strict=True))
     places = {json.dumps(requests[i.id][0].doc): k for k, i in enumerate(made.items)}
     compared = 0
-    for row in reference(causal, tokenizer, path):
+    for row in reference(causal, tokenizer, path, **options):
         place = places[json.dumps(row["doc"])]
         for metric in row["metrics"]:
             key, value = f"{metric},{row['filter']}", row[metric]
@@ -189,6 +192,74 @@ def test_metrics_and_likelihoods_are_those_of_lm_eval(model, tmp_path, name, fir
                 assert answers == pytest.approx(theirs, abs=1e-4)
     assert compared >= 20
     assert all(0 <= score <= 1 for score in found["score"])
+    return batch
+
+
+TALK = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}a{% elif m.role == 'user' %}b"
+    "{% else %}c{% endif %}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}a: {% endif %}"
+)
+TEMPLATES = {
+    "plain": TALK,
+    "begins": "{{ bos_token }}" + TALK,
+    "no system": "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    + TALK,
+}
+
+
+@needs_lm_eval
+@pytest.mark.parametrize(
+    ("name", "template", "multiturn"),
+    [
+        ("examples", "begins", True),
+        ("generated", "begins", True),
+        ("examples", "no system", False),
+        ("choices", "plain", True),
+        pytest.param("examples", "plain", False, marks=pytest.mark.slow),
+        pytest.param("examples", "no system", True, marks=pytest.mark.slow),
+        pytest.param("generated", "plain", False, marks=pytest.mark.slow),
+        pytest.param("inputs", "begins", True, marks=pytest.mark.slow),
+        pytest.param("several", "plain", True, marks=pytest.mark.slow),
+        pytest.param("words", "begins", True, marks=pytest.mark.slow),
+        pytest.param("metrics", "begins", True, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_chat_templates_are_filled_as_lm_eval_does(
+    model, tmp_path, name, template, multiturn, first
+):
+    """With and without a tokenizer that itself begins every text."""
+    tokenizer = words(model[1], first=first)
+    tokenizer.chat_template = TEMPLATES[template]
+    talk = {"apply_chat_template": True, "fewshot_as_multiturn": multiturn}
+    keys = {"chat": True, "fewshot_as_multiturn": multiturn}
+    batch = compare(model[0], tokenizer, write(tmp_path, name), keys, **talk)
+    context = batch.requests[0][0].args[0]
+    assert context.endswith("a: ") and ("c: Say" in context) == (
+        name == "examples" and template != "no system"
+    )
+    turns = 3 if name == "examples" and multiturn else 1
+    assert context.count("\nb: ") + context.replace("<s>", "").startswith("b: ") == turns
+
+
+@needs_lm_eval
+def test_a_talk_needs_a_template_and_is_another_bank(model, tmp_path):
+    path = write(tmp_path, "choices")
+    silent, talk = (
+        bank(path),
+        bank(path, scorer={"name": "lm_eval", "task": path.name, "chat": True}),
+    )
+    assert silent.sha256 != talk.sha256 and silent.items == talk.items
+    tokenizer = words(model[1], first=False)
+    with pytest.raises(errors.InputError, match="has no chat template"):
+        scorer.prepare(tokenizer, talk.items, **talk.options)
+    scores = []
+    for template in (TALK, TALK.replace("a: ", "j: "), TALK):
+        tokenizer.chat_template = template
+        batch = scorer.prepare(tokenizer, talk.items, **talk.options)
+        scores.append(scorer.score(model[0], batch)["probability"])
+    assert scores[0] == scores[2] != scores[1], "requests are kept apart by template"
 
 
 @needs_lm_eval

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import errors
-from evomerge.files import items, plain, sources
+from evomerge.files import dataset, items, plain, sources
 from evomerge.files.items import SPLITS as SPLITS
 from evomerge.files.items import Item as Item
-from evomerge.files.sheet import Benchmark, Sheet
+from evomerge.files.sheet import Benchmark, Dataset, Sheet
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Questions with the scorer that marks them; `sha256` covers all that can change a score."""
+    """Questions with the scorer that marks them; `sha256` covers all that can change a score.
+
+    `origin`: of a data set, its name, commit and the sha256 of its rows.
+    """
 
     name: str
     version: int
@@ -32,6 +35,7 @@ class Bank:
     path: Path
     description: str = ""
     benchmark: Benchmark | None = None
+    origin: str = ""
     _splits: dict[str, tuple[Item, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def identity(self) -> list[Any]:
@@ -103,7 +107,10 @@ def find(reference: str | Path) -> Path:
 
 def sheet(path: Path) -> Sheet:
     """The keys of a bank's YAML file, checked; its items are not looked at."""
-    return plain.check(Sheet, plain.read_yaml(path), str(path))
+    keys = plain.check(Sheet, plain.read_yaml(path), str(path))
+    if keys.benchmark is None and isinstance(keys.source, Dataset):
+        keys.benchmark = keys.source.benchmark(path.parent)
+    return keys
 
 
 def _shipped_bank(name: str) -> Path:
@@ -141,15 +148,18 @@ def _from_yaml(
         return replace(made, options=own.options, benchmark=keys.benchmark or own.benchmark)
     shares = keys.split.model_dump() if keys.split else None
     if keys.items is not None:
-        found = items.read_list(keys.items, str(path), shares)
-    else:
-        source = keys.source or ""
-        place = resolve(source) if source.startswith("zoo:") else path.parent / source
-        if place.suffix not in sources.SUFFIXES:
-            expected = f"expected a {sources.NAMED} file"
-            raise errors.RecipeError(f"{path}: source: {expected}, got '{source}'")
-        found = items.read_file(place, shares)
-    return _bank(keys, found, path)
+        return _bank(keys, items.read_list(keys.items, str(path), shares), path)
+    if isinstance(keys.source, Dataset):
+        with errors.at(str(path)):
+            rows, origin_of = dataset.rows(keys.source, path.parent)
+            found = items.read_rows(rows, keys.source.datasets, shares)
+        return replace(_bank(keys, found, path), origin=origin_of)
+    source = keys.source or ""
+    place = resolve(source) if source.startswith("zoo:") else path.parent / source
+    if place.suffix not in sources.SUFFIXES:
+        expected = f"expected a {sources.NAMED} file"
+        raise errors.RecipeError(f"{path}: source: {expected}, got '{source}'")
+    return _bank(keys, items.read_file(place, shares), path)
 
 
 def _bank(keys: Sheet, found: Sequence[Item], path: Path, identity: str = "") -> Bank:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -57,6 +58,13 @@ def read_file(
     return _items(sources.rows(path), str(path), shares, unanswered)
 
 
+def read_rows(
+    rows: Iterable[sources.Row], where: str, shares: Mapping[str, float] | None = None
+) -> list[Item]:
+    """The items of rows, each with the place that messages call it by."""
+    return _items(rows, where, shares)
+
+
 def read_list(
     entries: Sequence[object],
     where: str,
@@ -70,6 +78,19 @@ def read_list(
 def reworded(item: Item, template: str) -> Item:
     """The item with its prompt put into a template; id and split stay."""
     return item if template == "{prompt}" else replace(item, prompt=_fill(template, item.prompt))
+
+
+def constant(items: Sequence[Item]) -> tuple[int | str, float] | None:
+    """The most frequent answer, and what giving always that one would score; None where nothing
+    is asked. Of choices, it is their places that count."""
+    answers = Counter(item.answer for item in items if item.accepted)
+    return next(((answer, n / len(items)) for answer, n in answers.most_common(1)), None)
+
+
+def constant_score(items: Sequence[Item]) -> float:
+    """What giving always the most frequent answer would score, whatever is asked."""
+    found = constant(items)
+    return 0.0 if found is None else found[1]
 
 
 def _fill(template: str, prompt: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -10,6 +11,7 @@ import pydantic
 from evomerge.files.items import SPLITS
 
 Text = Annotated[str, pydantic.Field(min_length=1)]
+Split = Literal["search", "validation", "test"]
 Share = Annotated[float, pydantic.Field(ge=0, le=1, strict=False)]
 
 
@@ -35,7 +37,7 @@ class Benchmark(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
     name: Text
-    public_test: list[Literal["search", "validation", "test"]]
+    public_test: list[Split]
 
     def contamination(self) -> str:
         """What a search on such a bank does to its claims; empty where it does nothing."""
@@ -48,6 +50,44 @@ class Benchmark(pydantic.BaseModel):
         )
 
 
+class Dataset(pydantic.BaseModel):
+    """A data set that the package `datasets` reads: a folder beside the YAML, or a name on a hub.
+
+    `split` is one of its splits, or names the one that each of ours is; `columns` says which of
+    its columns is what of an item, `choices.text` being a column inside another. Without them,
+    columns with the names of an item's keys are taken.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+    datasets: Text
+    config: Text | None = None
+    revision: Text | None = None
+    split: Text | Annotated[dict[Split, Text], pydantic.Field(min_length=1)]
+    columns: dict[Literal["id", "prompt", "question", "text", "choices", "answer"], Text] = {}
+
+    @pydantic.field_validator("split")
+    @classmethod
+    def _apart(cls, value: str | dict[Split, str]) -> str | dict[Split, str]:
+        if isinstance(value, dict) and len(set(value.values())) < len(value):
+            raise ValueError("expected another split for each; one alone is divided by its items")
+        return value
+
+    def splits(self) -> dict[str, str | None]:
+        """Its splits that are read, and which of ours each is (None: as its items say)."""
+        split = self.split
+        if isinstance(split, str):
+            return {split: None}
+        return {split[ours]: ours for ours in SPLITS if ours in split}
+
+    def benchmark(self, folder: Path) -> Benchmark | None:
+        """What is published as `test` on a hub is taken to be a public test set."""
+        if (folder / Path(self.datasets).expanduser()).is_dir():
+            return None
+        asked = [ours for theirs, ours in self.splits().items() if theirs.startswith("test")]
+        public = [split for split in SPLITS if split in asked or None in asked]
+        return Benchmark.model_validate({"name": self.datasets, "public_test": public})
+
+
 class Sheet(pydantic.BaseModel):
     """The keys of a bank's YAML file."""
 
@@ -55,7 +95,7 @@ class Sheet(pydantic.BaseModel):
     name: Text
     version: Annotated[int, pydantic.Field(ge=1)]
     scorer: dict[str, Any]
-    source: Text | None = None
+    source: Text | Dataset | None = None
     items: list[Any] | None = None
     description: str = ""
     licence: str = ""

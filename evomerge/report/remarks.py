@@ -22,14 +22,7 @@ def of(run: Run) -> list[str]:
         for row in run.comparisons()
         if row["items_that_differ"] < FEW
     ]
-    searched = {p.label: p.means("search") for p in run.baselines}
-    for i, name in enumerate(run.objectives):
-        mine, base = searched.get(f"expert {name}", searched["base"])[i], searched["base"][i]
-        if name in run.recipe["experts"] and mine <= base:
-            found.append(
-                f"Expert '{name}' scores {mine:.3f} on '{name}', the base {base:.3f}: its "
-                "prompt or template may be wrong."
-            )
+    found += [f"{line[0].upper()}{line[1:]}." for line in run.odd]
     named = {**run.confirmed["baselines"], **run.asked()}
     labels = {key: label for label, key in reversed(named.items())}
     reasons: dict[str, list[str]] = {}

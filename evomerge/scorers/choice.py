@@ -27,6 +27,11 @@ def check(item: Item) -> None:
         raise ValueError("has no choices")
 
 
+def chance(items: Sequence[Item]) -> float:
+    """The mean score of guessing."""
+    return sum(1 / len(item.choices) for item in items) / len(items)
+
+
 def prepare(
     tokenizer: Any, items: Sequence[Item], *, normalize: bool = True, chat: bool = False
 ) -> Batch:

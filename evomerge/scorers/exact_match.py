@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 from evomerge import generation
 from evomerge.files.items import Item
 
-check, score = generation.check, generation.score
+check, chance, score = generation.check, generation.chance, generation.score
 
 
 def prepare(

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from evomerge import errors, prompts
-from evomerge.files.items import Item
+from evomerge.files.items import Item, constant_score
 
 NEEDS_TOKENIZER = False
 """Images need none; texts are refused without one when they are prepared."""
+
+chance = constant_score
 
 
 @dataclass(frozen=True)

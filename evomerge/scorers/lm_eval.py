@@ -73,13 +73,18 @@ def prepare(
     metric: str | None = None,
     filter: str | None = None,
     num_fewshot: Annotated[int, Field(ge=0)] | None = None,
+    chat: bool = False,
+    fewshot_as_multiturn: bool = True,
 ) -> Batch:
     """Tokenise a block of items of `task`, the name of one or the file of its YAML.
 
     `metric` and `filter` are the task's own, by default its first ones; `num_fewshot` replaces
-    the number of solved examples. Raises RecipeError for a metric of which more is not better.
+    the number of solved examples. With `chat`, prompts go through the model's chat template, as
+    with lm-eval's --apply_chat_template, solved examples as turns or all in one. Raises
+    RecipeError for a metric of which more is not better.
     """
-    loaded = harness.loaded(task, num_fewshot)
+    talk = harness.Chat(tokenizer, fewshot_as_multiturn) if chat else None
+    loaded = harness.loaded(task, num_fewshot, talk)
     for item in items:
         if item.id not in loaded.requests:
             raise errors.InputError(
@@ -169,11 +174,13 @@ def _asked(
 ) -> tuple[likelihood.Batch | generation.Batch, tuple[tuple[int, int], ...]]:
     if requests[0][0].request_type == "generate_until":
         options = _generation(tokenizer, requests[0][0].args[1])
-        asked = [
-            Item(item.id, row[0].args[0], (), "", item.split)
-            for item, row in zip(items, requests, strict=True)
+        texts = [str(row[0].args[0]) for row in requests]
+        first = tokenizer.bos_token  # where a template has written it, it is not added again
+        tokens = [
+            prompts.tokens(tokenizer, text, chat=bool(first) and text.startswith(first))
+            for text in texts
         ]
-        return generation.prepare(tokenizer, asked, lambda text, accepted: False, options), ()
+        return generation.assemble(tokenizer, items, tokens, lambda *_: False, options), ()
     pairs = harness.pairs(tokenizer)
     ids: list[str] = []
     rows: list[likelihood.Row] = []

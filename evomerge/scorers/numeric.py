@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from evomerge import generation
 from evomerge.files.items import Item
 
-score = generation.score
+chance, score = generation.chance, generation.score
 LONGEST = 100
 """Characters of a number; a longer row of digits is no answer to anything."""
 Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)]

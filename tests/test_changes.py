@@ -1,0 +1,170 @@
+"""A run whose inputs, banks or recipe have changed since: what is refused, what goes on."""
+
+import json
+import shutil
+
+import pytest
+
+import evomerge
+from evomerge import errors
+from evomerge.recipe import resolve
+from tests import command, families, ledgers
+
+LARGER = ("--candidates", 12)
+
+
+@pytest.fixture(scope="module")
+def finished(family, tmp_path_factory):
+    """A family of its own, a recipe and a finished run of six candidates, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(family, folder / "family")
+    write(folder)
+    evomerge.search(str(folder / "recipe.yaml"), folder / "run")
+    return folder
+
+
+def write(folder, **changes):
+    fits = {"budget": {"candidates": 6}, **changes}
+    command.write(folder, families.recipe(folder / "family", **fits))
+
+
+@pytest.fixture
+def here(finished, tmp_path, monkeypatch):
+    """A copy of the run, whose family stays the finished one's unless a test copies it too."""
+    shutil.copytree(finished / "run", tmp_path / "run")
+    shutil.copytree(finished / "family", tmp_path / "family")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def events(folder, kind):
+    return [body for one, body in ledgers.content(folder)["events"] if one == kind]
+
+
+def edit(file, *rows):
+    """Other words in these items of a bank."""
+    items = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        items[row]["prompt"] += "?"
+    file.write_text("".join(f"{json.dumps(item)}\n" for item in items))
+
+
+def test_one_byte_of_an_input(here, run, refused):
+    """Refused with both sha256; allowed, the old candidates stay told and are not confirmed."""
+    write(here)
+    weights = here / "family" / "left" / "model.safetensors"
+    before = resolve("recipe.yaml").experts["left"].sha256
+    data = bytearray(weights.read_bytes())
+    data[-2] ^= 1
+    weights.write_bytes(data)
+    after = resolve("recipe.yaml").experts["left"].sha256
+    says = [f"experts.left ({here / 'family' / 'left'}): the run has {before}, now it is {after}"]
+    untouched = ledgers.content(here / "run")
+    asked = ("search", "recipe.yaml", "-o", "run", *LARGER)
+    refused(*asked, code=errors.USAGE, says=[*says, "--allow-change"])
+    assert ledgers.content(here / "run") == untouched
+
+    code, _, err = run(*asked, "--allow-change")
+    assert code == 0 and "6 candidates are of inputs that have changed since" in " ".join(
+        err.split()
+    )
+    assert events(here / "run", "changed") == [says]
+    opened = evomerge.Run(here / "run")
+    labels = list(opened.asked())
+    assert labels == [f"c{i}" for i in range(12)]
+    assert not set(labels[:6]) & {p.label for p in opened.front}
+    new = {item.sha256 for point in opened.front for item in opened.plan(point.label).inputs()}
+    assert after in new and before not in new and not opened.failures()
+    told = [{row["id"]: row["losses"] for row in body} for body in events(here / "run", "tell")]
+    old = [body for kind, body in untouched["events"] if kind == "tell"]
+    assert told[: len(old)] == [{row["id"]: row["losses"] for row in body} for body in old]
+    assert len(events(here / "run", "anchors")) == 1
+    again = ledgers.content(here / "run")
+    assert run(*asked)[0] == 0, "what was allowed once is the run's own now"
+    assert ledgers.content(here / "run") == again
+
+
+def test_other_questions_in_a_bank(here, run, refused):
+    """One of each split: what is reported is answered by everybody, on the questions of now."""
+    write(here)
+    edit(here / "family" / "one.jsonl", 0, 35, 65)
+    asked = ("search", "recipe.yaml", "-o", "run", *LARGER)
+    bank = here / "family" / "one.jsonl"
+    err = refused(*asked, code=errors.USAGE, says=[f"objectives.one ({bank}): the run has one, 1"])
+    assert "objectives.two" not in err
+    assert run(*asked, "--allow-change")[0] == 0
+    assert len(events(here / "run", "changed")) == 1
+    opened = evomerge.Run(here / "run")
+    assert {len(p.scores["test"][i]) for p in opened.front for i in (0, 1)} == {30}
+    assert {len(p.scores["test"][i]) for p in opened.baselines for i in (0, 1)} == {30}
+    scores = evomerge.evaluate(here / "family" / "left", [bank])["one"]
+    (left,) = [p for p in opened.baselines if p.label == "expert left"]
+    assert left.mean("test") == pytest.approx(
+        (scores.mean + opened.point("expert left").means("test")[1]) / 2
+    )
+    assert left.means("test")[0] == scores.mean
+
+
+def test_a_question_that_moves_into_another_split(here, refused):
+    write(here)
+    bank = here / "family" / "one.jsonl"
+    items = [json.loads(line) for line in bank.read_text().splitlines()]
+    items[0]["split"] = "test"
+    bank.write_text("".join(f"{json.dumps(item)}\n" for item in items))
+    says = "one of 'search', now it is in 'test'"
+    asked = ("search", "recipe.yaml", "-o", "run", *LARGER, "--allow-change")
+    refused(*asked, code=errors.USAGE, says=says)
+    assert not events(here / "run", "changed")
+
+
+def banks(*names):
+    return lambda family: {"objectives": {name: str(family / f"{name}.jsonl") for name in names}}
+
+
+def experts(**members):
+    return lambda family: {"experts": {name: str(family / m) for name, m in members.items()}}
+
+
+def probabilities(family):
+    one = {"bank": str(family / "one.jsonl"), "signal": "probability"}
+    return {"objectives": {"one": one, "two": str(family / "two.jsonl")}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            lambda family: {"space": {"blocks": 2, "genes": {"weight": [0, 1.5]}}},
+            "genes.weight[left]@1: the run has 0.0, 1.2, 0.0, now it is 0.0, 1.5, 0.0",
+        ),
+        (lambda family: {"seed": 4}, "seed: the run has 3, now it is 4"),
+        (lambda family: {"operator": "linear"}, "operators.task_arithmetic"),
+        (banks("one", "two", "three"), "evomerge evaluate run --front --bank BANK"),
+        (banks("one"), "evomerge evaluate run --front --bank BANK"),
+        (banks("one"), "objectives.two: the run has two, 1"),
+        (probabilities, "score, now it is one, 1"),
+        (experts(left="left", right="right", more="base"), "Other experts are another search"),
+        (experts(left="left"), "experts.right: the run has"),
+    ],
+)
+def test_another_recipe_is_refused_whatever_one_insists_on(here, refused, changes, says):
+    """Nothing of the run changes, not even what it takes itself to be: it goes on afterwards."""
+    shutil.copy(here / "family" / "two.jsonl", here / "family" / "three.jsonl")
+    write(here, **changes(here / "family"))
+    before = (ledgers.content(here / "run"), (here / "run" / "recipe.json").read_text())
+    asked = ("search", "recipe.yaml", "-o", "run", *LARGER, "--allow-change")
+    refused(*asked, code=errors.USAGE, says=[says, "another recipe", "-o"])
+    assert (ledgers.content(here / "run"), (here / "run" / "recipe.json").read_text()) == before
+    write(here)
+    evomerge.search("recipe.yaml", "run")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"fidelity": {"name": "random", "items": 10}}, {"strategy": "m2n2"}]
+)
+def test_questions_on_which_choices_rest_do_not_change(here, refused, changes):
+    write(here, **changes)
+    evomerge.search("recipe.yaml", here / "rests")
+    edit(here / "family" / "one.jsonl", 0)
+    asked = ("search", "recipe.yaml", "-o", "rests", *LARGER, "--allow-change")
+    refused(*asked, code=errors.USAGE, says=["objectives.one", "another recipe"])
