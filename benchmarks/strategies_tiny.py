@@ -36,16 +36,18 @@ from evomerge.recipe import resolve
 from evomerge.run import Run
 
 SKILLS = ("code", "docs", "unicode", "facts")
+POPULATION = 16
+"""Of the population strategies: with their defaults, so few candidates would be all parents."""
 INNER: dict[str, dict[str, Any]] = {
     "sobol": {"name": "sobol"},
     "cma_es": {"name": "cma_es"},
-    "nsga2": {"name": "nsga2"},
-    "smsemoa": {"name": "smsemoa"},
+    "nsga2": {"name": "nsga2", "population": POPULATION},
+    "smsemoa": {"name": "smsemoa", "population": POPULATION},
     "m2n2": {"name": "m2n2"},
     "sae": {"name": "sae"},
 }
 OPERATORS = {"sae": "prune"}
-RUNGS, SHORT, TESTED = [25, 75], 8, 200
+RUNGS, SHORT, TESTED = [10, 30], 8, 200
 SHARES = (0.25, 0.5, 1.0)
 
 
@@ -72,7 +74,7 @@ def searched(name: str, seed: int, options: argparse.Namespace) -> Run:
         "space": {"blocks": 4, "genes": {"weight": [0, 0.6]}},
         "objectives": {s: {"bank": f"tiny_{s}", "signal": "probability"} for s in SKILLS},
         "strategy": {"name": "racing", "inner": INNER[name], "rungs": RUNGS},
-        "fidelity": {"name": "first", "items": RUNGS[-1]}, "batch": 25,
+        "fidelity": {"name": "first", "items": RUNGS[-1]}, "batch": 10,
         "shortlist": 1, "seed": seed, "executor": "inline",
     }  # fmt: skip
     place, problem = f"{name}-{seed}", resolve(recipe)
