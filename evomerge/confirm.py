@@ -25,7 +25,7 @@ from evomerge.plugins import Strategy
 from evomerge.recipe import Problem
 
 if TYPE_CHECKING:
-    from evomerge.state import Candidate
+    from evomerge.candidates import Candidate
 
 Report = Callable[[str, Mapping[str, Any]], None]
 

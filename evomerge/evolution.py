@@ -7,8 +7,10 @@ master-slave approaches to parallelize NSGA-II.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 from pydantic import Field
@@ -95,10 +97,12 @@ class Evolution:
         self._population, self._steady = population, steady
         self._canonical = Canonical(space)
         self._fresh = self._served = 0
-        self._individuals: list[Any] = []  # by id
+        self._asked = 0
+        # by id: one that pymoo has let go of is told nothing any more
+        self._individuals: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._open: dict[int, Any] = {}  # proposed, and not yet known to pymoo
         self._losses: dict[int, tuple[float, ...] | None] = {}  # of those that are open
-        self._seen: set[tuple[float, ...]] = set()
+        self._seen: set[bytes] = set()  # digests of points
         points, self._known = self._first(start)
         sampling = Population.new(X=[self._canonical.individual(point) for point in points])
         self._problem = _problem(self._canonical, self._objectives)
@@ -120,17 +124,18 @@ class Evolution:
             individual = self._next()
             if individual is None:
                 break
-            id = len(self._individuals)
-            self._individuals.append(individual)
-            self._open[id] = individual
-            point = tuple(self._canonical.point(individual.X).tolist())
-            self._seen.add(point)
-            proposals.append(Proposal(id, point))
+            id, self._asked = self._asked, self._asked + 1
+            self._individuals[id] = self._open[id] = individual
+            point = self._canonical.point(individual.X)
+            self._seen.add(_digest(point))
+            proposals.append(Proposal(id, tuple(point.tolist())))
         return proposals
 
     def tell(self, observations: Sequence[Observation]) -> None:
         for seen in observations:
-            individual = self._individuals[seen.id]
+            individual = self._individuals.get(seen.id)
+            if individual is None:
+                continue
             if seen.point is not None:
                 individual.X = self._canonical.individual(np.array(seen.point))
             if seen.id in self._open:
@@ -191,7 +196,7 @@ class Evolution:
             children = self._bred()
             if children is None:
                 break
-            if tuple(self._canonical.point(children[0].X).tolist()) not in self._seen:
+            if _digest(self._canonical.point(children[0].X)) not in self._seen:
                 return children[0]
         return self._new(1)[0]
 
@@ -220,8 +225,13 @@ class Evolution:
         count = max(self._population - len(known), self._population // 2)
         fresh = [tuple(point.tolist()) for point in self._sobol(count)]
         points = dict.fromkeys([*known, *fresh])
-        self._seen.update(known)
+        self._seen.update(_digest(np.array(point)) for point in known)
         return [np.array(point) for point in points], list(known.values())
+
+
+def _digest(point: Point) -> bytes:
+    """Equal for equal points alone; a hundred thousand of them take little memory."""
+    return hashlib.blake2b((point + 0.0).tobytes(), digest_size=16).digest()  # -0.0 is 0.0
 
 
 def _problem(canonical: Canonical, objectives: int) -> Problem:

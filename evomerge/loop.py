@@ -12,13 +12,14 @@ from typing import Any
 from evomerge import confirm, forecast, plugins, seeds
 from evomerge.answers import Answers, Place, text
 from evomerge.budget import Clock
+from evomerge.candidates import Candidate, Candidates
 from evomerge.degenerate import Judge
 from evomerge.desk import Desk
 from evomerge.files.ledger import Ledger
 from evomerge.pace import Pace
 from evomerge.recipe import Problem
 from evomerge.session import facts, open_run
-from evomerge.state import Candidate, State
+from evomerge.state import State
 from evomerge.watch import WINDOW, Watch, interruptible, too_many
 from evomerge.worker import Result
 
@@ -116,14 +117,15 @@ class Search:
             self.problem, strategy, self._standing(), self.state.plan,
             self.losses.weights(self.recipe.prefer),
         )  # fmt: skip
-        asked = {c.key for c in self.candidates.values()}
+        keys = {plan.key for plan in shortlist.values()}
+        asked = {c.key for c in self.candidates if c.key in keys}
         others = [plan for plan in shortlist.values() if plan.key not in asked]
         self.desk.answer(others, self._usual(), self._told_result)
         confirm.confirm(self.problem, self.desk, self.losses, shortlist, self.report)
 
     def _standing(self) -> list[Candidate]:
         """All candidates; after a change of inputs, those that can still be built."""
-        every = list(self.candidates.values())
+        every = list(self.candidates)
         if self.ledger.last("changed") is None:
             return every
         kept = [c for c in every if confirm.standing(self.problem, self.state.plan(c))]
@@ -143,7 +145,7 @@ class Search:
     # The loop
 
     @property
-    def candidates(self) -> dict[int, Candidate]:
+    def candidates(self) -> Candidates:
         return self.state.candidates
 
     @property
@@ -228,12 +230,13 @@ class Search:
         ]
         with self.ledger.together():
             self.ledger.add_plans((c.key, text(self.state.plan(c))) for c in asked)
-            self.ledger.append("ask", {"n": n, "proposals": body})
+            event = self.ledger.append("ask", {"n": n, "proposals": body})
+        self.candidates.recorded(asked, event)
 
     def _tell(self, ready: Sequence[Candidate]) -> None:
         self._ready.clear()
         self.state.tell(ready)
-        told = (c for c in reversed(self.candidates.values()) if c.told)
+        told = (c for c in reversed(self.candidates) if c.told)
         failed = [c.key if c.failed else None for c in islice(told, WINDOW)]
         too_many(failed[::-1], self.answers.failures, self.desk.traces)
         self.report("told", {"search": self, "told": list(ready)})

@@ -83,13 +83,13 @@ class Shown:
         if begun < self._next:
             return
         search: Search = facts["search"]
-        told = [c for c in search.candidates.values() if c.losses is not None]
+        told = len(search.candidates.losses)
         budget = search.recipe.budget.candidates
         text = summary(search)
-        self._bar.update(self._task, completed=len(told), total=budget, facts=text)
+        self._bar.update(self._task, completed=told, total=budget, facts=text)
         if not self._live:
             total = f" of {budget}" if budget else ""
-            line = f"{len(told)}{total} candidates; {text}"
+            line = f"{told}{total} candidates; {text}"
             self.console.print(line, highlight=False, soft_wrap=True)
         ended = time.monotonic()
         self._next = ended + RARELY * (ended - begun)
@@ -115,7 +115,7 @@ class Shown:
 
 def summary(search: Search) -> str:
     """Best search score per objective, hypervolume and items so far."""
-    losses = np.array([c.losses for c in search.candidates.values() if c.losses is not None])
+    losses = search.candidates.losses
     if not len(losses):
         return "no scores yet"
     reference = np.full(losses.shape[1], plugins.REFERENCE_POINT)

@@ -5,14 +5,14 @@ It changes by events of the ledger alone, so that replaying them leads to where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from evomerge import confirm, plugins
 from evomerge.answers import Answers, Place
+from evomerge.candidates import Candidate, Candidates, point
 from evomerge.constraints import Constraints
 from evomerge.estimation import Estimation
 from evomerge.fidelity import Chosen
@@ -28,37 +28,9 @@ GROWTH = 1.5
 """Refits are so much rarer the longer a search is: all of them together cost a few of the last."""
 
 
-@dataclass(slots=True)
-class Candidate:
-    """A plan (`key`) that the strategy has proposed, and what is known of it.
-
-    `asked` is how many items of a bank the strategy wants (None: as many as the recipe says);
-    `whole`, whether it is one of those who answer every item.
-    """
-
-    id: int
-    point: tuple[float, ...] | None
-    key: str
-    places: Sequence[Place]
-    asked: int | None = None
-    whole: bool = False
-    losses: tuple[float, ...] | None = None
-    errors: tuple[float, ...] = ()
-    items: int = 0
-    failed: bool = False
-
-    @property
-    def told(self) -> bool:
-        return self.failed or self.losses is not None
-
-    def observed(self) -> dict[str, Any]:
-        known = {"losses": self.losses, "errors": self.errors, "items": self.items}
-        return {"id": self.id, **known}
-
-
 class State:
-    """Candidates by id, and those `outstanding`, whose answers are waited for: of these alone
-    plans are kept, all others are read from the ledger."""
+    """Candidates; of those outstanding alone plans are kept, all others are read from the
+    ledger."""
 
     def __init__(
         self, problem: Problem, answers: Answers, losses: Losses, strategy: plugins.Strategy,
@@ -69,11 +41,9 @@ class State:
         self.fidelity = problem.recipe.fidelity
         self.ledger = answers.ledger
         self.where = str(self.ledger.folder)
-        self.candidates: dict[int, Candidate] = {}
-        self.outstanding: dict[int, Candidate] = {}
+        self.candidates = Candidates(self.ledger, len(problem.objectives))
         self._plans: dict[int, Plan] = {}
         self._fresh: list[Candidate] = []
-        self._told: set[int] = set()
         ends = confirm.endpoints(problem)
         self.ends = [plan.key for plan in ends.values()]
         signals = problem.signals | dict.fromkeys(problem.recipe.keep, "score")
@@ -84,6 +54,10 @@ class State:
         self._drawn: int | None = None
         self._admitted = 0  # since the last fit
         self._stale = False
+
+    @property
+    def outstanding(self) -> dict[int, Candidate]:
+        return self.candidates.outstanding
 
     # Proposals and observations
 
@@ -98,7 +72,7 @@ class State:
         if known is None:
             whole = self._admitted < (self.fidelity.fresh if self._fitted else self.fidelity.whole)
             known = Candidate(proposal.id, proposal.point, plan.key, [], whole=whole)
-            self.candidates[proposal.id] = known
+            self.candidates.add(known)
             self._admitted += 1
         known.asked = proposal.items
         known.places = self._wanted(known)
@@ -148,14 +122,14 @@ class State:
         observations = []
         for row in body:
             candidate = self.candidates[row["id"]]
-            self._told.add(candidate.id)
+            at = self.candidates.point(candidate)
             candidate.failed = row["losses"] is None
             candidate.losses = None if candidate.failed else tuple(row["losses"])
             candidate.errors, candidate.items = tuple(row["errors"]), row["items"]
             known = (candidate.losses, candidate.errors, candidate.items)
             answers = self._answers_of(candidate) if "answers" in needs else None
-            observations.append(Observation(candidate.id, candidate.point, *known, answers))
-            self.outstanding.pop(candidate.id, None)
+            observations.append(Observation(candidate.id, at, *known, answers))
+            self.candidates.settle(candidate)
             self._plans.pop(candidate.id, None)
         self.strategy.tell(observations)
 
@@ -173,9 +147,9 @@ class State:
         Items only where `more` candidates will be asked: elites answer what is new.
         """
         if self._fit_is_due():
-            told = [c for c in self._known() if c.id not in self.outstanding]
-            views = self.estimation.refitted([c.key for c in told])
-            body = {"told": len(self._told), "banks": views}
+            keys = [c.key for c in self._known() if c.id not in self.outstanding]
+            views = self.estimation.refitted(keys)
+            body = {"told": self.candidates.told, "banks": views}
             self.ledger.append("calibrated", body)
             self._use_views(body)
             self._say(views)
@@ -191,8 +165,8 @@ class State:
             self.ledger.append("items", body)
             self._use_items(body)
 
-    def _known(self) -> list[Candidate]:
-        return [c for _, c in sorted(self.candidates.items()) if c.losses is not None]
+    def _known(self) -> Iterator[Candidate]:
+        return (c for c in self.candidates.by_id() if c.losses is not None)
 
     def _fit_is_due(self) -> bool:
         if self.fidelity.reads == "mean" and self.fidelity.name != "stratified":
@@ -200,10 +174,12 @@ class State:
         if self._fitted is None:
             return True
         if self._fitted == 0 and self.fidelity.whole:
-            return sum(c.told for c in self.candidates.values() if c.whole) >= self.fidelity.whole
+            return sum(c.told for c in self.candidates if c.whole) >= self.fidelity.whole
         if not self.fidelity.modelled and not self.fidelity.rotates:
             return False
-        return len(self._told) >= max(self._fitted + self.fidelity.every, GROWTH * self._fitted)
+        return self.candidates.told >= max(
+            self._fitted + self.fidelity.every, GROWTH * self._fitted
+        )
 
     def _items_are_due(self) -> bool:
         """At first, after the calibration, and at every refit where items rotate."""
@@ -216,8 +192,9 @@ class State:
         scores = [[e.score for e in self.estimation.of(key, self.answers.places("search"))[0]]
                   for key in self.ends]  # fmt: skip
         losses = [self.losses.of_scores(row) for row in scores]
-        losses += [c.losses for c in self._known() if c.losses is not None]
-        keys = [*self.ends, *(c.key for c in self._known())]
+        known = list(self._known())
+        losses += [c.losses for c in known if c.losses is not None]
+        keys = [*self.ends, *(c.key for c in known)]
         kept = pareto.nondominated(np.array(losses))
         return list(dict.fromkeys(k for k, good in zip(keys, kept, strict=True) if good))
 
@@ -259,7 +236,7 @@ class State:
 
     def _say(self, views: Mapping[str, Mapping[str, Any]]) -> None:
         """Why a bank is not read as the recipe wants, once the calibration is complete."""
-        for name, view in views.items() if len(self._told) >= self.fidelity.whole else ():
+        for name, view in views.items() if self.candidates.told >= self.fidelity.whole else ():
             if view["fallback"]:
                 text = f"'{name}': {view['fallback']}: the stratified mean is used"
                 self.report("note", {"text": text})
@@ -274,7 +251,7 @@ class State:
         }  # fmt: skip
         for event in self.ledger.events("ask", *use):
             if event.kind == "ask":
-                diverged += self._asked(event.body)
+                diverged += self._asked(event.number, event.body)
             else:
                 use[event.kind](event.body)
         if diverged:
@@ -283,16 +260,13 @@ class State:
                 {"text": f"{diverged} asks came out otherwise than recorded; the record is used"},
             )
 
-    def _asked(self, body: Mapping[str, Any]) -> bool:
+    def _asked(self, number: int, body: Mapping[str, Any]) -> bool:
         """Repeat an ask; whether it came out otherwise than recorded."""
         again = self.strategy.ask(body["n"])
         recorded = body["proposals"]
         for row in recorded:
-            self.admit(Proposal(row["id"], _point(row["point"]), items=row["items"]), row["plan"])
+            proposal = Proposal(row["id"], point(row["point"]), items=row["items"])
+            self.candidates.recorded([self.admit(proposal, row["plan"])], number)
         return [(p.id, p.point) for p in again] != [
-            (row["id"], _point(row["point"])) for row in recorded
+            (row["id"], point(row["point"])) for row in recorded
         ]
-
-
-def _point(value: Sequence[float] | None) -> tuple[float, ...] | None:
-    return None if value is None else tuple(value)

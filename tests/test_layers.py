@@ -29,9 +29,9 @@ LAYERS = """
     lowrank
     saving
     schema shelf blocks
-    worker
+    worker staging cluster
     executors answers pace
-    estimation
+    estimation candidates
     constraints degenerate
     objectives checks desk fidelity
     recipe sanity

@@ -5,8 +5,8 @@ import pytest
 
 import evomerge
 from evomerge import confirm, errors
+from evomerge.candidates import Candidate
 from evomerge.plugins import Observation
-from evomerge.state import Candidate
 from evomerge.strategies import racing
 from tests import families, ledgers
 from tests.landscapes import make, numeric

@@ -6,16 +6,17 @@ join the cluster get work; one that is lost costs what it had in flight.
 
 from __future__ import annotations
 
-import os
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from evomerge import errors
+from evomerge import errors, staging
+from evomerge.cluster import connected
 from evomerge.worker import Cause, Job, Result, Setup, Worker
 
 _STARTS = 3
@@ -63,19 +64,14 @@ class Executor:
         address: str | None = None,
         gpus: Annotated[float, Field(ge=0)] = 0,
     ) -> None:
-        own = address in (None, "local")
-        if own:
-            # Read when ray is imported: its servers then bind to loopback, not to all interfaces.
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        import ray
-
-        self._ray, self._setup = ray, setup
-        self._started = not ray.is_initialized()
-        if self._started:
-            _start(ray, None if own else address, workers if isinstance(workers, int) else None)
         self._fixed = workers if isinstance(workers, int) else None
+        self._cluster = ExitStack()
+        where = None if address == "local" else address
+        ray = self._ray = self._cluster.enter_context(connected(where, self._fixed))
+        self._setup = setup
         self._gpus = gpus
-        self._actor = ray.remote(num_cpus=1, num_gpus=gpus)(Worker)
+        self._actor = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
+        self._home = ray.get_runtime_context().get_node_id()
         self._waiting: list[Job] = []
         self._failed_starts = 0
         self._running: dict[Any, _Slot] = {}
@@ -99,7 +95,7 @@ class Executor:
         """Put a fresh worker into a slot."""
         if slot.actor is not None:
             self._ray.kill(slot.actor)
-        slot.actor = self._actor.remote(self._setup, slot.number)
+        slot.actor = self._actor.remote(self._setup, slot.number, self._home)
         slot.ready, slot.job, slot.key = slot.actor.__ray_ready__.remote(), None, None
         slot.begun = time.monotonic()
         self._running[slot.ready] = slot
@@ -158,7 +154,8 @@ class Executor:
     def _fail_to_start(self, slot: _Slot, error: Exception) -> None:
         self._failed_starts += 1
         if self._failed_starts >= _STARTS:
-            reason = str(error).strip().splitlines()[-1]
+            cause = _cause(self._ray, error)
+            reason = str(error).strip().splitlines()[-1] if cause == "died" else _WORDS[cause]
             raise errors.MachineError(f"Ray worker {slot.number} can not start: {reason}")
         self._renew(slot)
 
@@ -180,11 +177,27 @@ class Executor:
 
     def close(self) -> None:
         self._waiting.clear()
-        if self._started:
-            self._ray.shutdown()
-        else:
-            for slot in self._slots:
-                self._ray.kill(slot.actor)
+        for slot in self._slots:
+            self._ray.kill(slot.actor)
+        self._cluster.close()
+
+
+class _Worker(Worker):
+    """On another node than the driver's, the inputs may have to be brought."""
+
+    def __init__(self, setup: Setup, slot: int, home: str) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        def far(function: Callable[..., Any], *values: Any) -> Any:
+            there = NodeAffinitySchedulingStrategy(home, soft=False)
+            options = {"num_cpus": 0, "scheduling_strategy": there}
+            return ray.get(ray.remote(function).options(**options).remote(*values))
+
+        if ray.get_runtime_context().get_node_id() != home:
+            folders = {sha: staging.local(sha, f, far) for sha, f in setup.folders.items()}
+            setup = replace(setup, folders=folders)
+        super().__init__(setup, slot)
 
 
 _WORDS: dict[Cause, str] = {
@@ -211,42 +224,10 @@ def _places(ray: Any, gpus: float) -> int:
     return max(1, int(found.get("GPU", 0) / gpus if gpus else found.get("CPU", 1)))
 
 
-def _start(ray: Any, address: str | None, workers: int | None) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if address is not None:
-        options["address"] = address
-    else:
-        options.update(num_cpus=workers, include_dashboard=False)
-    with _silent():
-        ray.init(**options)
-
-
 def examine() -> str:
     """Start a local cluster, have it add two numbers, end it: `ok`, or what is odd."""
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    import ray
-
-    if ray.is_initialized():
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return "a cluster is running in this process"
-    _start(ray, None, 1)
-    try:
-        return "ok" if ray.get(ray.remote(sum).remote((1, 1)), timeout=60) == 2 else "adds wrongly"
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Ray's libraries write the log level that they were given to the terminal themselves; what
-    goes wrong comes as an exception all the same."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    with connected(None, 1) as ray:
+        found = ray.get(ray.remote(sum).remote((1, 1)), timeout=60)
+    return "ok" if found == 2 else "adds wrongly"

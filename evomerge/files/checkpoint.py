@@ -120,7 +120,7 @@ class Checkpoint:
         whole = hashlib.sha256()
         for name in sorted([*self._files, self.CONFIG]):
             path = inside(self.folder, name, self._where)
-            whole.update(f"{name}\0{_digest(path, self._where)}\n".encode())
+            whole.update(f"{name}\0{digest(path, self._where)}\n".encode())
         return whole.hexdigest()
 
     def read(self, name: str) -> torch.Tensor:
@@ -286,12 +286,13 @@ def _map(path: Path, where: str) -> mmap.mmap:
         raise errors.InputError(f"{where}: {path.name} can not be mapped: {error}") from None
 
 
-def _digest(path: Path, where: str) -> str:
-    digest = hashlib.sha256()
+def digest(path: Path, where: str) -> str:
+    """sha256 of a file; InputError if it can not be read."""
+    whole = hashlib.sha256()
     try:
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
-                digest.update(chunk)
+                whole.update(chunk)
     except OSError as error:
         raise errors.InputError(f"{where}: {path.name} can not be read: {error}") from None
-    return digest.hexdigest()
+    return whole.hexdigest()

@@ -117,20 +117,25 @@ class Ledger:
             self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (_json(SCHEMA),))
 
     def meta(self, key: str) -> Any:
-        row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
+        return self._first("SELECT value FROM meta WHERE key=?", key)
+
+    def _first(self, query: str, *values: Any) -> Any:
+        """The JSON that a query finds first, or None."""
+        row = self._db.execute(query, values).fetchone()
         return json.loads(row[0]) if row else None
 
     def set_meta(self, key: str, value: Any) -> None:
         with self.together():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, _json(value)))
 
-    def append(self, kind: str, body: Any) -> None:
-        """Add one event."""
+    def append(self, kind: str, body: Any) -> int:
+        """Add one event; its number."""
         with self.together():
-            self._db.execute(
+            written = self._db.execute(
                 "INSERT INTO events (kind, body, time) VALUES (?, ?, ?)",
                 (kind, _json(body), self._clock()),
             )
+        return int(written.lastrowid or 0)
 
     def events(self, *kinds: str) -> Iterator[Event]:
         """Events in order, of the given kinds or all."""
@@ -142,9 +147,13 @@ class Ledger:
 
     def last(self, kind: str) -> Any:
         """Body of the latest event of a kind, or None."""
-        query = "SELECT body FROM events WHERE kind=? ORDER BY number DESC LIMIT 1"
-        row = self._db.execute(query, (kind,)).fetchone()
-        return json.loads(row[0]) if row else None
+        return self._first(
+            "SELECT body FROM events WHERE kind=? ORDER BY number DESC LIMIT 1", kind
+        )
+
+    def body(self, number: int) -> Any:
+        """That of the event with this number."""
+        return self._first("SELECT body FROM events WHERE number=?", number)
 
     def add_session(self, body: Any) -> None:
         """Note that a process starts to work on the run: on which machine, with which versions."""
@@ -155,9 +164,7 @@ class Ledger:
 
     def last_session(self) -> Any:
         """What the latest session noted of itself, or None."""
-        query = "SELECT body FROM sessions ORDER BY number DESC LIMIT 1"
-        row = self._db.execute(query).fetchone()
-        return json.loads(row[0]) if row else None
+        return self._first("SELECT body FROM sessions ORDER BY number DESC LIMIT 1")
 
     def asked(self) -> int:
         """How many candidates have been asked."""
@@ -167,10 +174,8 @@ class Ledger:
 
     def last_time(self) -> float:
         """When the latest event or session was, in seconds since the epoch."""
-        found = [
-            self._db.execute(f"SELECT max(time) FROM {table}").fetchone()[0]
-            for table in ("events", "sessions")
-        ]
+        found = [self._db.execute(f"SELECT max(time) FROM {table}").fetchone()[0]
+                 for table in ("events", "sessions")]  # fmt: skip
         return max((when for when in found if when is not None), default=0.0)
 
     def seconds(self) -> float:
@@ -200,10 +205,8 @@ class Ledger:
     def record(self, plan: str, answers: Iterable[Answer], host: str, slot: int) -> None:
         """Keep the answers of one job, all or none; what is already there stays."""
         now = self._clock()
-        rows = [
-            (plan, a.bank, a.item, a.split, a.score, _json(a.extra), now, host, slot)
-            for a in answers
-        ]
+        rows = [(plan, a.bank, a.item, a.split, a.score, _json(a.extra), now, host, slot)
+                for a in answers]  # fmt: skip
         with self.together():
             self._db.executemany(
                 "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows

@@ -57,13 +57,13 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 @contextmanager
-def _locked(file: Path, family: str, report: Callable[[str, float], None]) -> Iterator[None]:
+def _locked(file: Path, what: str, report: Callable[[str, float], None]) -> Iterator[None]:
     """A lock that is held has a living holder: the system takes it from a process that dies."""
     import time
 
     with file.open("a") as opened:
         while not _try_lock(opened):
-            report(f"waiting for another process that builds zoo:{family}", 0.0)
+            report(f"waiting for another process that builds {what}", 0.0)
             time.sleep(0.2)
         yield
 
@@ -78,16 +78,18 @@ def _settle(folder: Path) -> None:
 
 @contextmanager
 def published(
-    folder: Path, family: str, report: Callable[[str, float], None]
+    folder: Path, family: str, report: Callable[[str, float], None], what: str = ""
 ) -> Iterator[Path | None]:
     """Give an empty folder to build in, renamed to `folder` at the end; None if it came meanwhile.
 
+    `what` is built, as messages say it: zoo:FAMILY, where nothing else is said.
     Who holds the lock is the only builder, so any other temporary folder is that of a dead build.
     """
     prefix = f".building-{family}-"
+    what = what or f"zoo:{family}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.parent / f".{family}.lock", family, report):
+        with _locked(folder.parent / f".{family}.lock", what, report):
             if folder.is_dir():
                 yield None
                 return
@@ -107,6 +109,6 @@ def published(
         reason = _MACHINE[problem.errno]
         where = problem.filename or folder.parent
         raise MachineError(
-            f"zoo: can not build zoo:{family}, {reason}: {where} "
+            f"can not build {what}, {reason}: {where} "
             "(the variable EVOMERGE_HOME names another place)"
         ) from problem

@@ -1,0 +1,181 @@
+"""All candidates of a search, so that a hundred thousand of them take little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evomerge.answers import Place
+from evomerge.files.ledger import Ledger
+
+GROWTH = 1.1
+"""Rows are made room for so many times as many as there are."""
+
+NONE = -1
+"""Of `asked`, where the recipe says how many."""
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A plan (`key`) that the strategy has proposed, and what is known of it.
+
+    `event` is the number of the ledger's event that has its point. `asked` is how many items of a
+    bank the strategy wants (None: as many as the recipe says); `whole`, whether it is one of those
+    who answer every item.
+    """
+
+    id: int
+    point: tuple[float, ...] | None
+    key: str
+    places: Sequence[Place]
+    asked: int | None = None
+    whole: bool = False
+    losses: tuple[float, ...] | None = None
+    errors: tuple[float, ...] = ()
+    items: int = 0
+    failed: bool = False
+    event: int = 0
+
+    @property
+    def told(self) -> bool:
+        return self.failed or self.losses is not None
+
+    def observed(self) -> dict[str, Any]:
+        known = {"losses": self.losses, "errors": self.errors, "items": self.items}
+        return {"id": self.id, **known}
+
+
+class Candidates:
+    """Candidates by id, in the order in which they were asked first.
+
+    Those `outstanding`, whose answers are waited for, are objects. Of a settled one there is a row
+    of numbers, from which an object is made when it is looked at; what changes in that object is
+    kept when it is settled again. Its point stays in the ledger.
+    """
+
+    def __init__(self, ledger: Ledger, objectives: int) -> None:
+        self.outstanding: dict[int, Candidate] = {}
+        self.told = 0
+        self._ledger = ledger
+        self._count = 0
+        self._rows = np.zeros(64, dtype=_row(objectives))
+        self._odd: dict[int, int] = {}  # the row of an id that is not the number of its row
+        self._places: dict[tuple[Place, ...], int] = {}
+        self._place_lists: list[Sequence[Place]] = []
+        self._read: tuple[int, dict[int, Any]] = (0, {})
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return (self._at(row) for row in range(self._count))
+
+    def __reversed__(self) -> Iterator[Candidate]:
+        return (self._at(row) for row in reversed(range(self._count)))
+
+    def __getitem__(self, id: int) -> Candidate:
+        row = self._row_of(id)
+        if row is None:
+            raise KeyError(id)
+        return self._at(row)
+
+    def by_id(self) -> Iterator[Candidate]:
+        return (self._at(int(row)) for row in np.argsort(self._rows["id"][: self._count]))
+
+    def get(self, id: int) -> Candidate | None:
+        row = self._row_of(id)
+        return None if row is None else self._at(row)
+
+    @property
+    def losses(self) -> npt.NDArray[np.float64]:
+        """Of those that have any, in order (n, M)."""
+        rows = self._rows["losses"][: self._count]
+        return np.asarray(rows[~np.isnan(rows).any(axis=1)])
+
+    def add(self, candidate: Candidate) -> None:
+        """One that was not there; it is outstanding."""
+        if self._count == len(self._rows):
+            self._rows = np.append(self._rows, _more(self._rows))
+        if candidate.id != self._count:
+            self._odd[candidate.id] = self._count
+        self._write(self._count, candidate)
+        self._count += 1
+        self.outstanding[candidate.id] = candidate
+
+    def settle(self, candidate: Candidate) -> None:
+        """Keep what is known of it; it is outstanding no more."""
+        row = self._row_of(candidate.id)
+        assert row is not None
+        self._write(row, candidate)
+        self.outstanding.pop(candidate.id, None)
+
+    def _row_of(self, id: int) -> int | None:
+        same = 0 <= id < self._count and self._rows["id"][id] == id
+        return id if same else self._odd.get(id)
+
+    def recorded(self, candidates: Iterable[Candidate], event: int) -> None:
+        """They were asked in this event; what is known of a candidate's point is what the first
+        says."""
+        for candidate in candidates:
+            candidate.event = candidate.event or event
+
+    def point(self, candidate: Candidate) -> tuple[float, ...] | None:
+        """Its point (D,), from the ledger where it is not at hand."""
+        if candidate.point is not None:
+            return candidate.point
+        if self._read[0] != candidate.event:
+            body = self._ledger.body(candidate.event)
+            self._read = (candidate.event, {r["id"]: r["point"] for r in body["proposals"]})
+        return point(self._read[1][candidate.id])
+
+    def _write(self, row: int, c: Candidate) -> None:
+        self.told += c.told and not self._rows[row]["told"]
+        lack = np.nan
+        self._rows[row] = (
+            c.id, bytes.fromhex(c.key), c.event, NONE if c.asked is None else c.asked,
+            self._numbered(c.places), c.items, c.whole, c.failed, c.told,
+            lack if c.losses is None else c.losses, c.errors or lack,
+        )  # fmt: skip
+
+    def _numbered(self, places: Sequence[Place]) -> int:
+        """The number of a list of blocks: there are few, shared by many candidates."""
+        number = self._places.setdefault(tuple(places), len(self._places))
+        if number == len(self._place_lists):
+            self._place_lists.append(places)
+        return number
+
+    def _at(self, row: int) -> Candidate:
+        found = self._rows[row]
+        id = int(found["id"])
+        if id in self.outstanding:
+            return self.outstanding[id]
+        return Candidate(
+            id, None, found["key"].tobytes().hex(), self._place_lists[found["places"]],
+            asked=None if found["asked"] == NONE else int(found["asked"]),
+            whole=bool(found["whole"]), losses=_known(found["losses"]),
+            errors=_known(found["errors"]) or (), items=int(found["items"]),
+            failed=bool(found["failed"]), event=int(found["event"]),
+        )  # fmt: skip
+
+
+def point(value: Sequence[float] | None) -> tuple[float, ...] | None:
+    """A point (D,), as JSON has it."""
+    return None if value is None else tuple(value)
+
+
+def _row(objectives: int) -> npt.DTypeLike:
+    numbers = [("id", "i8"), ("key", "V32"), ("event", "i8"), ("asked", "i8"), ("places", "i4"),
+               ("items", "i4"), ("whole", "?"), ("failed", "?"), ("told", "?")]  # fmt: skip
+    return np.dtype([*numbers, ("losses", "f8", objectives), ("errors", "f8", objectives)])
+
+
+def _more(rows: Any) -> Any:
+    return np.zeros(max(64, round((GROWTH - 1) * len(rows))), dtype=rows.dtype)
+
+
+def _known(row: npt.NDArray[np.float64]) -> tuple[float, ...] | None:
+    return None if np.isnan(row).any() else tuple(row.tolist())

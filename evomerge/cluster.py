@@ -1,0 +1,88 @@
+"""Ray's clusters: one that runs, or one of our own, which only we can reach."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+
+@contextmanager
+def connected(address: str | None, workers: int | None) -> Iterator[Any]:
+    """Ray on the cluster at an address, or on one of its own (None), which ends with this."""
+    if address is None:
+        # Read when ray is imported: its servers then bind to loopback, not to all interfaces.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    with _token() if address is None else nullcontext():
+        try:
+            _start(ray, address, workers)
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _token() -> Iterator[None]:
+    """The cluster that is started in here lets in who has a token, made for it alone.
+
+    It is in the environment of this process and of Ray's, in no file. Where RAY_AUTH_MODE is set
+    already, that holds.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        yield
+        return
+    mine = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    before = {name: os.environ.get(name) for name in mine}
+    os.environ.update(mine)
+    _read_again()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
+        _read_again()
+
+
+def _read_again() -> None:
+    """Ray reads how to authenticate when it is imported, and has no public way to do so later."""
+    raylet: Any = importlib.import_module("ray._raylet")
+
+    raylet.Config.initialize("")  # first, or one of its threads looks for a token in vain
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _start(ray: Any, address: str | None, workers: int | None) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if address is not None:
+        options["address"] = address
+    else:
+        options.update(num_cpus=workers, include_dashboard=False)
+    with _silent():
+        ray.init(**options)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Ray's libraries write the log level that they were given to the terminal themselves; what
+    goes wrong comes as an exception all the same."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
