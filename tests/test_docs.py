@@ -102,7 +102,7 @@ def test_the_examples_of_the_readme_are_sound(tmp_path):
 def test_the_readme_tells_the_exit_codes():
     codes = [error.exit_code for error in errors.EvomergeError.__subclasses__()]
     for code in {0, *codes} - {errors.EvomergeError.exit_code}:
-        assert f"| {code} |" in README, f"exit code {code} is not in the README"
+        assert f" `{code}` " in README, f"exit code {code} is not in the README"
 
 
 def test_each_promise_names_tests_that_are_there():
