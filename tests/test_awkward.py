@@ -178,7 +178,7 @@ def test_a_candidate_is_told_twice_with_a_kill_between(family, tmp_path):
     command = [sys.executable, "-m", "tests.kill_at_events"]
     arguments = [str(tmp_path / "killed"), str(tmp_path / "whole")]
     done = subprocess.run(
-        [*command, *arguments], input=repr(recipe), text=True, env=environment, timeout=120,
+        [*command, *arguments], input=repr(recipe), text=True, env=environment, timeout=600,
         capture_output=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
