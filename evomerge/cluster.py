@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from evomerge import errors
+
 
 @contextmanager
 def connected(address: str | None, workers: int | None) -> Iterator[Any]:
@@ -56,9 +58,14 @@ def _token() -> Iterator[None]:
 def _read_again() -> None:
     """Ray reads how to authenticate when it is imported, and has no public way to do so later."""
     raylet: Any = importlib.import_module("ray._raylet")
-
-    raylet.Config.initialize("")  # first, or one of its threads looks for a token in vain
-    raylet.AuthenticationTokenLoader.instance().reset_cache()
+    try:
+        raylet.Config.initialize("")  # first, or one of its threads looks for a token in vain
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+    except AttributeError as error:
+        raise errors.MachineError(
+            f"this version of ray can not be given a token ({error}): install one that "
+            "constraints.txt names, or go without by RAY_AUTH_MODE=disabled"
+        ) from error
 
 
 def _start(ray: Any, address: str | None, workers: int | None) -> None:
