@@ -1,6 +1,6 @@
 """Strategies on zoo:tiny, all in a race, with the same number of answers: test hypervolume.
 
-    python benchmarks/strategies_tiny.py [FOLDER] [--seeds 5] [--answers 15000] [--only ROW...]
+    python benchmarks/strategies_tiny.py [FOLDER] [--seeds 5] [--answers 9000] [--only ROW...]
 
 Four skills, task arithmetic in five groups (`sae` has `prune`, whose densities are genes too).
 After a quarter, a half and all of the answers, some of those candidates that the search then
@@ -47,7 +47,7 @@ INNER: dict[str, dict[str, Any]] = {
     "sae": {"name": "sae"},
 }
 OPERATORS = {"sae": "prune"}
-RUNGS, SHORT, TESTED = [10, 30], 8, 200
+RUNGS, SHORT, TESTED = [10, 30], 6, 150
 SHARES = (0.25, 0.5, 1.0)
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/strategies-tiny"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--answers", type=int, default=15_000)
+    parser.add_argument("--answers", type=int, default=9_000)
     parser.add_argument("--only", nargs="+", choices=INNER, default=list(INNER))
     options = parser.parse_args()
     rows: dict[str, list[Any]] = {name: [] for name in options.only}
