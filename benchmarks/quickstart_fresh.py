@@ -5,8 +5,8 @@
 FOLDER holds finished runs, seed-N, as quickstart_seeds.py leaves them. The texts that zoo:tiny
 holds out give more passages than its banks have; those left over make a further bank for each of
 the four skills, of at most MOST questions each. Nothing is chosen by them: the point that each run
-claims, and its baselines, answer all of them, and are compared as in a run. Answers are kept
-in FOLDER/fresh.
+claims, and its baselines, answer all of them, and are compared as in a run: on these alone, and on
+these and those of the `test` splits together. Answers are kept in FOLDER/fresh.
 """
 
 from __future__ import annotations
@@ -43,20 +43,30 @@ def main() -> None:
     asked = [fresh(skill, kept, options.most) for skill in SKILLS]
     sizes = ", ".join(f"{bank.name} {len(bank.items):,}" for bank in asked)
     print(f"questions: {sizes}\n")
-    print(
-        "| seed | fresh test | nearest baseline | difference (95 %) | lowest of all intervals "
-        "| beats all |\n" + "|---" * 6 + "|"
-    )
-    for seed in range(options.seeds):
-        print(row(seed, Run(options.folder / f"seed-{seed}"), asked, kept), flush=True)
+    head = "| seed | mean | nearest baseline | difference (95 %) | lowest of all | beats all |"
+    found = [rows(seed, Run(options.folder / f"seed-{seed}"), asked, kept)
+             for seed in range(options.seeds)]  # fmt: skip
+    for title, table in zip(
+        ("further questions", "with `test`"), zip(*found, strict=True), strict=True
+    ):
+        print("", title, "", head, "|---" * 6 + "|", *table, sep="\n", flush=True)
 
 
-def row(seed: int, run: Run, asked: list[Bank], kept: Path) -> str:
+def rows(seed: int, run: Run, asked: list[Bank], kept: Path) -> tuple[str, str]:
     problem, found = resolve(run.recipe), [run.chosen, *run.baselines]
     plans = {p.label: run.plan(p.label) for p in found}
     # Made anew: operators may have got other last bits since the run was made.
     plans |= {label: textbook(problem, operator) for label, operator in TEXTBOOK.items()}
-    points = [Point(p.label, p.key, {"test": scores(plans[p.label], asked, kept)}) for p in found]
+    further = {label: scores(plan, asked, kept) for label, plan in plans.items()}
+    alone = [Point(p.label, p.key, {"test": further[p.label]}) for p in found]
+    both = [
+        replace(p, scores={"test": [*map(np.append, p.scores["test"], further[p.label])]})
+        for p in found
+    ]
+    return line(seed, run, alone), line(seed, run, both)
+
+
+def line(seed: int, run: Run, points: list[Point]) -> str:
     against = Tested(points).against(points[0].label, points[1:], run.kind)
     near = min(against, key=lambda c: float(c["difference"]))
     least = min(float(c["low"]) for c in against)
