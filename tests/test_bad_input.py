@@ -14,7 +14,7 @@ GENES = "space.genes"
 ABSENT = {"base": "/absent/base", "experts": {"left": "/absent/left", "right": "/absent/right"}}
 
 WRONG = [
-    ({"seeds": 1}, "unknown key 'seeds'. Did you mean 'seed'?"),
+    ({"seedd": 1}, "unknown key 'seedd'. Did you mean 'seed'?"),
     ({"space": {"block": 2}}, "space: unknown key 'block'. Did you mean 'blocks'?"),
     ({"objectives": {"a": {"bnk": "x"}}}, "objectives.a: unknown key 'bnk'. Did you mean 'bank'"),
     ({"objectives": {"a": None}}, "'a': expected a bank's name or path, or a mapping"),
