@@ -194,8 +194,9 @@ def times(
     each = pace.of(_places(problem, "search", recipe.fidelity.items))
     kept = confirm.seconds(problem, pace, n)
     found: dict[str, Any] = {
-        "seconds per candidate": float(f"{each:.5g}"), "seconds to confirm, at most": round(kept, 1)
-    }  # fmt: skip
+        "seconds per candidate": float(f"{each:.5g}"),
+        "seconds to confirm, at most": round(kept, 1),
+    }
     if deadline.is_set:
         found["candidates before the deadline"] = n * deadline.room(each, kept + first)
     if recipe.budget.candidates is not None:
