@@ -75,8 +75,8 @@ def _start(ray: Any, address: str | None, workers: int | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address is not None:
         options["address"] = address
-    else:
-        options.update(num_cpus=workers, include_dashboard=False)
+    else:  # without `local` it would join whatever cluster was started here last
+        options.update(address="local", num_cpus=workers, include_dashboard=False)
     with _silent():
         ray.init(**options)
 

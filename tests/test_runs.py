@@ -234,13 +234,14 @@ def test_a_worker_changes_only_what_differs(family, run):
 
 @pytest.mark.slow
 def test_ray_and_inline_give_the_same_ledger(family, tmp_path):
+    """Without an address, on a cluster of its own, whichever others are there."""
     recipe = families.recipe(family, deterministic=True)
     evomerge.search(recipe, tmp_path / "inline")
     with_ray = {**recipe, "executor": {"name": "ray", "workers": 2}}
     done = subprocess.run(
         [sys.executable, "-c", SEARCH, str(tmp_path / "ray")], input=repr(with_ray), text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=300,
-        capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RAY_ADDRESS": "127.0.0.1:1"},
+        timeout=300, capture_output=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert ledgers.content(tmp_path / "ray") == ledgers.content(tmp_path / "inline")
