@@ -85,20 +85,24 @@ def freeze_anchors(problem: Problem, desk: Desk, report: Report) -> Losses:
         plans.values(), answers.places("search"), lambda r: report("answered", {"result": r})
     )
     _require_answers(plans, answers)
-    anchors = {}
+    _point_out(plans, answers, report)
+    frozen = answers.ledger.last("anchors")
+    if frozen is None:
+        frozen = Losses(_anchors(problem, plans, answers), problem.signals).to_json()
+        answers.ledger.append("anchors", frozen)
+    return Losses({name: Anchor(**frozen[name]) for name in problem.objectives}, problem.signals)
+
+
+def _anchors(problem: Problem, plans: Mapping[str, Plan], answers: Answers) -> dict[str, Anchor]:
+    found = {}
     for name in problem.objectives:
         base, *experts = (
             answers.column(plan.key, name, answers.places("search"), problem.signals[name])
             for plan in plans.values()
         )
         exact = plugins.is_structural(problem.banks[name].scorer)
-        anchors[name] = (exact_anchor if exact else anchor)(base, experts)
-    _point_out(plans, answers, report)
-    frozen = answers.ledger.last("anchors")
-    if frozen is None:
-        frozen = Losses(anchors, problem.signals).to_json()
-        answers.ledger.append("anchors", frozen)
-    return Losses({name: Anchor(**frozen[name]) for name in anchors}, problem.signals)
+        found[name] = (exact_anchor if exact else anchor)(base, experts)
+    return found
 
 
 def _require_answers(plans: Mapping[str, Plan], answers: Answers) -> None:
