@@ -8,6 +8,7 @@ master-slave approaches to parallelize NSGA-II.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 from weakref import WeakValueDictionary
@@ -71,7 +72,7 @@ class Canonical(Repair):  # type: ignore[misc]
         }
 
 
-class Evolution:
+class Evolution(ABC):
     """A strategy that says which `algorithm` it is, with the options that all of them have.
 
     The first generation holds the `start`, whose losses are known, and Sobol points. A generation
@@ -113,9 +114,9 @@ class Evolution:
         self._generation = self._algorithm.ask()
 
     @staticmethod
+    @abstractmethod
     def algorithm(objectives: int, population: int) -> Callable[..., Any]:
         """What gives pymoo's algorithm for `pop_size`, `sampling`, `n_offsprings` and so on."""
-        raise NotImplementedError
 
     def ask(self, n: int) -> list[Proposal]:
         proposals: list[Proposal] = []

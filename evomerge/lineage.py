@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, ClassVar, Generic, TypeVar
@@ -20,7 +21,7 @@ Unit = tuple[float, ...]
 Member = TypeVar("Member")
 
 
-class Lineage(Generic[Member]):
+class Lineage(ABC, Generic[Member]):
     """The points `first`, then children; child number i is bred from what candidates up to
     i - `ahead` have shown, in the order of their ids: so many can be open, none waits for a
     generation, and 1 is one after the other. A strategy says what `read`, `worst` and `bred` are.
@@ -44,21 +45,21 @@ class Lineage(Generic[Member]):
         self._told: dict[int, Member | None] = {}
         self.archive: list[int] = []
 
+    @abstractmethod
     def read(self, seen: Observation) -> Member | None:
         """What the archive keeps of an observation that has losses; None: of this one nothing, but
         what is known of the candidate already."""
-        raise NotImplementedError
 
+    @abstractmethod
     def worst(self, members: Sequence[Member]) -> int:
         """Which member leaves when there are more than `size`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bred(
         self, members: Sequence[Member], number: int, rng: np.random.Generator
     ) -> Iterator[Unit]:
         """Endless points for child `number` (from 0): the first that has not been proposed is
         taken; after TRIES, a point of a Sobol sequence."""
-        raise NotImplementedError
 
     def incumbents(self) -> list[Unit]:
         return []

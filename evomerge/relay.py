@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -83,30 +84,34 @@ class Listed:
         return []
 
 
-class Preceded:
-    """Proposes the given points and, once all are told, what `begin(start=...)` proposes, who
-    knows what they scored."""
+class Stages:
+    """Proposes what `first` does, at most so many `candidates`; once all of them are told, what
+    `begin(start=...)` proposes, who knows what they scored."""
 
     NEEDS: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
-        points: Sequence[tuple[float, ...]],
+        first: Strategy,
         begin: Callable[..., Strategy],
         start: Start = (),
+        candidates: int = sys.maxsize,
     ) -> None:
         begin()  # wrong options of the other strategy show now, not an hour later
         self._begin = begin
-        self._relay = Relay(Listed(points), start)
-        self._begun = False
+        self._relay = Relay(first, start)
+        self._left: int | None = candidates
 
     def ask(self, n: int) -> list[Proposal]:
-        proposals = self._relay.ask(n)
-        if not proposals and not self._begun and not self._relay.waits:
-            self._relay.hand_over(self._begin(start=self._relay.known))
-            self._begun = True
+        if self._left is None:
             return self._relay.ask(n)
-        return proposals
+        proposals = self._relay.ask(min(n, self._left)) if self._left else []
+        self._left -= len(proposals)
+        if proposals or self._relay.waits:
+            return proposals
+        self._relay.hand_over(self._begin(start=self._relay.known))
+        self._left = None
+        return self._relay.ask(n)
 
     def tell(self, observations: Sequence[Observation]) -> None:
         self._relay.tell(observations)

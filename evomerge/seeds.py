@@ -22,7 +22,7 @@ from evomerge.maths import pareto
 from evomerge.plan import Plan
 from evomerge.recipe import Problem
 from evomerge.recorded import Recorded
-from evomerge.relay import Preceded
+from evomerge.relay import Listed, Stages
 from evomerge.session import LIBRARIES, versions
 
 NAMED = 3
@@ -85,7 +85,7 @@ def strategy(problem: Problem, ledger: Ledger) -> plugins.Strategy:
     )  # fmt: skip
     if seeded is None:
         return begin()
-    return Preceded([tuple(point) for point in seeded["points"].values()], begin)
+    return Stages(Listed([tuple(point) for point in seeded["points"].values()]), begin)
 
 
 def found(problem: Problem, folder: Path | None = None) -> Seeds | None:

@@ -13,7 +13,7 @@ from typing import Any
 from evomerge import errors, plugins
 from evomerge.genome import Gene, Space, Value, alone
 from evomerge.plugins import Start
-from evomerge.relay import Preceded
+from evomerge.relay import Listed, Stages
 
 INNER: Mapping[str, Any] = {"name": "cma_es"}
 WHERE = "strategy.seeded.inner"
@@ -24,7 +24,7 @@ def needs(options: Mapping[str, Any]) -> frozenset[str]:
     return plugins.strategy_needs(*plugins.inner(options.get("inner", INNER), WHERE))
 
 
-class Strategy(Preceded):
+class Strategy(Stages):
     """Waits until all textbook merges are told. Option `inner`: {"name": ..., its options}."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Strategy(Preceded):
         begin = functools.partial(
             plugins.begin, *plugins.inner(inner, WHERE), space, objectives, seed=seed, where=WHERE
         )
-        super().__init__(textbook(space), begin, start)
+        super().__init__(Listed(textbook(space)), begin, start)
 
 
 def textbook(space: Space) -> list[tuple[float, ...]]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from evomerge import plugins
 from evomerge.genome import Space
-from evomerge.plugins import Observation, Proposal, Start
-from evomerge.relay import Relay
+from evomerge.plugins import Start
+from evomerge.relay import Stages
 
 FIRST: Mapping[str, Any] = {"name": "sobol"}
 THEN: Mapping[str, Any] = {"name": "cma_es"}
@@ -29,13 +29,11 @@ def needs(options: Mapping[str, Any]) -> frozenset[str]:
     return plugins.strategy_needs(*first) | plugins.strategy_needs(*then)
 
 
-class Strategy:
+class Strategy(Stages):
     """`first` and `then`: {"name": ..., its options}; `candidates`: how many the first proposes.
 
     Waits until all of these are told. A first strategy that has no more to propose ends earlier.
     """
-
-    NEEDS: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -48,33 +46,11 @@ class Strategy:
         candidates: Annotated[int, Field(ge=1)] = 32,
         then: Mapping[str, Any] = THEN,
     ) -> None:
-        begin, self._then = (
+        begin, following = (
             functools.partial(
                 plugins.begin, *plugins.inner(stage, f"{WHERE}.{key}"), space, objectives,
                 seed=seed, where=f"{WHERE}.{key}",
             )
             for key, stage in (("first", first), ("then", then))
         )  # fmt: skip
-        self._then()  # wrong options show now, not an hour later
-        self._relay = Relay(begin(start=start), start)
-        self._left: int | None = candidates
-
-    def ask(self, n: int) -> list[Proposal]:
-        if self._left is None:
-            return self._relay.ask(n)
-        proposals = self._relay.ask(min(n, self._left)) if self._left else []
-        self._left -= len(proposals)
-        if proposals or self._relay.waits:
-            return proposals
-        self._relay.hand_over(self._then(start=self._relay.known))
-        self._left = None
-        return self._relay.ask(n)
-
-    def tell(self, observations: Sequence[Observation]) -> None:
-        self._relay.tell(observations)
-
-    def incumbents(self) -> list[tuple[float, ...]]:
-        return self._relay.current.incumbents()
-
-    def notes(self) -> list[str]:
-        return plugins.notes(self._relay.current)
+        super().__init__(begin(start=start), following, start, candidates)
