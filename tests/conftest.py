@@ -6,7 +6,8 @@ from functools import partial
 import pytest
 from hypothesis import settings
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+for library in ("OMP", "OPENBLAS"):  # threads of one test would only wait for those of another
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs a network; read when the hub is imported
 
 # A deadline an example would measure how busy the machine is.

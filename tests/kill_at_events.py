@@ -5,15 +5,19 @@ next event.
 """
 
 import ast
+import importlib
 import os
 import signal
 import sqlite3
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from evomerge import api, loop, plugins, worker  # noqa: F401 (loaded before forking)
+from evomerge import api
+
+LIBRARIES = ("evomerge", "transformers", "tokenizers", "pymoo", "cma", "optuna", "scipy")
 
 
 def events(folder: Path) -> int:
@@ -44,11 +48,25 @@ def forked(action: Callable[[], object]) -> int:
     return child
 
 
+def load_what(action: Callable[[], object], listed: Path) -> None:
+    """Let a child do `action`, and import what it imported as it went (written to `listed`): a
+    later child then begins with its work, and kills hit that, not the imports."""
+
+    def told() -> None:
+        action()
+        listed.write_text("\n".join(sys.modules))
+
+    assert os.waitpid(forked(told), 0)[1] == 0
+    for name in listed.read_text().split():
+        if name.partition(".")[0] in LIBRARIES:
+            with suppress(ImportError):  # names that a library only pretends to have
+                importlib.import_module(name)
+
+
 def main() -> None:
     recipe = ast.literal_eval(sys.stdin.read())
-    for kind, name in (("strategy", "sobol"), ("scorer", "choice"), ("operator", "ties")):
-        plugins.load(kind, name)  # and with it what each child would load again
     killed, whole = Path(sys.argv[1]), Path(sys.argv[2])
+    load_what(lambda: api.search(recipe, whole), whole.with_name("modules"))
     kills = 0
     while True:
         seen = events(killed)
@@ -64,8 +82,6 @@ def main() -> None:
             break
         kills += 1
     assert kills >= 5, kills
-    child = start(recipe, whole)
-    assert os.waitpid(child, 0)[1] == 0
 
 
 if __name__ == "__main__":

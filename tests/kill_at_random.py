@@ -10,7 +10,6 @@ folder is absent, or it is the one that was saved undisturbed.
 """
 
 import ast
-import importlib
 import os
 import random
 import shutil
@@ -18,15 +17,13 @@ import signal
 import sqlite3
 import sys
 import time
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 import evomerge
 from tests import ledgers
-from tests.kill_at_events import forked, start
+from tests.kill_at_events import forked, load_what, start
 
-LIBRARIES = ("evomerge", "transformers", "tokenizers", "pymoo", "cma", "optuna", "scipy")
 SAVES = 4
 """One of so many kills hits a save."""
 
@@ -95,21 +92,8 @@ def searched(killer: Killer, recipe: dict[str, object], folder: Path, usual: flo
     return killer.kills["search"] - before
 
 
-def load_what(recipe: dict[str, object], folder: Path) -> None:
-    """Import what a search imports as it goes: a fork then begins with its work, and kills hit
-    that, not the imports."""
-    listed = folder / "modules"
-
-    def search() -> None:
-        run = evomerge.search(recipe, folder)
-        run.save("best", folder / "saved", shard_size="20KB")
-        listed.write_text("\n".join(sys.modules))
-
-    whole(forked(search))
-    for name in listed.read_text().split():
-        if name.partition(".")[0] in LIBRARIES:
-            with suppress(ImportError):  # names that a library only pretends to have
-                importlib.import_module(name)
+def search_and_save(recipe: dict[str, object], folder: Path) -> None:
+    evomerge.search(recipe, folder).save("best", folder / "saved", shard_size="20KB")
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -142,7 +126,7 @@ def saved(killer: Killer, folder: Path, kills: int) -> None:
 def main() -> None:
     recipes, place = ast.literal_eval(sys.stdin.read()), Path(sys.argv[1])
     killer = Killer(int(sys.argv[2]))
-    load_what(recipes[0], place / "first")
+    load_what(lambda: search_and_save(recipes[0], place / "first"), place / "modules")
     usual = {}
     for i, recipe in enumerate(recipes):
         usual[i] = whole(start(recipe, place / f"whole-{i}"))
