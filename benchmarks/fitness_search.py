@@ -1,11 +1,12 @@
 """Whole searches by fidelity, against those that ask every candidate 200 questions a bank.
 
     python benchmarks/fitness_search.py [FOLDER] [--full FOLDER] [--seeds 10] [--candidates 200]
-        [--together 2] [--variants stratified-30 informative-30 ...]
+        [--recipe quickstart] [--changes '{"strategy": "auto"}'] [--together 2]
+        [--variants stratified-30 informative-30 ...]
 
-The quickstart's recipe with another fidelity. Every run is a whole one in FOLDER/VARIANT/seed-N,
-so that an interrupted benchmark goes on; `--full` names a folder of finished full runs,
-seed-N, such as quickstart_seeds.py leaves. Runs that are not there are made.
+A recipe, with other changes too, under each fidelity. Every run is a whole one in
+FOLDER/VARIANT/seed-N, so that an interrupted benchmark goes on; `--full` names a folder of
+finished full runs, seed-N, such as quickstart_seeds.py leaves. Runs that are not there are made.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ FIDELITIES: dict[str, dict[str, object]] = {
 }
 SEARCH = """
 import json, sys, evomerge
-evomerge.search("quickstart", sys.argv[1], seed=int(sys.argv[2]), executor="inline",
-                budget={"candidates": int(sys.argv[3])}, fidelity=json.loads(sys.argv[4]))
+evomerge.search(sys.argv[1], sys.argv[2], seed=int(sys.argv[3]), executor="inline",
+                budget={"candidates": int(sys.argv[4])}, **json.loads(sys.argv[5]))
 """
 SPENT = ("search", "calibration", "anchors", "confirmation")
 
@@ -50,6 +51,8 @@ SPENT = ("search", "calibration", "anchors", "confirmation")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/fidelity"))
+    parser.add_argument("--recipe", default="quickstart")
+    parser.add_argument("--changes", type=json.loads, default={}, help="of the recipe, JSON")
     parser.add_argument("--full", type=Path, help="finished full runs, seed-N")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--candidates", type=int, default=200)
@@ -57,9 +60,9 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", choices=list(FIDELITIES), metavar="VARIANT",
                         default=list(FIDELITIES))  # fmt: skip
     options = parser.parse_args()
-    from evomerge import zoo
+    from evomerge.recipe import resolve
 
-    zoo.path("zoo:tiny")
+    resolve(options.recipe)  # builds the family, where it is not there yet
     variants = [FULL, *(name for name in options.variants if name != FULL)]
     places = {name: options.folder / name for name in variants}
     places[FULL] = options.full or places[FULL]
@@ -83,8 +86,10 @@ def make(options: argparse.Namespace, places: dict[str, Path]) -> None:
     while waiting or running:
         while waiting and len(running) < options.together:
             name, seed = waiting.pop(0)
-            arguments = [str(places[name] / f"seed-{seed}"), str(seed), str(options.candidates)]
-            command = [sys.executable, "-c", SEARCH, *arguments, json.dumps(FIDELITIES[name])]
+            changes = json.dumps({**options.changes, "fidelity": FIDELITIES[name]})
+            arguments = [options.recipe, str(places[name] / f"seed-{seed}"), str(seed)]
+            arguments += [str(options.candidates), changes]
+            command = [sys.executable, "-c", SEARCH, *arguments]
             running.append(subprocess.Popen(command, env=environment))
         if running.pop(0).wait():
             sys.exit("a run failed")
