@@ -1,14 +1,16 @@
 """A sparse merge against the dense winner of a search with as many questions, on zoo:tiny.
 
     python benchmarks/sae.py [FOLDER] [--candidates 60] [--items 75] [--seeds 1]
+        [--sparse 0.4] [--most 0.6]
 
 Two searches with the same questions and the same number of candidates: task arithmetic under the
-strategy that a recipe without one gets, for the skills; and `prune` under `sae`, for the skills
-and sparsity. Of the sparse front, the point with the best mean of the skills on `validation` of
-those with at least SPARSE of their task vector zero. Then all on the `test` questions:
-that point, the dense winner, and the dense winner pruned by magnitude to the same sparsity in
-every tensor. Differences are paired, with the lower end of a one-sided 95 % interval over
-questions drawn anew; MARGIN is what the sparse one may be worse by. Finished searches are kept.
+strategy that a recipe without one gets, for the skills; and `prune` under `sae`, which prunes
+`--most` at most, for the skills and sparsity. Of the sparse front, the point with the best mean of
+the skills on `validation` of those with at least `--sparse` of their task vector zero. Then all on
+the `test` questions: that point, the dense winner, and the dense winner pruned by magnitude to the
+same sparsity in every tensor. Differences are paired, with the lower end of a one-sided 95 %
+interval over questions drawn anew; MARGIN is what the sparse one may be worse by. Finished
+searches are kept.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from evomerge.plan import Input, Plan, Template
 from evomerge.recipe import resolve
 
 SKILLS = ("code", "docs", "unicode", "facts")
-SPARSE, MARGIN = 0.4, 0.01
+MARGIN = 0.01
 
 
 def main() -> None:
@@ -37,6 +39,8 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=60)
     parser.add_argument("--items", type=int, default=75, help="questions a bank in the search")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--sparse", type=float, default=0.4, help="share of zeros, at least")
+    parser.add_argument("--most", type=float, default=0.6, help="how much `sae` prunes at most")
     options = parser.parse_args()
     print(
         "| seed | sparsity | sparse | dense winner | winner, pruned | sparse - dense, at least "
@@ -50,7 +54,7 @@ def row(options: argparse.Namespace, seed: int) -> str:
     runs = {kind: searched(kind, options, seed) for kind in ("dense", "sparse")}
     dense, n = runs["dense"].chosen, len(SKILLS)
     sparse = max(
-        (p for p in runs["sparse"].front if p.means("validation")[n] >= SPARSE),
+        (p for p in runs["sparse"].front if p.means("validation")[n] >= options.sparse),
         key=lambda p: float(np.mean(p.means("validation")[:n])),
     )
     sparsity = sparse.means("test")[n]
@@ -70,7 +74,8 @@ def row(options: argparse.Namespace, seed: int) -> str:
 
 
 def searched(kind: str, options: argparse.Namespace, seed: int) -> Any:
-    name, made = f"{kind}-{seed}", recipe(kind, options, seed)
+    made = recipe(kind, options, seed)
+    name = f"{kind}-{options.most:g}-{seed}" if kind == "sparse" else f"{kind}-{seed}"
     borrow(resolve(made), options.folder, name)
     return evomerge.search(made, options.folder / name)
 
@@ -89,7 +94,7 @@ def recipe(kind: str, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     }  # fmt: skip
     if kind == "sparse":
         objectives["sparsity"] = {"measure": "sparsity"}
-        made |= {"operator": "prune", "strategy": "sae"}
+        made |= {"operator": "prune", "strategy": {"name": "sae", "most": options.most}}
     return made
 
 
