@@ -37,6 +37,7 @@ FIDELITIES: dict[str, dict[str, object]] = {
         "rotate": 0.2,
     },
     "informative-30": {"name": "informative", "items": 30},
+    "informative-30-turning": {"name": "informative", "items": 30, "rotate": 1.0},
     "informative-30-still": {"name": "informative", "items": 30, "rotate": 0.0},
     "informative-30-once": {"name": "informative", "items": 30, "recalibration": 0},
 }
