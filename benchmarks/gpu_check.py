@@ -26,7 +26,7 @@ import torch
 from random_family import Plans, Shape, build
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from evomerge import modules
+from evomerge import heap, modules
 from evomerge.files.checkpoint import TensorInfo
 from evomerge.inputs import Opened
 from evomerge.live import Live
@@ -157,10 +157,10 @@ def room(shape: Shape, device: torch.device, folder: Path) -> str:
     stored = 2 * numbers
     if shutil.disk_usage(folder).free < 4 * stored:
         return f"{4 * stored / 1e9:.0f} GB of disk are needed in {folder}"
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = heap.memory().get("available")
     held = 5 * stored if device.type == "cpu" else 2 * stored
-    if pages < held:
-        return f"{held / 1e9:.0f} GB of memory are needed, {pages / 1e9:.0f} GB are free"
+    if free is not None and free < held:
+        return f"{held / 1e9:.0f} GB of memory are needed, {free / 1e9:.0f} GB are available"
     if device.type != "cpu" and hasattr(getattr(torch, device.type), "mem_get_info"):
         free = getattr(torch, device.type).mem_get_info(device)[0]
         if free < 4.5 * stored:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from evomerge import zoo
+from evomerge import heap, zoo
 from evomerge.files import mounts
 from evomerge.session import version
 
@@ -31,7 +31,7 @@ def examine(folder: Path, *, ray: bool = True) -> dict[str, Any]:
         "versions": {name: version(name) for name in LIBRARIES},
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "memory (bytes)": _memory(),
+        "memory (bytes)": heap.memory(),
         "devices": _devices(),
         "folders": {
             "runs": _folder(folder),
@@ -42,16 +42,6 @@ def examine(folder: Path, *, ray: bool = True) -> dict[str, Any]:
         "ray": _ray() if ray else "not tried",
     }  # fmt: skip
     return {**found, "problems": _problems(found)}
-
-
-def _memory() -> dict[str, int]:
-    """Bytes in all and free, where the system tells."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    except OSError:
-        return {}
-    wanted = {"total": "MemTotal", "available": "MemAvailable"}
-    return {name: int(lines[key].split()[0]) * 1024 for name, key in wanted.items()}
 
 
 def _devices() -> list[dict[str, Any]]:

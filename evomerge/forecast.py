@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from evomerge import confirm, errors, sanity
+from evomerge import confirm, errors, heap, sanity
 from evomerge.answers import Answers
 from evomerge.blocks import Place, places
 from evomerge.budget import Deadline
@@ -51,7 +51,7 @@ def memory(problem: Problem) -> dict[str, Any]:
     staging = 4 * _tile(problem) * (len(problem.experts) + 1 + BUFFERS)
     models = [problem.base, *problem.experts.values()]
     stored = sum(info.bytes for m in models for info in m.tensors.values())
-    n, free = workers(problem), _available()
+    n, free = workers(problem), heap.memory().get("available")
     each = live + staging
     fits = free is None or stored + n * each <= free
     return {
@@ -99,15 +99,6 @@ def _width(problem: Problem, stored: Any) -> int:
 
     kept: torch.dtype = getattr(torch, problem.recipe.dtype)
     return kept.itemsize if stored.is_floating_point else stored.itemsize
-
-
-def _available() -> int | None:
-    """Bytes of memory that programs may still take, where the system tells."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 def disk(problem: Problem, folder: Path) -> dict[str, Any]:

@@ -211,7 +211,7 @@ def test_plan_says_what_a_search_would_do(family, tmp_path, run):
 def test_a_plan_that_does_not_fit_names_a_change(
     family, tmp_path, refused, monkeypatch, changes, available, says
 ):
-    monkeypatch.setattr("evomerge.forecast._available", lambda: available)
+    monkeypatch.setattr("evomerge.heap.memory", lambda: {"available": available})
     path = command.write(tmp_path, families.recipe(family, **changes))
     refused("plan", path, code=errors.ENVIRONMENT, says=["does not fit", says])
 
