@@ -38,6 +38,9 @@ FIDELITIES: dict[str, dict[str, object]] = {
     },
     "informative-30": {"name": "informative", "items": 30},
     "informative-30-turning": {"name": "informative", "items": 30, "rotate": 1.0},
+    "informative-30-strata": {"name": "informative", "items": 30, "estimator": "stratified"},
+    "informative-30-mixed": {"name": "informative", "items": 30, "random": 0.7},
+    "random-30-p_irt": {"name": "random", "items": 30, "estimator": "p_irt"},
     "informative-30-still": {"name": "informative", "items": 30, "rotate": 0.0},
     "informative-30-once": {"name": "informative", "items": 30, "recalibration": 0},
 }
