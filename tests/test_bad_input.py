@@ -35,8 +35,16 @@ WRONG = [
     ({"budget": {"seconds": float("inf")}}, "budget.seconds: expected a finite number, got inf"),
     ({"budget": {}}, "budget: give candidates, items, seconds or until"),
     ({"budget": [100]}, "budget: expected a mapping ('key: value' lines), got [100]"),
-    ({"budget": "8 days"}, "budget: expected a time such as 8h or 1h30m, a number of candidates"),
-    ({"budget": {"until": "25:00"}}, "until: expected a time such as 07:00"),
+    (
+        {"budget": "8 days"},
+        ": budget: expected a time such as 8h or 1h30m, a number of candidates such as 500, or of "
+        "items such as 200k-items, got '8 days'\n",
+    ),
+    (
+        {"budget": {"until": "25:00"}},
+        ": budget: until: expected a time such as 07:00, or a date and time such as 2026-03-29 "
+        "07:00, got '25:00'\n",
+    ),
     ({"disk_reserve": "much"}, "disk_reserve: expected a size such as 5GB or 500MB, got 'much'"),
     ({"fidelity": {"name": "first", "item": 3}}, "fidelity: unknown key 'item'"),
     ({"fidelity": "frist"}, "(did you mean 'first'?), got 'frist'"),

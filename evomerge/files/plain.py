@@ -184,8 +184,10 @@ def check(
         raise errors.RecipeError(errors.unknown(place, "key", str(key), known))
     lines = []
     for fault in faults:
-        got = "" if fault["type"] == "missing" else f", got {shown(fault['input'])}"
-        key = _dotted(fault["loc"])
+        ours = isinstance(fault.get("ctx", {}).get("error"), errors.EvomergeError)
+        whole = ours or fault["type"] == "missing"  # what is ours names its key and what it got
+        got = "" if whole else f", got {shown(fault['input'])}"
+        key = _dotted(fault["loc"][:-1] if ours else fault["loc"])
         lines.append(f"{where}: {key + ': ' if key else ''}{worded(fault)}{got}")
     raise raises("\n".join(lines))
 
