@@ -5,8 +5,9 @@
 Random Llama-shaped models (a base and two experts, bfloat16). Base and experts are read from where
 they are: once memory-mapped (streamed), once copied to the device before (resident). Printed:
 bytes per second of a build beside those of the device's own copy, seconds of building and of
-scoring a candidate, peak memory of the device, and how far its logits are from the processor's. A
-size that does not fit into memory, or onto the disk, is left out, and it says so.
+scoring a candidate, peak memory (of the device; on a processor the process's anonymous memory,
+which memory-mapped files are not part of), and how far its logits are from the processor's. A size
+that does not fit into memory, or onto the disk, is left out, and it says so.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import gc
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import memory
 import torch
 from random_family import Plans, Shape, build
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -93,12 +97,22 @@ def copy_rate(device: torch.device, repeats: int) -> float:
     return 2 * source.nbytes / statistics.median(seconds[1:])
 
 
-def peak(device: torch.device) -> str:
-    """The most memory that torch has held on the device; on a processor that is not known."""
-    module = getattr(torch, device.type, None)
-    if device.type == "cpu" or not hasattr(module, "max_memory_allocated"):
-        return "-"
-    return f"{module.max_memory_allocated(device) / 1e9:.1f} GB"  # type: ignore[union-attr]
+@contextmanager
+def peak(device: torch.device) -> Iterator[list[str]]:
+    """Ends with the most memory that torch has held on the device meanwhile; on a processor, with
+    the most anonymous memory of this process, where the system tells."""
+    told: list[str] = []
+    if device.type != "cpu":
+        torch.accelerator.reset_peak_memory_stats()
+        yield told
+        told.append(f"{torch.accelerator.max_memory_allocated() / 1e9:.1f} GB")
+    elif sys.platform == "linux":
+        with memory.sampled() as found:
+            yield told
+        told.append(f"{max(found) / 1e9:.1f} GB")
+    else:
+        yield told
+        told.append("-")
 
 
 def model_of(folder: Path, device: torch.device) -> Any:
@@ -129,22 +143,22 @@ def check(name: str, folders: list[Path], device: torch.device, repeats: int) ->
         files = plans.files if kind == "streamed" else ResidentModels(plans.files, device)
         for operator in OPERATORS:
             live = Live(modules.writable(model), Workshop(files, device))
-            first = timed(device, lambda: live.build(plans.plan(operator)))  # noqa: B023
-            apart = "-"
-            if expected is not None and operator == "linear":
-                apart = f"{float((logits(model, device).cpu() - expected).abs().max()):.3g}"
-            builds = [
-                timed(device, lambda: live.build(plans.plan(operator, i + 1)))  # noqa: B023
-                for i in range(repeats)
-            ]
-            scoring = statistics.median(
-                timed(device, lambda: logits(model, device)) for _ in range(repeats)
-            )
-            build_seconds = statistics.median(builds)
+            with peak(device) as most:
+                first = timed(device, lambda: live.build(plans.plan(operator)))  # noqa: B023
+                apart = "-"
+                if expected is not None and operator == "linear":
+                    apart = f"{float((logits(model, device).cpu() - expected).abs().max()):.3g}"
+                build_seconds = statistics.median(
+                    timed(device, lambda: live.build(plans.plan(operator, i + 1)))  # noqa: B023
+                    for i in range(repeats)
+                )
+                scoring = statistics.median(
+                    timed(device, lambda: logits(model, device)) for _ in range(repeats)
+                )
             print(
                 f"| {name} | {kind} | `{operator}` | {first:.2f} | {build_seconds:.3f} "
                 f"| {moved / build_seconds / 1e9:.2f} | {rate / 1e9:.2f} | {scoring:.3f} "
-                f"| {peak(device)} | {apart} |",
+                f"| {most[0]} | {apart} |",
                 flush=True,
             )
         del files

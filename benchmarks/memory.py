@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def child(operator: str, target: str, folders: list[str]) -> None:
     """Print RssAnon before, and at its peak while the plan is built and written, in bytes."""
     torch.set_num_threads(1)
     plan = Plans([Path(folder) for folder in folders]).plan(operator)
+    with sampled() as found:
+        save(plan, Workshop.of(plan), Path(target))
+    print(json.dumps([found[0], max(found)]))
+
+
+@contextmanager
+def sampled() -> Iterator[list[int]]:
+    """Anonymous memory of this process, in bytes: before, and every 2 ms until it ends."""
     found, ended = [anonymous()], threading.Event()
 
     def sample() -> None:
@@ -49,10 +58,11 @@ def child(operator: str, target: str, folders: list[str]) -> None:
 
     thread = threading.Thread(target=sample)
     thread.start()
-    save(plan, Workshop.of(plan), Path(target))
-    ended.set()
-    thread.join()
-    print(json.dumps([found[0], max(found)]))
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
 
 
 def anonymous() -> int:

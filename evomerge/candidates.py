@@ -12,8 +12,8 @@ import numpy.typing as npt
 from evomerge.answers import Place
 from evomerge.files.ledger import Ledger
 
-GROWTH = 1.1
-"""Rows are made room for so many times as many as there are."""
+CHUNK = 2**12
+"""Rows that room is made for at once: what is there stays where it is, and leaves no holes."""
 
 NONE = -1
 """Of `asked`, where the recipe says how many."""
@@ -62,7 +62,8 @@ class Candidates:
         self.told = 0
         self._ledger = ledger
         self._count = 0
-        self._rows = np.zeros(64, dtype=_row(objectives))
+        self._dtype = np.dtype(_row(objectives))
+        self._chunks: list[Any] = []
         self._odd: dict[int, int] = {}  # the row of an id that is not the number of its row
         self._places: dict[tuple[Place, ...], int] = {}
         self._place_lists: list[Sequence[Place]] = []
@@ -84,7 +85,7 @@ class Candidates:
         return self._at(row)
 
     def by_id(self) -> Iterator[Candidate]:
-        return (self._at(int(row)) for row in np.argsort(self._rows["id"][: self._count]))
+        return (self._at(int(row)) for row in np.argsort(self._column("id")))
 
     def get(self, id: int) -> Candidate | None:
         row = self._row_of(id)
@@ -93,13 +94,21 @@ class Candidates:
     @property
     def losses(self) -> npt.NDArray[np.float64]:
         """Of those that have any, in order (n, M)."""
-        rows = self._rows["losses"][: self._count]
+        rows = self._column("losses")
         return np.asarray(rows[~np.isnan(rows).any(axis=1)])
+
+    def _column(self, name: str) -> npt.NDArray[Any]:
+        """Of all candidates, in order (n, ...)."""
+        none = np.empty(0, dtype=self._dtype)
+        return np.concatenate([c[name] for c in [none, *self._chunks]])[: self._count]
+
+    def _row(self, number: int) -> Any:
+        return self._chunks[number // CHUNK][number % CHUNK]
 
     def add(self, candidate: Candidate) -> None:
         """One that was not there; it is outstanding."""
-        if self._count == len(self._rows):
-            self._rows = np.append(self._rows, _more(self._rows))
+        if self._count == CHUNK * len(self._chunks):
+            self._chunks.append(np.zeros(CHUNK, dtype=self._dtype))
         if candidate.id != self._count:
             self._odd[candidate.id] = self._count
         self._write(self._count, candidate)
@@ -114,7 +123,7 @@ class Candidates:
         self.outstanding.pop(candidate.id, None)
 
     def _row_of(self, id: int) -> int | None:
-        same = 0 <= id < self._count and self._rows["id"][id] == id
+        same = 0 <= id < self._count and self._row(id)["id"] == id
         return id if same else self._odd.get(id)
 
     def recorded(self, candidates: Iterable[Candidate], event: int) -> None:
@@ -133,9 +142,9 @@ class Candidates:
         return point(self._read[1][candidate.id])
 
     def _write(self, row: int, c: Candidate) -> None:
-        self.told += c.told and not self._rows[row]["told"]
+        self.told += c.told and not self._row(row)["told"]
         lack = np.nan
-        self._rows[row] = (
+        self._chunks[row // CHUNK][row % CHUNK] = (
             c.id, bytes.fromhex(c.key), c.event, NONE if c.asked is None else c.asked,
             self._numbered(c.places), c.items, c.whole, c.failed, c.told,
             lack if c.losses is None else c.losses, c.errors or lack,
@@ -149,7 +158,7 @@ class Candidates:
         return number
 
     def _at(self, row: int) -> Candidate:
-        found = self._rows[row]
+        found = self._row(row)
         id = int(found["id"])
         if id in self.outstanding:
             return self.outstanding[id]
@@ -171,10 +180,6 @@ def _row(objectives: int) -> npt.DTypeLike:
     numbers = [("id", "i8"), ("key", "V32"), ("event", "i8"), ("asked", "i8"), ("places", "i4"),
                ("items", "i4"), ("whole", "?"), ("failed", "?"), ("told", "?")]  # fmt: skip
     return np.dtype([*numbers, ("losses", "f8", objectives), ("errors", "f8", objectives)])
-
-
-def _more(rows: Any) -> Any:
-    return np.zeros(max(64, round((GROWTH - 1) * len(rows))), dtype=rows.dtype)
 
 
 def _known(row: npt.NDArray[np.float64]) -> tuple[float, ...] | None:

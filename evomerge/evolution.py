@@ -34,6 +34,9 @@ from evomerge.plugins import FAILED_LOSS, Observation, Proposal, Start
 TRIES = 10
 """Times that pymoo mates anew for children which differ: in a small space there may be none."""
 
+LATE = 2**10
+"""Points that are kept apart until they are sorted in among the others."""
+
 
 class Canonical(Repair):  # type: ignore[misc]
     """Makes children canonical before pymoo looks for duplicates: equal merges are equal points.
@@ -103,7 +106,7 @@ class Evolution(ABC):
         self._individuals: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._open: dict[int, Any] = {}  # proposed, and not yet known to pymoo
         self._losses: dict[int, tuple[float, ...] | None] = {}  # of those that are open
-        self._seen: set[bytes] = set()  # digests of points
+        self._seen = Seen()
         points, self._known = self._first(start)
         sampling = Population.new(X=[self._canonical.individual(point) for point in points])
         self._problem = _problem(self._canonical, self._objectives)
@@ -128,7 +131,7 @@ class Evolution(ABC):
             id, self._asked = self._asked, self._asked + 1
             self._individuals[id] = self._open[id] = individual
             point = self._canonical.point(individual.X)
-            self._seen.add(_digest(point))
+            self._seen.add(point)
             proposals.append(Proposal(id, tuple(point.tolist())))
         return proposals
 
@@ -197,7 +200,7 @@ class Evolution(ABC):
             children = self._bred()
             if children is None:
                 break
-            if _digest(self._canonical.point(children[0].X)) not in self._seen:
+            if self._canonical.point(children[0].X) not in self._seen:
                 return children[0]
         return self._new(1)[0]
 
@@ -226,13 +229,37 @@ class Evolution(ABC):
         count = max(self._population - len(known), self._population // 2)
         fresh = [tuple(point.tolist()) for point in self._sobol(count)]
         points = dict.fromkeys([*known, *fresh])
-        self._seen.update(_digest(np.array(point)) for point in known)
+        for point in known:
+            self._seen.add(np.array(point))
         return [np.array(point) for point in points], list(known.values())
 
 
-def _digest(point: Point) -> bytes:
-    """Equal for equal points alone; a hundred thousand of them take little memory."""
-    return hashlib.blake2b((point + 0.0).tobytes(), digest_size=16).digest()  # -0.0 is 0.0
+class Seen:
+    """Points (D,), eight bytes each, so that a hundred thousand of them take little memory.
+
+    Two that differ are one with a probability of 2^-64.
+    """
+
+    def __init__(self) -> None:
+        self._sorted = np.empty(0, dtype=np.uint64)
+        self._late: set[int] = set()
+
+    def add(self, point: Point) -> None:
+        self._late.add(_digest(point))
+        if len(self._late) == LATE:
+            late = np.fromiter(self._late, dtype=np.uint64)
+            self._sorted = np.union1d(self._sorted, late)
+            self._late.clear()
+
+    def __contains__(self, point: Point) -> bool:
+        digest = np.uint64(_digest(point))
+        at = np.searchsorted(self._sorted, digest)
+        return int(digest) in self._late or digest in self._sorted[at : at + 1]
+
+
+def _digest(point: Point) -> int:
+    normal = (point + 0.0).tobytes()  # -0.0 is 0.0
+    return int.from_bytes(hashlib.blake2b(normal, digest_size=8).digest(), "big")
 
 
 def _problem(canonical: Canonical, objectives: int) -> Problem:

@@ -27,11 +27,18 @@ def key(*parts: object) -> int:
 
 def uniform(stream: int, start: int, count: int, device: torch.device) -> torch.Tensor:
     """Numbers `start` to `start + count` of a stream: (count,) float32 in [0, 1), 24 bits each."""
+    return fill(torch.empty(count, device=device), stream, start)
+
+
+def fill(found: torch.Tensor, stream: int, start: int) -> torch.Tensor:
+    """The same, written into a float32 vector (count,)."""
+    count, device = len(found), found.device
     block, offset = divmod(start, 2**32)
     if offset + count > 2**32:  # each 2^32 numbers have a key of their own
         here = 2**32 - offset
-        parts = (start, here), (start + here, count - here)
-        return torch.cat([uniform(stream, begin, many, device) for begin, many in parts])
+        fill(found[:here], stream, start)
+        fill(found[here:], stream, start + here)
+        return found
     mixed = splitmix64((stream + block * _GOLDEN) % 2**64)
     step, begin = mixed >> 32 | 1, mixed & 0xFFFFFFFF
     bits = _counters(count, device) * _signed(step)
@@ -41,7 +48,7 @@ def uniform(stream: int, start: int, count: int, device: torch.device) -> torch.
         torch.bitwise_right_shift(bits, by, out=moved)
         bits.bitwise_xor_(moved.bitwise_and_(2 ** (32 - by) - 1)).mul_(_signed(factor))
     # the top 24 bits, signed: from -1/2 to 1/2
-    return bits.bitwise_right_shift_(8).to(torch.float32).mul_(2.0**-24).add_(0.5)
+    return found.copy_(bits.bitwise_right_shift_(8)).mul_(2.0**-24).add_(0.5)
 
 
 def splitmix64(value: int) -> int:
@@ -78,9 +85,7 @@ class Noise:
 
     def uniform(self, like: torch.Tensor) -> torch.Tensor:
         """(K, *S) float32 in [0, 1) for the elements of `like` (K, *S), a stream an expert."""
-        count = like[0].numel()
-        rows = [
-            uniform(key(self.seed, name, self.tensor), self.start, count, like.device)
-            for name in self.experts
-        ]
-        return torch.stack(rows).view(like.shape)
+        found = torch.empty(like.shape, dtype=torch.float32, device=like.device)
+        for row, name in zip(found.view(len(self.experts), -1), self.experts, strict=True):
+            fill(row, key(self.seed, name, self.tensor), self.start)
+        return found

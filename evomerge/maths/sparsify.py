@@ -234,29 +234,3 @@ def order_statistics(magnitudes: torch.Tensor, ranks: Sequence[int]) -> torch.Te
             keys[..., done:].partition(place - done, axis=-1)
             done = place
     return ordered[..., [n - rank for rank in ranks]]
-
-
-def rank_rows(magnitudes: torch.Tensor) -> torch.Tensor:
-    """Ranks (K, *, n) of float32 `magnitudes` in their rows: 0 for the smallest, to n - 1; int16,
-    or int32 for rows that need it.
-
-    Of equal entries the earlier one has the lower rank.
-    """
-    n = magnitudes.shape[-1]
-    places = torch.arange(n, device=magnitudes.device)
-    ranks = places.to(torch.int16 if n <= 2**15 else torch.int32)
-    found = torch.empty_like(magnitudes, dtype=ranks.dtype)
-    for rows, target in zip(magnitudes, found, strict=True):  # keys of one expert stay in a cache
-        keys = rows.view(torch.int32).long().bitwise_left_shift_(32).bitwise_or_(places)
-        order = _sort_rows(keys).bitwise_and_(2**32 - 1)
-        target.scatter_(-1, order, ranks.expand_as(target))
-    return found
-
-
-def _sort_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Each row ascending, in place. On a processor NumPy's vectorised sort is several times
-    faster."""
-    if rows.device.type != "cpu":
-        return rows.sort(dim=-1).values
-    rows.numpy().sort(axis=-1)
-    return rows

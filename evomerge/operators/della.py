@@ -3,7 +3,7 @@
 As in the authors' code: an entry of rank r of n in its row (1 is the smallest magnitude) is kept
 with probability p = density - epsilon + 2 epsilon (r - 1) / (n - 1) and divided by p; then signs
 are elected and the entries that agree are averaged. A vector is one row; where n = 1, p is the
-density. mergekit rescales each tensor to its L1 norm instead.
+density. Magnitudes are ranked by 12 significant bits, of which the authors' bfloat16 has 8. mergekit rescales each tensor to its L1 norm instead.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 
 from evomerge.genome import COMPAT, Gene
 from evomerge.layers import Place
-from evomerge.maths import consensus, mergekit, sparsify
+from evomerge.maths import consensus, mergekit, ranking, sparsify
 from evomerge.maths.counter_rng import Noise
 
-VERSION = 2
+VERSION = 3
 GENES = (
     Gene("weight", -1.0, 1.5, default=1.0, per_expert=True, seeds=(1.0,)),
     Gene("density", 1 / sparsify.GRID, 1.0, default=128 / sparsify.GRID, step=1 / sparsify.GRID),
@@ -38,7 +38,7 @@ def prepares(genes: dict[str, Any], place: Place) -> bool:
 
 def derive(base: torch.Tensor, experts: torch.Tensor, place: Place) -> dict[str, torch.Tensor]:
     """Ranks of magnitudes in their rows, from 0."""
-    return {"ranks": sparsify.rank_rows((experts - base).abs())}
+    return {"ranks": ranking.rank_rows((experts - base).abs_())}
 
 
 def merge(
