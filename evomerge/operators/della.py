@@ -3,7 +3,8 @@
 As in the authors' code: an entry of rank r of n in its row (1 is the smallest magnitude) is kept
 with probability p = density - epsilon + 2 epsilon (r - 1) / (n - 1) and divided by p; then signs
 are elected and the entries that agree are averaged. A vector is one row; where n = 1, p is the
-density. Magnitudes are ranked by 12 significant bits, of which the authors' bfloat16 has 8. mergekit rescales each tensor to its L1 norm instead.
+density. Magnitudes are ranked by 12 significant bits, of which the authors' bfloat16 has 8.
+mergekit rescales each tensor to its L1 norm instead.
 """
 
 from __future__ import annotations
