@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 _GOLDEN = 0x9E3779B97F4A7C15
-_ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B))
+_ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32))
 _TABLE = 2**18
 
 
@@ -41,14 +41,20 @@ def fill(found: torch.Tensor, stream: int, start: int) -> torch.Tensor:
         return found
     mixed = splitmix64((stream + block * _GOLDEN) % 2**64)
     step, begin = mixed >> 32 | 1, mixed & 0xFFFFFFFF
-    bits = _counters(count, device) * _signed(step)
-    bits.add_(_signed(begin + offset * step))
+
+    def number(value: int) -> torch.Tensor:
+        return _number(value, device)
+
+    first = torch.tensor(_signed(begin + offset * step), dtype=torch.int32, device=device)
+    bits = torch.add(first, _counters(count, device), alpha=_signed(step))
     moved = torch.empty_like(bits)
     for by, factor in _ROUNDS:
-        torch.bitwise_right_shift(bits, by, out=moved)
-        bits.bitwise_xor_(moved.bitwise_and_(2 ** (32 - by) - 1)).mul_(_signed(factor))
+        torch.bitwise_right_shift(bits, number(by), out=moved)
+        moved.bitwise_and_(number(2 ** (32 - by) - 1))
+        bits.bitwise_xor_(moved).mul_(number(factor))
     # the top 24 bits, signed: from -1/2 to 1/2
-    return found.copy_(bits.bitwise_right_shift_(8)).mul_(2.0**-24).add_(0.5)
+    found.copy_(bits.bitwise_right_shift_(number(8)))
+    return torch.add(_half(device), found, alpha=2.0**-24, out=found)  # exact
 
 
 def splitmix64(value: int) -> int:
@@ -69,6 +75,17 @@ def _table(device: torch.device) -> torch.Tensor:
     return torch.arange(_TABLE, dtype=torch.int32, device=device)
 
 
+@functools.cache
+def _number(value: int, device: torch.device) -> torch.Tensor:
+    """Python's numbers are made tensors of another type at each call, and converted."""
+    return torch.tensor(value, dtype=torch.int32, device=device)
+
+
+@functools.cache
+def _half(device: torch.device) -> torch.Tensor:
+    return torch.tensor(0.5, device=device)
+
+
 def _signed(value: int) -> int:
     value &= 2**32 - 1
     return value - 2**32 if value >= 2**31 else value
@@ -83,9 +100,8 @@ class Noise:
     experts: Sequence[str]
     start: int = 0
 
-    def uniform(self, like: torch.Tensor) -> torch.Tensor:
-        """(K, *S) float32 in [0, 1) for the elements of `like` (K, *S), a stream an expert."""
-        found = torch.empty(like.shape, dtype=torch.float32, device=like.device)
-        for row, name in zip(found.view(len(self.experts), -1), self.experts, strict=True):
-            fill(row, key(self.seed, name, self.tensor), self.start)
-        return found
+    def rows(self, like: torch.Tensor) -> Iterator[torch.Tensor]:
+        """(*S) float32 in [0, 1) for each row of `like` (K, *S), a stream an expert."""
+        for row, name in zip(like, self.experts, strict=True):
+            drawn = torch.empty(row.numel(), device=row.device)
+            yield fill(drawn, key(self.seed, name, self.tensor), self.start).view(row.shape)

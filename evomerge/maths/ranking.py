@@ -9,27 +9,27 @@ import numpy.typing as npt
 import torch
 
 COARSE = 12
-"""Low bits of a float32 that ranks do not look at: its sign and exponent, and 11 of the 23 bits of
+"""Low bits of a float32 that ranks do not look at: its exponent is left, and 11 of the 23 bits of
 its mantissa are left, of which bfloat16 has 7."""
 
 BLOCK = 512
 """Entries of a row up to which NumPy sorts by a network, several times faster than beyond."""
 
 
-def rank_rows(magnitudes: torch.Tensor) -> torch.Tensor:
-    """Ranks (K, *, n) of float32 `magnitudes` in their rows: 0 for the smallest, to n - 1; int16,
-    or int32 for rows that need it.
+def rank_rows(values: torch.Tensor) -> torch.Tensor:
+    """Ranks (K, *, n) of float32 `values` in their rows, by magnitude: 0 for the smallest, to
+    n - 1; int16, or int32 for rows that need it.
 
     By 12 significant bits; of entries that are equal in these the earlier has the lower rank.
     """
-    n = magnitudes.shape[-1]
+    n = values.shape[-1]
     whole = torch.int32 if n <= 2**COARSE else torch.int64
-    places = torch.arange(n, device=magnitudes.device)
+    places = torch.arange(n, device=values.device)
     ranks = places.to(torch.int16 if n <= 2**15 else torch.int32)
     low = 2**COARSE - 1 if whole == torch.int32 else 2**32 - 1
-    found = torch.empty_like(magnitudes, dtype=ranks.dtype)
-    for rows, target in zip(magnitudes, found, strict=True):  # keys of one expert stay in a cache
-        keys = rows.view(torch.int32).bitwise_and(-(2**COARSE))
+    found = torch.empty_like(values, dtype=ranks.dtype)
+    for rows, target in zip(values, found, strict=True):  # keys of one expert stay in a cache
+        keys = rows.view(torch.int32).bitwise_and(2**31 - 2**COARSE)
         if whole == torch.int64:
             keys = keys.long().bitwise_left_shift_(32)
         order = sort_rows(keys.bitwise_or_(places.to(whole))).bitwise_and_(low)

@@ -47,12 +47,13 @@ def merge(
     TIES takes the place of the sum.
     """
     task_vectors = experts - base
-    chosen = rng.uniform(task_vectors).lt_(density)
+    kept = task_vectors.clone() if compat == "mergekit" else task_vectors
+    for row, drawn in zip(kept, rng.rows(kept), strict=True):  # one at a time stays in a cache
+        row.mul_(drawn.lt_(density))
     if compat == "mergekit":
-        kept = task_vectors * chosen
         kept = mergekit.rescale(kept, task_vectors) if rescale == "inverse" else kept
         return base + mergekit.reduce(kept, weight, elect=elect == "mass", normalize=False)
-    kept, scale = task_vectors.mul_(chosen), 1 / density if rescale == "inverse" else 1.0
+    scale = 1 / density if rescale == "inverse" else 1.0
     if elect == "none":
         return torch.add(base, consensus.total(kept, weight), alpha=scale)
     merged = consensus.disjoint(kept, weight, consensus.elected(kept, weight), "mean")

@@ -9,6 +9,7 @@ mergekit rescales each tensor to its L1 norm instead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def prepares(genes: dict[str, Any], place: Place) -> bool:
 
 def derive(base: torch.Tensor, experts: torch.Tensor, place: Place) -> dict[str, torch.Tensor]:
     """Ranks of magnitudes in their rows, from 0."""
-    return {"ranks": ranking.rank_rows((experts - base).abs_())}
+    return {"ranks": ranking.rank_rows(experts - base)}
 
 
 def merge(
@@ -58,13 +59,13 @@ def merge(
 ) -> torch.Tensor:
     """base + scale * mean of the entries that agree; with `elect: none`, their weighted sum."""
     task_vectors = experts - base
-    chance = _chance(task_vectors, stats, density, epsilon)
-    kept = rng.uniform(task_vectors).lt_(chance)
+    ranks = stats.get("ranks", [None] * len(task_vectors))
     if compat == "mergekit":
-        kept = mergekit.rescale(task_vectors * kept, task_vectors) if density < 1 else task_vectors
+        kept = _thinned(task_vectors.clone(), ranks, rng, density, epsilon, rescale=False)
+        kept = mergekit.rescale(kept, task_vectors) if density < 1 else task_vectors
         mass = elect == "mass"
         return base + scale * mergekit.reduce(kept, weight, elect=mass, normalize=mass)
-    rescaled = task_vectors.mul_(kept).div_(chance)
+    rescaled = _thinned(task_vectors, ranks, rng, density, epsilon, rescale=True)
     if elect == "none":
         return torch.add(base, consensus.total(rescaled, weight), alpha=scale)
     sign = consensus.elected(rescaled, weight)
@@ -77,12 +78,25 @@ def _half(density: float, epsilon: float) -> float:
     return max(0.0, min(epsilon, 1.0 - density, density - 1 / sparsify.GRID))
 
 
-def _chance(
-    task_vectors: torch.Tensor, stats: Any, density: float, epsilon: float
+def _thinned(
+    task_vectors: torch.Tensor,
+    ranks: Sequence[torch.Tensor | None],
+    rng: Noise,
+    density: float,
+    epsilon: float,
+    *,
+    rescale: bool,
 ) -> torch.Tensor:
-    """What each entry is kept with."""
-    if "ranks" not in stats:
-        return torch.full_like(task_vectors, density)
-    half, n = _half(density, epsilon), task_vectors.shape[-1]
-    ranks: torch.Tensor = stats["ranks"]
-    return ranks.float().mul_(2 * half / (n - 1)).add_(density - half)
+    """Drop entries in place; with `rescale`, divide what is kept by its chance."""
+    half = _half(density, epsilon)
+    rows = zip(task_vectors, ranks, rng.rows(task_vectors), strict=True)
+    for row, rank, drawn in rows:  # one expert at a time stays in a cache
+        if rank is None:
+            chance = torch.full_like(row, density)
+        else:
+            step = 2 * half / (row.shape[-1] - 1)
+            chance = rank.float().mul_(step).add_(density - half)
+        row.mul_(drawn.lt_(chance))
+        if rescale:
+            row.div_(chance)
+    return task_vectors
