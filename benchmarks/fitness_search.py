@@ -23,34 +23,24 @@ import numpy as np
 from scipy import stats
 
 FULL = "full"
+P_IRT = {"name": "informative", "estimator": "p_irt"}
+STRATA = {"name": "informative", "estimator": "stratified"}
+LEAN = {"items": 20, "every": 50, "calibration": 4, "rotate": 0.2}
 FIDELITIES: dict[str, dict[str, object]] = {
     FULL: {"name": "first", "items": 200},
     "first-30": {"name": "first", "items": 30},
     "random-30": {"name": "random", "items": 30},
-    "stratified-30": {"name": "stratified", "items": 30},
-    "informative-20": {"name": "informative", "items": 20},
-    "informative-20-lean": {
-        "name": "informative",
-        "items": 20,
-        "every": 50,
-        "calibration": 4,
-        "rotate": 0.2,
-    },
-    "informative-20-lean-strata": {
-        "name": "informative",
-        "items": 20,
-        "every": 50,
-        "calibration": 4,
-        "rotate": 0.2,
-        "estimator": "stratified",
-    },
-    "informative-30": {"name": "informative", "items": 30},
-    "informative-30-turning": {"name": "informative", "items": 30, "rotate": 1.0},
-    "informative-30-strata": {"name": "informative", "items": 30, "estimator": "stratified"},
-    "informative-30-mixed": {"name": "informative", "items": 30, "random": 0.7},
     "random-30-p_irt": {"name": "random", "items": 30, "estimator": "p_irt"},
-    "informative-30-still": {"name": "informative", "items": 30, "rotate": 0.0},
-    "informative-30-once": {"name": "informative", "items": 30, "recalibration": 0},
+    "stratified-30": {"name": "stratified", "items": 30},
+    "informative-20": {**P_IRT, "items": 20},
+    "informative-20-lean": {**P_IRT, **LEAN},
+    "informative-20-lean-strata": {**STRATA, **LEAN},
+    "informative-30": {**P_IRT, "items": 30},
+    "informative-30-strata": {**STRATA, "items": 30},
+    "informative-30-turning": {**P_IRT, "items": 30, "rotate": 1.0},
+    "informative-30-mixed": {**P_IRT, "items": 30, "random": 0.7},
+    "informative-30-still": {**P_IRT, "items": 30, "rotate": 0.0},
+    "informative-30-once": {**P_IRT, "items": 30, "recalibration": 0},
 }
 SEARCH = """
 import json, sys, evomerge

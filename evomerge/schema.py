@@ -78,9 +78,10 @@ class Fidelity(_Part):
 
     @property
     def reads(self) -> str:
-        """The estimator: by default the one that goes with the choice of items."""
-        usual = {"informative": "p_irt", "stratified": "stratified"}
-        return self.estimator or usual.get(self.name, "mean")
+        """The estimator: by default the mean, of strata where items are chosen by them. What one
+        model has chosen is not read by it too, or its misfit counts twice."""
+        by_strata = self.name in ("informative", "stratified")
+        return self.estimator or ("stratified" if by_strata else "mean")
 
     @property
     def draws(self) -> bool:

@@ -238,7 +238,7 @@ class State:
         """Why a bank is not read as the recipe wants, once the calibration is complete."""
         for name, view in views.items() if self.candidates.told >= self.fidelity.whole else ():
             if view["fallback"]:
-                text = f"'{name}': {view['fallback']}: the stratified mean is used"
+                text = f"'{name}': {view['fallback']}: strata are used instead"
                 self.report("note", {"text": text})
 
     # An earlier session

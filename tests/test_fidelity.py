@@ -138,7 +138,7 @@ def test_informative_items_have_the_most_information_and_a_share_is_drawn(known)
     keys = known[3]
     estimation, chosen = estimated(known, name="informative", items=10, random=0.3)
     view = estimation.views["one"]
-    assert view.trusted and view.whole == 10 and view.estimator == "p_irt"
+    assert view.trusted and view.whole == 10 and view.estimator == "stratified"
     event = chosen.choose(5, estimation, keys[:4], 1.0)
     chosen.use(event["blocks"], "here")
     asked = [id for _, _, block in chosen.wanted(None) for id in block][:10]
@@ -250,7 +250,7 @@ def test_the_reason_of_a_fallback_is_printed(family, tmp_path):
         report=lambda event, facts: notes.append(facts.get("text", "")),
     )  # fmt: skip
     assert any("'one': 5 models answered all of 30 items, and 8" in note for note in notes)
-    assert sum("the stratified mean is used" in note for note in notes) == 2
+    assert sum("strata are used instead" in note for note in notes) == 2
 
 
 def test_more_items_than_there_are_is_everything(family, tmp_path):
