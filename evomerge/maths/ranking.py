@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 COARSE = 12
@@ -41,29 +39,27 @@ def sort_rows(keys: torch.Tensor) -> torch.Tensor:
     """Integers (*, n), each row ascending, in place."""
     if keys.device.type != "cpu":
         return keys.sort(dim=-1).values
-    rows, n = keys.numpy(), keys.shape[-1]
-    if rows.itemsize > 4 or n <= BLOCK:
-        rows.sort(axis=-1)
-        return keys
-    _sort_blocks([rows[..., start : start + BLOCK] for start in range(0, n, BLOCK)])
+    n = keys.shape[-1]
+    if keys.itemsize > 4 or n <= BLOCK:
+        keys.numpy().sort(axis=-1)
+    else:
+        _sort_blocks([keys[..., start : start + BLOCK] for start in range(0, n, BLOCK)])
     return keys
 
 
-def _sort_blocks(blocks: list[npt.NDArray[np.int32]]) -> None:
+def _sort_blocks(blocks: list[torch.Tensor]) -> None:
     """Blocks of rows in place: each is sorted, and none has more than the next. The last may be
     shorter: it is one that ends with the largest numbers there are."""
     for block in blocks:
-        block.sort(axis=-1)
-    falling = np.empty_like(blocks[0], order="C")
+        block.numpy().sort(axis=-1)
     for low, high in _comparators(len(blocks)):
         # of two sorted lists, one of them reversed, the lower at each place are the lower half
-        size = blocks[high].shape[-1]
-        end, reverse = blocks[low][..., -size:], falling[..., :size]
-        np.copyto(reverse, blocks[high][..., ::-1])
-        np.maximum(end, reverse, out=blocks[high])
-        np.minimum(end, reverse, out=end)
-        blocks[low].sort(axis=-1)
-        blocks[high].sort(axis=-1)
+        reverse = blocks[high].flip(-1)
+        end = blocks[low][..., -reverse.shape[-1] :]
+        torch.maximum(end, reverse, out=blocks[high])
+        torch.minimum(end, reverse, out=end)
+        blocks[low].numpy().sort(axis=-1)
+        blocks[high].numpy().sort(axis=-1)
 
 
 def _comparators(count: int) -> Iterator[tuple[int, int]]:

@@ -94,8 +94,9 @@ def _thinned(
         if rank is None:
             chance = torch.full_like(row, density)
         else:
-            step = 2 * half / (row.shape[-1] - 1)
-            chance = rank.float().mul_(step).add_(density - half)
+            lowest = torch.tensor(density - half, device=row.device)
+            chance = rank.to(row.dtype)
+            torch.add(lowest, chance, alpha=2 * half / (row.shape[-1] - 1), out=chance)
         row.mul_(drawn.lt_(chance))
         if rescale:
             row.div_(chance)
