@@ -106,6 +106,7 @@ def _not_finite(name: str, merged: Merged) -> Iterator[str]:
             yield f"{item.name} has {odd}"
 
 
+@torch.inference_mode()
 def save(
     plan: Plan,
     workshop: Workshop,
