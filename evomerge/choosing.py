@@ -58,7 +58,7 @@ def _unconfirmed(run: Path, as_json: bool) -> NoReturn:
     facts = status.read(run)
     if as_json:
         print(json.dumps({"unconfirmed_front": facts["front"]}, indent=1))
-    else:
+    elif facts["front"]:
         out.print(status.front_table(facts))
     raise errors.Unconfirmed(f"{run}: not confirmed yet; run the search again to go on")
 
