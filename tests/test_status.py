@@ -1,6 +1,7 @@
 """How far a run is, before, while and after it works; and what a bug report holds."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -100,3 +101,12 @@ def test_the_doctor_says_what_a_bug_report_needs(tmp_path, run, monkeypatch):
     assert "EVOMERGE_CANARY" in found["variables"] and "a secret" not in out
     code, out, _ = run("doctor", "--no-ray")
     assert found["versions"]["torch"] in out and command.ROOT is not None
+
+
+@pytest.mark.slow
+def test_the_doctor_starts_a_cluster(tmp_path):
+    whole = [*command.PROGRAM, "doctor", "--json"]
+    done = subprocess.run(whole, cwd=tmp_path, env=command.ENVIRONMENT, capture_output=True)
+    found = json.loads(done.stdout)
+    assert found["ray"] == "ok" and not done.stderr
+    assert (done.returncode == 0) == (not found["problems"])

@@ -229,5 +229,9 @@ def examine() -> str:
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return "a cluster is running in this process"
     with connected(None, 1) as ray:
-        found = ray.get(ray.remote(sum).remote((1, 1)), timeout=60)
+        found = ray.get(ray.remote(_sum).remote(1, 1), timeout=60)
     return "ok" if found == 2 else "adds wrongly"
+
+
+def _sum(one: int, two: int) -> int:
+    return one + two
