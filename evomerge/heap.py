@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-EVERY = 2**32
+EVERY = 2**30
 """Bytes of tiles after which it is worth the time: what is given back costs when it is needed
 again."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
 
 import torch
 
@@ -62,15 +62,19 @@ def _sort_blocks(blocks: list[torch.Tensor]) -> None:
         blocks[high].numpy().sort(axis=-1)
 
 
-def _comparators(count: int) -> Iterator[tuple[int, int]]:
+@functools.cache
+def _comparators(count: int) -> list[tuple[int, int]]:
     """Batcher's merge exchange (1968) for any count, as in Knuth 5.2.2, algorithm M."""
-    p = 1
+    found, p = [], 1
     while p < count:
         q = p
         while q:
-            for start in range(q % p, count - q, 2 * q):
-                for low in range(start, start + min(q, count - start - q)):
-                    if low // (2 * p) == (low + q) // (2 * p):
-                        yield low, low + q
+            found += [
+                (low, low + q)
+                for start in range(q % p, count - q, 2 * q)
+                for low in range(start, start + min(q, count - start - q))
+                if low // (2 * p) == (low + q) // (2 * p)
+            ]
             q //= 2
         p *= 2
+    return found
