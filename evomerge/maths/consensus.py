@@ -71,7 +71,7 @@ def disjoint(
             continue
         merged.add_(agrees, alpha=one)
         if reducer == "mean":
-            divisor.add_(agrees.sign_(), alpha=one)
+            divisor.add_(agrees.ne_(0.0), alpha=abs(one))
     if reducer == "mean":  # where nothing takes part, 0 by the smallest number is 0
         merged.div_(divisor.clamp_(min=torch.finfo(divisor.dtype).tiny))
     return merged.mul_(sign)
