@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-EVERY = 2**30
+EVERY = 2**29
 """Bytes of tiles after which it is worth the time: what is given back costs when it is needed
 again."""
 
@@ -25,7 +25,6 @@ class Heap:
 
     def __init__(self) -> None:
         self.used = 0
-        keep()
 
     def note(self, size: int) -> None:
         self.used += size
@@ -42,8 +41,8 @@ def trim() -> None:
 
 @functools.cache
 def keep() -> None:
-    """Have the C library of this process keep what is freed: the tiles of a merge are allocated
-    again and again, and pages fresh from the system cost a quarter of its time."""
+    """Have the C library of this process keep what is freed: where model after model is built, its
+    tiles are allocated again and again, and fresh pages cost a quarter of the time."""
     if offered := _offered("mallopt"):
         offered(_MMAP_THRESHOLD, WHOLE)
         offered(_TRIM_THRESHOLD, KEPT)

@@ -10,11 +10,10 @@ from typing import Any, Protocol
 
 import torch
 
-from evomerge import errors, passes, plugins
+from evomerge import errors, heap, passes, plugins
 from evomerge.arguments import arguments
 from evomerge.files.checkpoint import TensorInfo
 from evomerge.files.vocabulary import present
-from evomerge.heap import Heap
 from evomerge.inputs import Opened
 from evomerge.layers import Place
 from evomerge.maths.counter_rng import Noise
@@ -48,9 +47,13 @@ class Workshop:
     tile: int = TILE
     kept: int = KEPT
     once: bool = False
-    _heap: Heap = field(default_factory=Heap)
+    _heap: heap.Heap = field(default_factory=heap.Heap)
     _stats: dict[tuple[str, ...], Tensors] = field(default_factory=dict)
     _derived: dict[tuple[object, ...], Tensors] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.once:
+            heap.keep()
 
     @classmethod
     def of(cls, plan: Plan) -> Workshop:
