@@ -62,7 +62,7 @@ class Candidates:
         self.told = 0
         self._ledger = ledger
         self._count = 0
-        self._dtype = np.dtype(_row(objectives))
+        self._dtype = _dtype(objectives)
         self._chunks: list[Any] = []
         self._odd: dict[int, int] = {}  # the row of an id that is not the number of its row
         self._places: dict[tuple[Place, ...], int] = {}
@@ -176,7 +176,7 @@ def point(value: Sequence[float] | None) -> tuple[float, ...] | None:
     return None if value is None else tuple(value)
 
 
-def _row(objectives: int) -> npt.DTypeLike:
+def _dtype(objectives: int) -> np.dtype[np.void]:
     numbers = [("id", "i8"), ("key", "V32"), ("event", "i8"), ("asked", "i8"), ("places", "i4"),
                ("items", "i4"), ("whole", "?"), ("failed", "?"), ("told", "?")]  # fmt: skip
     return np.dtype([*numbers, ("losses", "f8", objectives), ("errors", "f8", objectives)])

@@ -139,6 +139,8 @@ def test_informative_items_have_the_most_information_and_a_share_is_drawn(known)
     estimation, chosen = estimated(known, name="informative", items=10, random=0.3)
     view = estimation.views["one"]
     assert view.trusted and view.whole == 10 and view.estimator == "stratified"
+    asked_for = estimated(known, name="informative", items=10, estimator="p_irt")[0].views["one"]
+    assert asked_for.trusted and asked_for.estimator == "p_irt"
     event = chosen.choose(5, estimation, keys[:4], 1.0)
     chosen.use(event["blocks"], "here")
     asked = [id for _, _, block in chosen.wanted(None) for id in block][:10]

@@ -7,8 +7,8 @@ import functools
 import torch
 
 COARSE = 12
-"""Low bits of a float32 that ranks do not look at: its exponent is left, and 11 of the 23 bits of
-its mantissa are left, of which bfloat16 has 7."""
+"""Low bits of a float32 that ranks do not look at: 11 of the 23 bits of its mantissa are left, of
+which bfloat16 has 7. The place in a row of up to 2^12 takes their room in a key of 32 bits."""
 
 BLOCK = 512
 """Entries of a row up to which NumPy sorts by a network, several times faster than beyond."""
@@ -36,7 +36,7 @@ def rank_rows(values: torch.Tensor) -> torch.Tensor:
 
 
 def sort_rows(keys: torch.Tensor) -> torch.Tensor:
-    """Integers (*, n), each row ascending, in place."""
+    """Integers (*, n), each row ascending; on a processor in place."""
     if keys.device.type != "cpu":
         return keys.sort(dim=-1).values
     n = keys.shape[-1]
