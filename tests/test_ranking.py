@@ -22,7 +22,7 @@ def test_ranks_are_a_stable_order(n):
     rows = torch.randn(3, 4, n, generator=draw)
     rows[0, 0], rows[1] = 0, rows[1].bfloat16().float()  # all equal; many equal
     before = rows.clone()
-    found = ranking.rank_rows(rows)
+    found = ranking.rank_rows(rows, torch.zeros_like(rows[0]))
     assert torch.equal(found.long(), expected(rows))
     assert torch.equal(rows, before)
     assert found.dtype == torch.int16
@@ -35,14 +35,17 @@ def test_ranks_are_a_stable_order(n):
 )
 def test_any_magnitudes_are_ranked(values, k):
     rows = torch.tensor([values], dtype=torch.float32).expand(k, 2, len(values)).clone()
-    assert torch.equal(ranking.rank_rows(rows).long(), expected(rows))
+    assert torch.equal(ranking.rank_rows(rows, torch.zeros_like(rows[0])).long(), expected(rows))
 
 
 def test_what_a_bfloat16_tells_apart_has_another_rank():
     """All its magnitudes of one exponent, and those between two of them."""
     steps = 1 + torch.arange(128) / 128
     row = torch.cat([steps, steps + 1 / 256]).flip(0).view(1, 1, -1)
-    assert torch.equal(ranking.rank_rows(row).long(), row.argsort(dim=-1).argsort(dim=-1))
+    assert torch.equal(
+        ranking.rank_rows(row, torch.zeros_like(row[0])).long(),
+        row.argsort(dim=-1).argsort(dim=-1),
+    )
 
 
 @pytest.mark.parametrize("n", [0, *LENGTHS])

@@ -80,33 +80,48 @@ def test_trim_rows_is_trim_of_each_row():
             )
 
 
+CPU = torch.device("cpu")
+both_kinds = pytest.mark.parametrize("kind", [counter_rng.uniform, counter_rng.coarse])
+
+
+@both_kinds
 @given(st.integers(0, 2**64 - 1), st.integers(0, 10**12), st.integers(0, 40))
-def test_random_numbers_do_not_depend_on_the_cut(stream, start, cut):
-    cpu = torch.device("cpu")
-    whole = counter_rng.uniform(stream, start, 40, cpu)
-    parts = [
-        counter_rng.uniform(stream, start, cut, cpu),
-        counter_rng.uniform(stream, start + cut, 40 - cut, cpu),
-    ]
+def test_random_numbers_do_not_depend_on_the_cut(kind, stream, start, cut):
+    whole = kind(stream, start, 40, CPU)
+    parts = [kind(stream, start, cut, CPU), kind(stream, start + cut, 40 - cut, CPU)]
     assert torch.equal(whole, torch.cat(parts))
     assert ((whole >= 0) & (whole < 1)).all()
 
 
-CPU = torch.device("cpu")
+def word(stream: int, i: int) -> int:
+    """The i-th 32 bits of a stream, in Python's integers."""
+    mixed = counter_rng.splitmix64((stream + (i >> 32) * 0x9E3779B97F4A7C15) % 2**64)
+    x = ((mixed & 0xFFFFFFFF) + i * (mixed >> 32 | 1)) % 2**32
+    x = (x ^ x >> 16) * 0x7FEB352D % 2**32
+    return (x ^ x >> 15) * 0x846CA68B % 2**32
 
 
 @pytest.mark.parametrize("start", [0, 5, 2**31 - 1, 2**32 - 2, 3 * 2**32 + 7])
 def test_random_numbers_follow_their_definition(start):
-    """Python's integers, across the ends of 32 bits."""
+    """Across the ends of 32 bits."""
     stream = counter_rng.key("seed", "tensor")
-    expected = []
-    for i in range(start, start + 4):
-        mixed = counter_rng.splitmix64((stream + (i >> 32) * 0x9E3779B97F4A7C15) % 2**64)
-        x = ((mixed & 0xFFFFFFFF) + i * (mixed >> 32 | 1)) % 2**32
-        x = (x ^ x >> 16) * 0x7FEB352D % 2**32
-        x = (x ^ x >> 15) * 0x846CA68B % 2**32
-        expected.append(((x >> 8) + 2**23) % 2**24 / 2**24)
-    assert counter_rng.uniform(stream, start, 4, CPU).tolist() == expected
+    fine = [((word(stream, i) >> 8) + 2**23) % 2**24 / 2**24 for i in range(start, start + 4)]
+    assert counter_rng.uniform(stream, start, 4, CPU).tolist() == fine
+    first, found = 2 * start + 1, []
+    for i in range(first, first + 5):
+        folded = word(stream, i // 2) ^ word(stream, i // 2) >> 16
+        half = folded >> 16 * (i % 2) & 0xFFFF
+        found.append(((half + 2**15) % 2**16 + 0.5) / 2**16)
+    assert counter_rng.coarse(stream, first, 5, CPU).tolist() == found
+
+
+def test_a_chance_of_256ths_is_exact():
+    """As many of all 2^16 numbers are below it as should be."""
+    every = (torch.arange(2**16) + 0.5) / 2**16
+    drawn = counter_rng.coarse(3, 0, 2**14, CPU)
+    assert torch.isin(drawn, every).all()
+    for j in (1, 26, 255, 256):
+        assert int((every < j / 256).sum()) == j * 256
 
 
 def test_splitmix64_is_the_published_one():
@@ -115,13 +130,15 @@ def test_splitmix64_is_the_published_one():
     assert found == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
-def test_random_numbers_are_uniform_and_independent_of_each_other():
+@both_kinds
+def test_random_numbers_are_uniform_and_independent_of_each_other(kind):
     n = 2**18
     for stream in (0, 1, 2**63, counter_rng.key(1)):
-        numbers = counter_rng.uniform(stream, 0, n, CPU).double()
+        numbers = kind(stream, 0, n, CPU).double()
         assert abs(numbers.mean() - 0.5) < 4.5 * (1 / 12 / n) ** 0.5
         assert abs(numbers.var() - 1 / 12) < 4.5 * (1 / 180 / n) ** 0.5
-        for bits in (numbers * 256, numbers * 2**16 % 256, numbers * 2**24 % 256):
+        last = [numbers * 2**24 % 256] if kind is counter_rng.uniform else []
+        for bits in (numbers * 256, numbers * 2**16 % 256, *last):
             counts = torch.bincount(bits.long(), minlength=256)
             chi = ((counts - n / 256) ** 2 / (n / 256)).sum()
             assert abs(chi - 255) < 5 * (2 * 255) ** 0.5
@@ -134,18 +151,19 @@ def test_random_numbers_are_uniform_and_independent_of_each_other():
         assert abs(chi - 255) < 6 * (2 * 255) ** 0.5
 
 
-def test_streams_that_differ_in_one_bit_are_independent():
+@both_kinds
+def test_streams_that_differ_in_one_bit_are_independent(kind):
     n = 2**16
     for stream in (0, counter_rng.key("a")):
-        numbers = counter_rng.uniform(stream, 0, n, CPU)
+        numbers = kind(stream, 0, n, CPU)
         for bit in range(64):
-            other = counter_rng.uniform(stream ^ 1 << bit, 0, n, CPU)
+            other = kind(stream ^ 1 << bit, 0, n, CPU)
             both = torch.stack([numbers, other]).double()
             assert abs(torch.corrcoef(both)[0, 1]) < 5 / n**0.5, bit
             assert ((numbers < 0.1) & (other < 0.1)).float().mean() < 0.01 + 5 * (0.01 / n) ** 0.5
     names = ["a", "b"], ["model.0.w", "model.1.w"]
     streams = [counter_rng.key(0, expert, tensor) for expert in names[0] for tensor in names[1]]
-    drawn = torch.stack([counter_rng.uniform(each, 0, n, CPU) for each in streams]).double()
+    drawn = torch.stack([kind(each, 0, n, CPU) for each in streams]).double()
     correlations = torch.corrcoef(drawn) - torch.eye(len(streams))
     assert correlations.abs().max() < 5 / n**0.5
 

@@ -63,9 +63,10 @@ def disjoint(
     that a negative weight keeps its sign; `max`, the largest magnitude.
     """
     merged, divisor = torch.zeros_like(sign), torch.zeros_like(sign)
+    agrees = torch.empty_like(sign)
     for row, one in zip(task_vectors, weight.tolist(), strict=True):
-        agrees = row * sign  # of the sign of its weight, or set to 0
-        agrees = agrees.clamp_(max=0.0) if one < 0 else agrees.clamp_(min=0.0)
+        torch.mul(row, sign, out=agrees)  # of the sign of its weight, or set to 0
+        agrees.clamp_(max=0.0) if one < 0 else agrees.clamp_(min=0.0)
         if reducer == "max":
             torch.maximum(merged, agrees.mul_(one), out=merged)
             continue

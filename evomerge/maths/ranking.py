@@ -14,20 +14,21 @@ BLOCK = 512
 """Entries of a row up to which NumPy sorts by a network, several times faster than beyond."""
 
 
-def rank_rows(values: torch.Tensor) -> torch.Tensor:
-    """Ranks (K, *, n) of float32 `values` in their rows, by magnitude: 0 for the smallest, to
-    n - 1; int16, or int32 for rows that need it.
+def rank_rows(experts: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    """Ranks (K, *, n) of the magnitudes of float32 `experts` - `base` in their rows: 0 for the
+    smallest, to n - 1; int16, or int32 for rows that need it.
 
     By 12 significant bits; of entries that are equal in these the earlier has the lower rank.
     """
-    n = values.shape[-1]
+    n = base.shape[-1]
     whole = torch.int32 if n <= 2**COARSE else torch.int64
-    places = torch.arange(n, device=values.device)
+    places = torch.arange(n, device=base.device)
     ranks = places.to(torch.int16 if n <= 2**15 else torch.int32)
     low = 2**COARSE - 1 if whole == torch.int32 else 2**32 - 1
-    found = torch.empty_like(values, dtype=ranks.dtype)
-    for rows, target in zip(values, found, strict=True):  # keys of one expert stay in a cache
-        keys = rows.view(torch.int32).bitwise_and(2**31 - 2**COARSE)
+    found, difference = torch.empty_like(experts, dtype=ranks.dtype), torch.empty_like(base)
+    for rows, target in zip(experts, found, strict=True):  # keys of one expert stay in a cache
+        torch.sub(rows, base, out=difference)
+        keys = difference.view(torch.int32).bitwise_and_(2**31 - 2**COARSE)
         if whole == torch.int64:
             keys = keys.long().bitwise_left_shift_(32)
         order = sort_rows(keys.bitwise_or_(places.to(whole))).bitwise_and_(low)

@@ -15,7 +15,7 @@ from evomerge.layers import Place
 from evomerge.maths import consensus, mergekit
 from evomerge.maths.counter_rng import Noise
 
-VERSION = 2
+VERSION = 3
 GENES = (
     Gene("weight", -1.0, 1.5, default=0.3, per_expert=True, seeds=(0.1, 0.2, 0.3, 0.5, 1.0)),
     Gene("density", 1 / 256, 1.0, default=26 / 256, step=1 / 256),

@@ -19,7 +19,7 @@ from evomerge.layers import Place
 from evomerge.maths import consensus, mergekit, ranking, sparsify
 from evomerge.maths.counter_rng import Noise
 
-VERSION = 3
+VERSION = 4
 GENES = (
     Gene("weight", -1.0, 1.5, default=1.0, per_expert=True, seeds=(1.0,)),
     Gene("density", 1 / sparsify.GRID, 1.0, default=128 / sparsify.GRID, step=1 / sparsify.GRID),
@@ -40,7 +40,7 @@ def prepares(genes: dict[str, Any], place: Place) -> bool:
 
 def derive(base: torch.Tensor, experts: torch.Tensor, place: Place) -> dict[str, torch.Tensor]:
     """Ranks of magnitudes in their rows, from 0."""
-    return {"ranks": ranking.rank_rows(experts - base)}
+    return {"ranks": ranking.rank_rows(experts, base)}
 
 
 def merge(
@@ -58,14 +58,14 @@ def merge(
     **_: Any,
 ) -> torch.Tensor:
     """base + scale * mean of the entries that agree; with `elect: none`, their weighted sum."""
-    task_vectors = experts - base
-    ranks = stats.get("ranks", [None] * len(task_vectors))
+    ranks = stats.get("ranks", [None] * len(experts))
     if compat == "mergekit":
-        kept = _thinned(task_vectors.clone(), ranks, rng, density, epsilon, rescale=False)
+        task_vectors = experts - base
+        kept = _thinned(base, experts, ranks, rng, density, epsilon, rescale=False)
         kept = mergekit.rescale(kept, task_vectors) if density < 1 else task_vectors
         mass = elect == "mass"
         return base + scale * mergekit.reduce(kept, weight, elect=mass, normalize=mass)
-    rescaled = _thinned(task_vectors, ranks, rng, density, epsilon, rescale=True)
+    rescaled = _thinned(base, experts, ranks, rng, density, epsilon, rescale=True)
     if elect == "none":
         return torch.add(base, consensus.total(rescaled, weight), alpha=scale)
     sign = consensus.elected(rescaled, weight)
@@ -79,7 +79,8 @@ def _half(density: float, epsilon: float) -> float:
 
 
 def _thinned(
-    task_vectors: torch.Tensor,
+    base: torch.Tensor,
+    experts: torch.Tensor,
     ranks: Sequence[torch.Tensor | None],
     rng: Noise,
     density: float,
@@ -87,17 +88,18 @@ def _thinned(
     *,
     rescale: bool,
 ) -> torch.Tensor:
-    """Drop entries in place; with `rescale`, divide what is kept by its chance."""
-    half = _half(density, epsilon)
-    rows = zip(task_vectors, ranks, rng.rows(task_vectors), strict=True)
-    for row, rank, drawn in rows:  # one expert at a time stays in a cache
+    """Task vectors without what is dropped; with `rescale`, what is kept divided by its chance."""
+    half, thinned = _half(density, epsilon), torch.empty_like(experts)
+    rows = zip(experts, thinned, ranks, rng.rows(experts), strict=True)
+    for expert, row, rank, drawn in rows:  # one expert at a time stays in a cache
         if rank is None:
             chance = torch.full_like(row, density)
         else:
             lowest = torch.tensor(density - half, device=row.device)
             chance = rank.to(row.dtype)
             torch.add(lowest, chance, alpha=2 * half / (row.shape[-1] - 1), out=chance)
+        torch.sub(expert, base, out=row)
         row.mul_(drawn.lt_(chance))
         if rescale:
             row.div_(chance)
-    return task_vectors
+    return thinned
