@@ -21,7 +21,7 @@ from evomerge.passes import Tensors
 from evomerge.plan import Input, Plan, Vocabulary, canonical
 from evomerge.work import Work, extents
 
-TILE = 3 * 2**16
+TILE = 2**17
 """Elements of a tile: few enough for a cache, enough to outweigh the calls."""
 
 KEPT = 2**30

@@ -32,7 +32,7 @@ def rank_rows(experts: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
         if whole == torch.int64:
             keys = keys.long().bitwise_left_shift_(32)
         order = sort_rows(keys.bitwise_or_(places.to(whole))).bitwise_and_(low)
-        target.scatter_(-1, order.long(), ranks.expand_as(target))
+        target.scatter_(-1, order, ranks.expand_as(target))
     return found
 
 
