@@ -189,7 +189,7 @@ def write(folder: Path, quotas: dict[str, int]) -> None:
         counts = dict.fromkeys(quotas, 0)
         for split, question in asked(skill, quotas):
             counts[split] += 1
-            made = _exact if counts[split] % 2 else _choice
+            made = _exact if counts[split] % 2 else choice
             banks[f"{skill}_exact" if made is _exact else skill].append(made(question, split))
         for name, items in banks.items():
             lines = (json.dumps(one, ensure_ascii=False) + "\n" for one in items)
@@ -200,7 +200,8 @@ def _exact(question: Question, split: str) -> dict[str, object]:
     return item({"prompt": question.prompt, "answer": f" {question.answer}"}, split)
 
 
-def _choice(question: Question, split: str) -> dict[str, object]:
+def choice(question: Question, split: str) -> dict[str, object]:
+    """An item of four choices; where the right one stands follows from the text."""
     rng = random.Random(question.text)
     choices = [f" {text}" for text in question.wrong[: CHOICES - 1]]
     answer = rng.randrange(CHOICES)
