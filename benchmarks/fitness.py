@@ -141,7 +141,7 @@ def _row(results: Results, kind: str, case: Case) -> str:
 
 
 def _less(results: Results, kind: str, case: Case, rival: Case) -> str:
-    if case == rival:
+    if case == rival or (kind, rival) not in results.tables:
         return ""
     draws = results.draws(kind, case, "regret") - results.draws(kind, rival, "regret")
     low, high = np.percentile(draws[1:], [2.5, 97.5])
@@ -207,9 +207,9 @@ def across(results: Results, kind: str, n: int, metric: str) -> str:
     return "\n".join(lines)
 
 
-def report(results: Results, rows: Iterable[int], full: bool) -> None:
-    """What decides; or, if `full`, everything."""
-    most, asked = max(rows), replays.ASKED if full else (30,)
+def report(results: Results, rows: Iterable[int], shown: int, full: bool) -> None:
+    """What decides, at `shown` questions; or, if `full`, everything."""
+    most, asked = max(rows), replays.ASKED if full else (shown,)
     for kind in results.kinds:
         for r, p in itertools.product(rows, replays.PROTOCOLS):
             if not full and (r, p.name) != (most, "held-out"):
@@ -224,8 +224,8 @@ def report(results: Results, rows: Iterable[int], full: bool) -> None:
             ("as many random ones by Spearman", "Spearman"), ("mean absolute error", "error"),
             ("regret of the mean", "regret of the mean"),
         ):  # fmt: skip
-            print(f"\n{kind} populations, 30 questions: {words}\n")
-            print(across(results, kind, 30, metric))
+            print(f"\n{kind} populations, {shown} questions: {words}\n")
+            print(across(results, kind, shown, metric))
 
 
 def main() -> None:
@@ -237,6 +237,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="two draws, one calibration")
     parser.add_argument("--kinds", nargs="+", default=["narrow", "wide"], help="of populations")
     parser.add_argument("--full", action="store_true", help="every case, all numbers of questions")
+    parser.add_argument("--rows", nargs="+", type=int, default=ROWS, help="models known")
+    parser.add_argument("--shown", type=int, default=30, help="questions of the tables")
     parser.add_argument("--collect", nargs="+", type=Path, metavar="RUN", default=[])
     parser.add_argument("-o", "--output", type=Path, default=FILE)
     parser.add_argument("--first", type=int, default=55, help="candidates to calibrate on")
@@ -245,9 +247,9 @@ def main() -> None:
     if options.collect:
         fitness_data.collect(options.collect, options.output, options.first, options.last)
         return
-    rows = ROWS[:1] if options.smoke else ROWS
+    rows = options.rows[:1] if options.smoke else options.rows
     results = measure(options.file, 2 if options.smoke else options.repeats, rows, options.kinds)
-    report(results, rows, options.full)
+    report(results, rows, options.shown, options.full)
 
 
 if __name__ == "__main__":

@@ -61,10 +61,14 @@ def main() -> None:
         "sparse": runs["sparse"].plan(sparse.label), "dense": runs["dense"].plan(dense.label),
         "pruned": pruned(runs["dense"].plan(dense.label), 1 - sparsity),
     }  # fmt: skip
+    tested = {"sparse": sparse.scores["test"], "dense": dense.scores["test"]}
+    order = [np.argsort([item.id for item in bank.split("test")]) for bank in banks]  # as in runs
     found = {}
     for name, plan in plans.items():
         more = dict(zip(WITHOUT_LIMIT, scores(plan, further, kept), strict=True))
-        test = dict(zip(SKILLS, scores(plan, banks, kept), strict=True))
+        if name not in tested:
+            tested[name] = [v[o] for v, o in zip(scores(plan, banks, kept), order, strict=True)]
+        test = dict(zip(SKILLS, tested[name], strict=False))  # the last column is the sparsity
         found[name] = [np.append(test[s], more.get(s, ())) for s in SKILLS]
         cells = [
             f"{s} {v.mean():.3f} of {v.size:,}" for s, v in zip(SKILLS, found[name], strict=True)
