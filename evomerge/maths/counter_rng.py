@@ -27,7 +27,7 @@ def key(*parts: object) -> int:
 
 def uniform(stream: int, start: int, count: int, device: torch.device) -> torch.Tensor:
     """Numbers `start` to `start + count` of a stream: (count,) float32 in [0, 1), 24 bits each."""
-    bits = _words(stream, start, count, device)[0]
+    bits = _words(stream, start, count, device)
     # the top 24 bits, signed: from -1/2 to 1/2
     found = bits.bitwise_right_shift_(_number(8, device)).to(torch.float32)
     return torch.add(_real(0.5, device), found, alpha=2.0**-24, out=found)  # exact
@@ -37,26 +37,19 @@ def coarse(stream: int, start: int, count: int, device: torch.device) -> torch.T
     """The same of 16 bits, two of each 32: (k + 1/2) / 2^16, so that a chance that is a multiple
     of 2^-16 is exact. In half the time."""
     first = start // 2
-    bits, moved = _words(stream, first, (start + count + 1) // 2 - first, device)
-    _fold(bits, moved, 16)  # the lower half of a product depends on too little
+    bits = _words(stream, first, (start + count + 1) // 2 - first, device)
+    _fold(bits, torch.empty_like(bits), 16)  # the lower half of a product depends on too little
     found = bits.view(torch.int16)[start % 2 :][:count].to(torch.float32)
     return torch.add(_real(0.5 + 2.0**-17, device), found, alpha=2.0**-16, out=found)  # exact
 
 
-def _words(
-    stream: int, start: int, count: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """32-bit numbers of a stream, of which the upper bits are the better ones: (count,) int32;
-    and as much room to calculate with."""
+def _words(stream: int, start: int, count: int, device: torch.device) -> torch.Tensor:
+    """32-bit numbers of a stream (count,), int32, of which the upper bits are the better ones."""
     block, offset = divmod(start, 2**32)
     if offset + count > 2**32:  # each 2^32 numbers have a key of their own
         here = 2**32 - offset
-        parts = (
-            _words(stream, start, here, device),
-            _words(stream, start + here, count - here, device),
-        )
-        bits = torch.cat([part for part, _ in parts])
-        return bits, torch.empty_like(bits)
+        rest = _words(stream, start + here, count - here, device)
+        return torch.cat([_words(stream, start, here, device), rest])
     mixed = splitmix64((stream + block * _GOLDEN) % 2**64)
     step, begin = mixed >> 32 | 1, mixed & 0xFFFFFFFF
     first = torch.tensor(_signed(begin + offset * step), dtype=torch.int32, device=device)
@@ -65,7 +58,7 @@ def _words(
     for by, factor in _ROUNDS:
         _fold(bits, moved, by)
         bits.mul_(_number(factor, device))
-    return bits, moved
+    return bits
 
 
 def _fold(bits: torch.Tensor, moved: torch.Tensor, by: int) -> None:
