@@ -1,6 +1,6 @@
 """How many questions a candidate must answer: signal, choice of questions and estimator compared.
 
-    python benchmarks/fitness.py [FILE] [--repeats 20] [--smoke] [--full]
+    python benchmarks/fitness.py [FILE] [--repeats 20] [--rows 20 60] [--shown 30] [--smoke] [--full]
     python benchmarks/fitness.py --collect RUN... -o FILE [--first 55] [--last 40]
 
 Answers of real searches are replayed: the last 40 candidates of each run are ranked by what they
@@ -13,7 +13,9 @@ be asked. Everybody answers the same questions.
 FILE defaults to benchmarks/data/fitness.npz. Its narrow populations are the last candidates of
 `python benchmarks/quickstart_seeds.py`, its wide ones those of the recipe `quickstart` with
 `strategy: sobol`, `space: {blocks: 1, genes: {weight: [0, 1]}}` and `budget: {candidates: 100}`.
-Runs of one's own are collected in the same way.
+benchmarks/data/fitness_smollm2.npz has those of zoo:smollm2: the recipe `smollm2` with 52
+candidates, and the sparse search of sae_smollm2.py; at `--last 17`. Runs of one's own are
+collected in the same way.
 
 Intervals (95 %) are percentiles of a bootstrap of populations and of draws of questions within
 them, the reference being resampled along.
@@ -241,7 +243,9 @@ def main() -> None:
     parser.add_argument("--shown", type=int, default=30, help="questions of the tables")
     parser.add_argument("--collect", nargs="+", type=Path, metavar="RUN", default=[])
     parser.add_argument("-o", "--output", type=Path, default=FILE)
-    parser.add_argument("--first", type=int, default=55, help="candidates to calibrate on")
+    parser.add_argument(
+        "--first", type=int, default=55, help="candidates to calibrate on, at most"
+    )
     parser.add_argument("--last", type=int, default=40, help="candidates to rank")
     options = parser.parse_args()
     if options.collect:

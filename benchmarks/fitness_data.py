@@ -61,8 +61,9 @@ def collect(runs: list[Path], file: Path, first: int, last: int) -> None:
     for number, folder in enumerate(runs):
         run = Run(folder)
         ends, keys = _models(run, first, last)
-        answers = _answers(Ledger(folder), set(keys))
-        for bank in run.objectives:
+        skills = [name for name in run.objectives if run.recipe["objectives"][name]["bank"]]
+        answers = _answers(Ledger(folder), set(keys), set(skills))
+        for bank in skills:
             rows = [answers[key, bank] for key in keys]
             items = sorted(set.intersection(*(set(row) for row in rows)))
             # Items by models: what many models answer alike is packed well
@@ -74,7 +75,7 @@ def collect(runs: list[Path], file: Path, first: int, last: int) -> None:
             columns[f"{at}.margin"] = margins.astype(np.int8)
         about.append(
             {"name": folder.name, "strategy": run.recipe["strategy"]["name"], "ends": ends,
-             "last": last, "models": len(keys), "banks": run.objectives}
+             "last": last, "models": len(keys), "banks": skills}
         )  # fmt: skip
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **columns)
@@ -91,20 +92,21 @@ def _models(run: Run, first: int, last: int) -> tuple[int, list[str]]:
     ends = [alone[sha] for sha in wanted if sha in alone]
     asked = [key for key in dict.fromkeys(run.asked().values()) if key in answered]
     asked = [key for key in asked if key not in ends]
-    if len(asked) < first + last:
+    others = asked[:-last]
+    if not others:
         raise errors.InputError(
-            f"{run.folder}: {len(asked)} candidates have answers, needed are {first} + {last}"
+            f"{run.folder}: {len(asked)} candidates have answers, needed are more than {last}"
         )
-    return len(ends), [*ends, *asked[:first], *asked[-last:]]
+    return len(ends), [*ends, *others[:first], *asked[-last:]]
 
 
 def _answers(
-    ledger: Ledger, keys: set[str]
+    ledger: Ledger, keys: set[str], banks: set[str]
 ) -> dict[tuple[str, str], dict[str, tuple[float, float, float]]]:
     """(score, probability, margin) by (plan, bank), then item."""
     found: dict[tuple[str, str], dict[str, tuple[float, float, float]]] = {}
     for key, a in ledger.answers():
-        if key in keys and a.split == "search":
+        if key in keys and a.bank in banks and a.split == "search":
             cell = (a.score, a.extra["probability"], a.extra["margin"])
             found.setdefault((key, a.bank), {})[a.item] = cell
     return found
