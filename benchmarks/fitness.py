@@ -1,6 +1,6 @@
 """How many questions a candidate must answer: signal, choice of questions and estimator compared.
 
-    python benchmarks/fitness.py [FILE] [--repeats 20] [--rows 20 60] [--shown 30] [--smoke] [--full]
+    python benchmarks/fitness.py [FILE] [--repeats 20] [--rows 20 60] [--shown 30] [--full]
     python benchmarks/fitness.py --collect RUN... -o FILE [--first 55] [--last 40]
 
 Answers of real searches are replayed: the last 40 candidates of each run are ranked by what they

@@ -5,8 +5,8 @@
 The recipe `smollm2` as it is, and the same candidates and questions for `prune` under `sae`, with
 sparsity as a fourth objective. Of the sparse front, the point with the best mean of the skills on
 `validation` of those with at least `--sparse` of their task vector zero. Then that point, the
-dense winner, and the dense winner pruned by magnitude to the same sparsity in every tensor, on
-the `test` questions and on `--further` ones of `math` and `french`, which nobody has trained on or
+dense winner, and the dense winner pruned by magnitude in every tensor to the same sparsity of the
+whole (no expert has another embedding, which is a fifth of it), on the `test` questions and on `--further` ones of `math` and `french`, which nobody has trained on or
 been asked; the skills count alike. Differences as in sae.py. What is finished is kept; hours.
 """
 
@@ -53,13 +53,14 @@ def main() -> None:
         key=lambda p: float(np.mean(p.means("validation")[:n])),
     )
     sparsity = sparse.means("test")[n]
+    whole = next(p for p in runs["sparse"].baselines if p.label == "uniform mean").means("test")[n]
     kept = options.folder / "answers"
     kept.mkdir(exist_ok=True)
     banks = [shelf.load(f"smollm2_{skill}") for skill in SKILLS]
     further = [further_of(skill, options.further, kept) for skill in WITHOUT_LIMIT]
     plans = {
         "sparse": runs["sparse"].plan(sparse.label), "dense": runs["dense"].plan(dense.label),
-        "pruned": pruned(runs["dense"].plan(dense.label), 1 - sparsity),
+        "pruned": pruned(runs["dense"].plan(dense.label), (1 - sparsity) / (1 - whole)),
     }  # fmt: skip
     tested = {"sparse": sparse.scores["test"], "dense": dense.scores["test"]}
     order = [np.argsort([item.id for item in bank.split("test")]) for bank in banks]  # as in runs
@@ -74,7 +75,7 @@ def main() -> None:
             f"{s} {v.mean():.3f} of {v.size:,}" for s, v in zip(SKILLS, found[name], strict=True)
         ]
         print(name, *cells, f"mean {np.mean([v.mean() for v in found[name]]):.4f}", flush=True)
-    print(f"sparsity {sparsity:.3f}")
+    print(f"sparsity {sparsity:.3f}, of a dense merge {whole:.3f}")
     for rival in ("dense", "pruned"):
         gap, low = one_sided(found["sparse"], found[rival])
         print(f"sparse less {rival}: {gap:+.4f}, at least {low:+.4f} (margin {-MARGIN})")
