@@ -6,8 +6,9 @@ The recipe `smollm2` as it is, and the same candidates and questions for `prune`
 sparsity as a fourth objective. Of the sparse front, the point with the best mean of the skills on
 `validation` of those with at least `--sparse` of their task vector zero. Then that point, the
 dense winner, and the dense winner pruned by magnitude in every tensor to the same sparsity of the
-whole (no expert has another embedding, which is a fifth of it), on the `test` questions and on `--further` ones of `math` and `french`, which nobody has trained on or
-been asked; the skills count alike. Differences as in sae.py. What is finished is kept; hours.
+whole (no expert has another embedding, which is a fifth of it), on the `test` questions and on
+`--further` ones of `math` and `french`, which nobody has trained on or been asked; the skills
+count alike. Differences as in sae.py. What is finished is kept; hours.
 """
 
 from __future__ import annotations
