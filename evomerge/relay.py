@@ -65,6 +65,22 @@ class Relay:
         self._offset = self.asked
 
 
+class Relayed:
+    """What a strategy that hands over leaves to the one whose turn it is."""
+
+    NEEDS: ClassVar[frozenset[str]] = frozenset()
+    _relay: Relay
+
+    def tell(self, observations: Sequence[Observation]) -> None:
+        self._relay.tell(observations)
+
+    def incumbents(self) -> list[tuple[float, ...]]:
+        return self._relay.current.incumbents()
+
+    def notes(self) -> list[str]:
+        return plugins.notes(self._relay.current)
+
+
 class Listed:
     """Proposes the given points, each once; whatever is told."""
 
@@ -84,11 +100,9 @@ class Listed:
         return []
 
 
-class Stages:
+class Stages(Relayed):
     """Proposes what `first` does, at most so many `candidates`; once all of them are told, what
     `begin(start=...)` proposes, who knows what they scored."""
-
-    NEEDS: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -112,12 +126,3 @@ class Stages:
         self._relay.hand_over(self._begin(start=self._relay.known))
         self._left = None
         return self._relay.ask(n)
-
-    def tell(self, observations: Sequence[Observation]) -> None:
-        self._relay.tell(observations)
-
-    def incumbents(self) -> list[tuple[float, ...]]:
-        return self._relay.current.incumbents()
-
-    def notes(self) -> list[str]:
-        return plugins.notes(self._relay.current)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,8 @@ from pymoo.optimize import minimize
 from evomerge import plugins
 from evomerge.genome import Space
 from evomerge.maths import pareto, quadratic, sequences
-from evomerge.plugins import Observation, Proposal, Start
-from evomerge.relay import Listed, Relay
+from evomerge.plugins import Proposal, Start
+from evomerge.relay import Listed, Relay, Relayed
 
 OTHERWISE: Mapping[str, Any] = {"name": "nsga2"}
 WHERE = "strategy.map.otherwise"
@@ -36,7 +36,7 @@ def needs(options: Mapping[str, Any]) -> frozenset[str]:
     return plugins.strategy_needs(*other) | {"numbers_only", "few_genes"}
 
 
-class Strategy:
+class Strategy(Relayed):
     """Twice as many Sobol points as a quadratic has coefficients, then rounds of front points.
 
     Each round waits for the one before and is fitted to everything known. Where a surrogate
@@ -45,8 +45,6 @@ class Strategy:
     points is filled up with Sobol points to half a round.
     `population`: candidates per round; `generations`: of NSGA-II on the surrogates.
     """
-
-    NEEDS: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -82,15 +80,9 @@ class Strategy:
         self._relay.hand_over(self._following())
         return self._relay.ask(n)
 
-    def tell(self, observations: Sequence[Observation]) -> None:
-        self._relay.tell(observations)
-
-    def incumbents(self) -> list[tuple[float, ...]]:
-        return self._relay.current.incumbents()
-
     def notes(self) -> list[str]:
         """How well the surrogates fit, the last time, and what followed from it."""
-        return [*self._notes, *plugins.notes(self._relay.current)]
+        return [*self._notes, *super().notes()]
 
     def _following(self) -> plugins.Strategy:
         """The next round, or the other strategy where surrogates do not fit."""

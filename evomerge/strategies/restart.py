@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -16,8 +16,8 @@ from pydantic import Field
 from evomerge import plugins
 from evomerge.genome import Space
 from evomerge.maths import pareto
-from evomerge.plugins import REFERENCE_POINT, Observation, Proposal, Start
-from evomerge.relay import Relay
+from evomerge.plugins import REFERENCE_POINT, Proposal, Start
+from evomerge.relay import Relay, Relayed
 
 INNER: Mapping[str, Any] = {"name": "nsga2"}
 WHERE = "strategy.restart.inner"
@@ -28,15 +28,13 @@ def needs(options: Mapping[str, Any]) -> frozenset[str]:
     return plugins.strategy_needs(*plugins.inner(options.get("inner", INNER), WHERE))
 
 
-class Strategy:
+class Strategy(Relayed):
     """Every `patience` candidates, once all are told, the hypervolume is looked at.
 
     Where no more than the share `tolerance` of its growth since the first look came after the
     last one, `inner` begins anew, with its `population` and the patience multiplied by `growth`,
     and nothing of what is known: it would end where it did.
     """
-
-    NEEDS: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -67,15 +65,9 @@ class Strategy:
         self._left -= len(proposals)
         return proposals
 
-    def tell(self, observations: Sequence[Observation]) -> None:
-        self._relay.tell(observations)
-
     def incumbents(self) -> list[tuple[float, ...]]:
         """Those of the instance that came furthest so far, and of the current one."""
         return list(dict.fromkeys([*self._kept, *self._relay.current.incumbents()]))
-
-    def notes(self) -> list[str]:
-        return plugins.notes(self._relay.current)
 
     def _look(self) -> None:
         """Go on, or begin anew."""
