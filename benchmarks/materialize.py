@@ -1,7 +1,7 @@
 """What building one merged model costs: in memory against a copy, on disk against mergekit.
 
     python benchmarks/materialize.py [--repeats 5] [--only ties dare] [--no-disk] [--no-live]
-    python benchmarks/materialize.py --memory [--plot memory.html]
+    python benchmarks/materialize.py --memory [--plot runs/memory.html]
 
 A random Llama of 135M parameters, three experts, bfloat16, one torch thread. All sides take turns;
 medians of processor seconds are printed, a build beside the copies made right before. A copy reads
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--no-disk", action="store_true")
     parser.add_argument("--no-live", action="store_true")
     parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--plot", type=Path, default=Path("memory.html"))
+    parser.add_argument("--plot", type=Path, default=Path("runs/memory.html"))
     options = parser.parse_args()
     if options.memory:
         import memory

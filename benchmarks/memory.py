@@ -1,6 +1,6 @@
 """What a merge to disk holds in anonymous memory at its peak, over experts and depth.
 
-    python benchmarks/materialize.py --memory [--plot memory.html]
+    python benchmarks/materialize.py --memory [--plot runs/memory.html]
 
 Each measurement is a process of its own: RssAnon of /proc/self/status, read every 2 ms while the
 model is written, less what was there before. Checkpoints are Llamas of up to 1.2 billion
@@ -120,6 +120,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
     if file.suffix == ".svg":
         atomic_text(file, front_picture.svg(figure))
     else:
+        file.parent.mkdir(parents=True, exist_ok=True)
         figure.write_html(file)
 
 
