@@ -40,16 +40,13 @@ def mean(tensors: torch.Tensor, share: Sequence[float]) -> torch.Tensor:
 
     As a running mean, m_k = m_(k-1) + s_k / (s_1 + ... + s_k) (x_k - m_(k-1)).
     """
-    parts = [(row, one) for row, one in zip(tensors, share, strict=True) if one]
-    if len(parts) < 2:
-        return parts[0][0].clone() if parts else torch.zeros_like(tensors[0])
-    (first, before), (row, one), *others = parts
-    before += one
-    found = torch.lerp(first, row, one / before)
-    for row, one in others:
-        before += one
-        found.lerp_(row, one / before)
-    return found
+    found: torch.Tensor | None = None
+    before = 0.0
+    for row, one in zip(tensors, share, strict=True):
+        if one:
+            before += one
+            found = row.clone() if found is None else found.lerp_(row, one / before)
+    return torch.zeros_like(tensors[0]) if found is None else found
 
 
 def elected(task_vectors: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

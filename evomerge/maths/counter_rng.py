@@ -30,7 +30,8 @@ def uniform(stream: int, start: int, count: int, device: torch.device) -> torch.
     bits = _words(stream, start, count, device)
     # the top 24 bits, signed: from -1/2 to 1/2
     found = bits.bitwise_right_shift_(_number(8, device)).to(torch.float32)
-    return torch.add(_real(0.5, device), found, alpha=2.0**-24, out=found)  # exact
+    half = _number(0.5, device, torch.float32)
+    return torch.add(half, found, alpha=2.0**-24, out=found)  # exact
 
 
 def coarse(stream: int, start: int, count: int, device: torch.device) -> torch.Tensor:
@@ -40,7 +41,8 @@ def coarse(stream: int, start: int, count: int, device: torch.device) -> torch.T
     bits = _words(stream, first, (start + count + 1) // 2 - first, device)
     _fold(bits, torch.empty_like(bits), 16)  # the lower half of a product depends on too little
     found = bits.view(torch.int16)[start % 2 :][:count].to(torch.float32)
-    return torch.add(_real(0.5 + 2.0**-17, device), found, alpha=2.0**-16, out=found)  # exact
+    middle = _number(0.5 + 2.0**-17, device, torch.float32)
+    return torch.add(middle, found, alpha=2.0**-16, out=found)  # exact
 
 
 def _words(stream: int, start: int, count: int, device: torch.device) -> torch.Tensor:
@@ -87,14 +89,9 @@ def _table(device: torch.device) -> torch.Tensor:
 
 
 @functools.cache
-def _number(value: int, device: torch.device) -> torch.Tensor:
+def _number(value: float, device: torch.device, dtype: torch.dtype = torch.int32) -> torch.Tensor:
     """Python's numbers are made tensors of another type at each call, and converted."""
-    return torch.tensor(value, dtype=torch.int32, device=device)
-
-
-@functools.cache
-def _real(value: float, device: torch.device) -> torch.Tensor:
-    return torch.tensor(value, device=device)
+    return torch.tensor(value, dtype=dtype, device=device)
 
 
 def _signed(value: int) -> int:

@@ -60,9 +60,10 @@ def merge(
     """base + scale * mean of the entries that agree; with `elect: none`, their weighted sum."""
     ranks = stats.get("ranks", [None] * len(experts))
     if compat == "mergekit":
-        task_vectors = experts - base
-        kept = _thinned(base, experts, ranks, rng, density, epsilon, rescale=False)
-        kept = mergekit.rescale(kept, task_vectors) if density < 1 else task_vectors
+        kept = task_vectors = experts - base
+        if density < 1:
+            thinned = _thinned(base, experts, ranks, rng, density, epsilon, rescale=False)
+            kept = mergekit.rescale(thinned, task_vectors)
         mass = elect == "mass"
         return base + scale * mergekit.reduce(kept, weight, elect=mass, normalize=mass)
     rescaled = _thinned(base, experts, ranks, rng, density, epsilon, rescale=True)
