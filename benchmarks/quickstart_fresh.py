@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,19 @@ def scores(plan: Plan, asked: list[Bank], kept: Path) -> list[Any]:
 def fresh(skill: str, folder: Path, most: int) -> Bank:
     """The bank of a skill with other questions, whose wrong choices are theirs alone."""
     known = shelf.load(f"tiny_{skill}")
-    file = folder / f"{skill}-{most}.jsonl"
-    if not file.exists():
+
+    def items() -> Iterator[dict[str, object]]:
         chosen = unseen(skill, {item.prompt for item in known.items})[:most]
-        items = (banks.choice_item(passage, chosen, "test") for passage in chosen)
-        file.write_text("".join(json.dumps(item) + "\n" for item in items))
-    return replace(shelf.load(file), name=known.name)
+        return (banks.choice_item(passage, chosen, "test") for passage in chosen)
+
+    return kept_bank(folder / f"{skill}-{most}.jsonl", known.name, items)
+
+
+def kept_bank(file: Path, name: str, items: Callable[[], Iterable[dict[str, object]]]) -> Bank:
+    """The bank in a file, which is written where it is not there yet."""
+    if not file.exists():
+        file.write_text("".join(json.dumps(item) + "\n" for item in items()))
+    return replace(shelf.load(file), name=name)
 
 
 def unseen(skill: str, known: set[str]) -> list[banks.Passage]:

@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from operators import borrow
 
 import evomerge
-from evomerge import api
+from evomerge import Run, api
+from evomerge.files.bank import Bank
+from evomerge.front import Point
 from evomerge.maths import intervals
 from evomerge.plan import Input, Plan, Template
 from evomerge.recipe import resolve
@@ -53,17 +56,11 @@ def main() -> None:
 def row(options: argparse.Namespace, seed: int) -> str:
     runs = {kind: searched(kind, options, seed) for kind in ("dense", "sparse")}
     dense, n = runs["dense"].chosen, len(SKILLS)
-    sparse = max(
-        (p for p in runs["sparse"].front if p.means("validation")[n] >= options.sparse),
-        key=lambda p: float(np.mean(p.means("validation")[:n])),
-    )
+    sparse = sparse_enough(runs["sparse"], n, options.sparse)
     sparsity = sparse.means("test")[n]
     banks = list(resolve(recipe("dense", options, seed)).banks.values())
     found = api.evaluate(pruned(runs["dense"].plan("best"), 1 - sparsity), banks)
-    cut = [
-        found[bank.name].scores[np.argsort([item.id for item in bank.split("test")])]
-        for bank in banks
-    ]
+    cut = [in_order(bank, found[bank.name].scores) for bank in banks]
     ours, winner = sparse.scores["test"][:n], dense.scores["test"][:n]
     means = [float(np.mean([bank.mean() for bank in scores])) for scores in (ours, winner, cut)]
     gap, gap_low = one_sided(ours, winner)
@@ -71,6 +68,19 @@ def row(options: argparse.Namespace, seed: int) -> str:
     cells = [f"{seed}", f"{sparsity:.3f}", *(f"{mean:.3f}" for mean in means)]
     cells += [f"{gap:+.3f}, {gap_low:+.3f}", "yes" if gap_low > -MARGIN else "no"]
     return "| " + " | ".join([*cells, f"{gain:+.3f}, {gain_low:+.3f}"]) + " |"
+
+
+def sparse_enough(run: Run, n: int, least: float) -> Point:
+    """Of the front's points with `least` zeros, the best mean of the first `n` objectives."""
+    return max(
+        (p for p in run.front if p.means("validation")[n] >= least),
+        key=lambda p: float(np.mean(p.means("validation")[:n])),
+    )
+
+
+def in_order(bank: Bank, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Scores of a bank's `test` questions in the order that runs have."""
+    return scores[np.argsort([item.id for item in bank.split("test")])]
 
 
 def searched(kind: str, options: argparse.Namespace, seed: int) -> Any:

@@ -14,16 +14,15 @@ count alike. Differences as in sae.py. What is finished is kept; hours.
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from operators import borrow
-from quickstart_fresh import scores
-from sae import MARGIN, one_sided, pruned
+from quickstart_fresh import kept_bank, scores
+from sae import MARGIN, in_order, one_sided, pruned, sparse_enough
 
 import evomerge
 from evomerge import shelf
@@ -49,10 +48,7 @@ def main() -> None:
         borrow(resolve(recipe(kind)), options.folder, f"{kind}-0")
         runs[kind] = evomerge.search(recipe(kind), options.folder / f"{kind}-0")
     dense, n = runs["dense"].chosen, len(SKILLS)
-    sparse = max(
-        (p for p in runs["sparse"].front if p.means("validation")[n] >= options.sparse),
-        key=lambda p: float(np.mean(p.means("validation")[:n])),
-    )
+    sparse = sparse_enough(runs["sparse"], n, options.sparse)
     sparsity = sparse.means("test")[n]
     whole = next(p for p in runs["sparse"].baselines if p.label == "uniform mean").means("test")[n]
     kept = options.folder / "answers"
@@ -64,12 +60,11 @@ def main() -> None:
         "pruned": pruned(runs["dense"].plan(dense.label), (1 - sparsity) / (1 - whole)),
     }  # fmt: skip
     tested = {"sparse": sparse.scores["test"], "dense": dense.scores["test"]}
-    order = [np.argsort([item.id for item in bank.split("test")]) for bank in banks]  # as in runs
     found = {}
     for name, plan in plans.items():
         more = dict(zip(WITHOUT_LIMIT, scores(plan, further, kept), strict=True))
         if name not in tested:
-            tested[name] = [v[o] for v, o in zip(scores(plan, banks, kept), order, strict=True)]
+            tested[name] = [*map(in_order, banks, scores(plan, banks, kept))]
         test = dict(zip(SKILLS, tested[name], strict=False))  # the last column is the sparsity
         found[name] = [np.append(test[s], more.get(s, ())) for s in SKILLS]
         cells = [
@@ -99,15 +94,15 @@ def further_of(skill: str, count: int, folder: Path) -> Bank:
     known = shelf.load(f"smollm2_{skill}")
     exact = shelf.load(f"smollm2_{skill}_exact")
     seen = {item.prompt for bank in (known, exact) for item in bank.items}
-    file = folder / f"{skill}-{count}.jsonl"
-    if not file.exists():
+
+    def items() -> Iterator[dict[str, object]]:
         made = questions.asked(skill, {"search": 0, "validation": 0, "test": count})
         fresh = [one for _, one in made if one.prompt not in seen][:count]
         if len(fresh) < count:
             raise SystemExit(f"{skill}: {len(fresh)} further questions, expected {count}")
-        items = (questions.choice(question, "test") for question in fresh)
-        file.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items))
-    return replace(shelf.load(file), name=known.name)
+        return (questions.choice(question, "test") for question in fresh)
+
+    return kept_bank(folder / f"{skill}-{count}.jsonl", known.name, items)
 
 
 if __name__ == "__main__":
