@@ -29,7 +29,7 @@ from lm_eval.tasks import TaskManager
 from evomerge import api, harness, likelihood, shelf
 from evomerge.scorers import choice
 from evomerge.scorers import lm_eval as scorer
-from evomerge.worker import one_thread
+from evomerge.threads import one_thread
 
 ITEMS, BLOCK, REPEATS = 100, 25, 11
 BATCHES = (1, 16, 32, 64)

@@ -30,7 +30,8 @@ from evomerge.files.ledger import Ledger
 from evomerge.live import Live
 from evomerge.maths import intervals
 from evomerge.recipe import Problem, resolve
-from evomerge.worker import Worker, one_thread
+from evomerge.threads import one_thread
+from evomerge.worker import Worker
 
 CONTRACTS = Path(__file__).parents[1] / "tests" / "contracts"
 REPEATS = 7

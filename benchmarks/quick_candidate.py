@@ -16,7 +16,8 @@ import torch
 
 from evomerge.confirm import textbook
 from evomerge.recipe import resolve
-from evomerge.worker import Job, Worker, one_thread
+from evomerge.threads import one_thread
+from evomerge.worker import Job, Worker
 
 REPEATS = 30
 OPERATORS = ("linear", "task_arithmetic", "ties", "dare")

@@ -15,7 +15,7 @@ from evomerge.files import cached, items, sources
 from evomerge.files.items import Item
 from evomerge.files.writer import atomic_text
 from evomerge.scorers import kl_to
-from evomerge.worker import one_thread
+from evomerge.threads import one_thread
 
 BATCH = 25
 

@@ -14,7 +14,7 @@ from evomerge import errors
 from evomerge.files.checkpoint import Checkpoint
 from evomerge.materialize import TILE, Merged, Workshop
 from evomerge.plan import Plan
-from evomerge.worker import one_thread
+from evomerge.threads import one_thread
 
 OTHER_TILE, OTHER_THREADS = TILE // 2 + 64, 2
 """What the second build has other than the first."""

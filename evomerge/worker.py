@@ -24,6 +24,7 @@ from evomerge.files.ledger import Answer
 from evomerge.live import Live
 from evomerge.materialize import Workshop
 from evomerge.plan import Input, Plan, Vocabulary
+from evomerge.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -261,14 +262,3 @@ def image_processor(folder: Path) -> Any:
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise errors.InputError(f"{folder}: transformers can not load it: {reason}") from error
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The same bits on every machine size: what a thread pool splits, it also sums differently."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

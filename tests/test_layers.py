@@ -12,13 +12,13 @@ PACKAGE = Path(plugins.__file__).parent
 # What is imported stands in a line above. Members of one line may import each other only inside
 # a folder that is no plug-in folder, such as files/.
 LAYERS = """
-    errors heap
+    errors heap threads
     maths console
     files genome layers budget
     zoo modules ancestry
     stacks keywords
     plugins prompts
-    evolution relay lineage
+    evolution relay lineage trials weightings
     likelihood generation harness
     operators strategies scorers
     plan

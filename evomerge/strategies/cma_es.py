@@ -20,6 +20,7 @@ from evomerge import errors
 from evomerge.genome import Point, Space
 from evomerge.maths import pareto
 from evomerge.plugins import FAILED_LOSS, Observation, Proposal, Start
+from evomerge.weightings import weightings
 
 SEPARABLE_ABOVE = 400
 """Genes: above, a full covariance costs more evaluations to learn than a search has."""
@@ -143,7 +144,7 @@ class Strategy:
     ) -> None:
         self._objectives = len(objectives)
         _check(sigma0, population, scalar)
-        self._weights = _checked_weights(weights, len(objectives))
+        self._weights = weightings(weights, len(objectives), "cma_es")
         self._sum = scalar == "sum"
         self._next = 0
         self._start = [(np.array(p), np.array(f)) for p, f in start if pareto.measured(f)]
@@ -243,28 +244,3 @@ def _check(sigma0: float, population: int | None, scalar: str) -> None:
         raise errors.RecipeError(
             errors.unknown("strategy.cma_es.scalar", "value", str(scalar), ("tchebycheff", "sum"))
         )
-
-
-def _checked_weights(
-    weights: Sequence[Sequence[float]] | None, objectives: int
-) -> npt.NDArray[np.float64]:
-    """Weight vectors (J, M), each summing to 1."""
-    if weights is None:
-        return pareto.weight_vectors(objectives)
-    try:
-        rows = np.array(weights, dtype=np.float64)
-    except (TypeError, ValueError):
-        rows = np.empty(0)
-    if (
-        rows.ndim != 2
-        or rows.shape[1] != objectives
-        or not len(rows)
-        or not np.isfinite(rows).all()
-        or (rows < 0).any()
-        or not (rows.sum(axis=1) > 0).all()
-    ):
-        raise errors.RecipeError(
-            f"strategy.cma_es.weights: got {weights!r}, expected lists of {objectives} numbers"
-            " >= 0, not all zero"
-        )
-    return np.asarray(rows / rows.sum(axis=1, keepdims=True))

@@ -7,7 +7,6 @@ the implementation optuna (Akiba et al., 2019).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -17,6 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 from pydantic import Field
 
+from evomerge import trials
 from evomerge.genome import Gene, Point, Space
 from evomerge.maths import pareto, sequences
 from evomerge.plugins import FAILED_LOSS, Observation, Proposal, Start
@@ -82,11 +82,9 @@ class Strategy:
         return Proposal(number - self._known, tuple(point.tolist()))
 
     def _modelled(self, study: optuna.Study, number: int) -> Point:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with trials.quiet():
             study.sampler = optuna.samplers.TPESampler(
-                # anew for each ask: how many numbers were drawn before does not matter
-                seed=int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0]),
+                seed=trials.seed(self._seed, number),
                 n_startup_trials=self._startup,
                 multivariate=True,
                 group=True,
@@ -109,7 +107,7 @@ class Strategy:
         """The study with everything that has been told, in the order of ids."""
         study = self._study
         if study is None:
-            study = self._study = _new_study(self._objectives)
+            study = self._study = trials.study(self._objectives)
             for number, point in enumerate(self._points):
                 done = number in self._told
                 state = TrialState.COMPLETE if done else TrialState.RUNNING
@@ -152,13 +150,3 @@ def _depth(space: Space, gene: Gene) -> int:
     while gene.when is not None:
         gene, depth = genes[gene.when[0]], depth + 1
     return depth
-
-
-def _new_study(objectives: int) -> optuna.Study:
-    """A study in memory, without a line on the terminal."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return optuna.create_study(directions=["minimize"] * objectives)
-    finally:
-        optuna.logging.set_verbosity(verbosity)

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import MachineError
+from evomerge.threads import one_thread
 from evomerge.zoo import banks
-from evomerge.zoo.progress import one_thread, quiet
+from evomerge.zoo.progress import quiet
 
 Report = Callable[[str, float], None]
 

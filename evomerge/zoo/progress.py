@@ -69,16 +69,3 @@ def quiet() -> Iterator[None]:
     finally:
         if bar:
             quiet.enable_progress_bar()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Two threads that wait for each other on a busy machine are slower than one."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
