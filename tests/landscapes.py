@@ -13,7 +13,7 @@ NESTED = ("seeded", {"inner": {"name": "nsga2", "population": 8}})
 POPULATION = {"population": 8}
 QUICK = {
     "cma_es": {"population": 5},
-    "gp": {"startup": 6},
+    "gp": {"startup": 24},
     "map": {"generations": 4, **POPULATION},
     "nsga2": POPULATION,
     "nsga3": POPULATION,
