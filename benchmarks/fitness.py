@@ -11,8 +11,9 @@ the bank, the asked ones among them; and over a half of them, drawn anew each ti
 be asked. Everybody answers the same questions.
 
 FILE defaults to benchmarks/data/fitness.npz. Its narrow populations are the last candidates of
-`python benchmarks/quickstart_seeds.py`, its wide ones those of the recipe `quickstart` with
-`strategy: sobol`, `space: {blocks: 1, genes: {weight: [0, 1]}}` and `budget: {candidates: 100}`.
+the quickstart as it was (`FORMER` of fitness_search.py, 180 candidates), its wide ones those of
+the recipe `quickstart` with `strategy: sobol`, `space: {blocks: 1, genes: {weight: [0, 1]}}` and
+`budget: {candidates: 100}`.
 benchmarks/data/fitness_smollm2.npz has those of zoo:smollm2: the recipe `smollm2` with 52
 candidates, and the sparse search of sae_smollm2.py; at `--last 17`. Runs of one's own are
 collected in the same way.

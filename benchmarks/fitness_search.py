@@ -4,9 +4,10 @@
         [--recipe quickstart] [--changes '{"strategy": "auto"}'] [--together 2]
         [--variants stratified-30 informative-30 ...]
 
-A recipe, with other changes too, under each fidelity. Every run is a whole one in
+A recipe, with other changes too, under each fidelity; without `--changes` the quickstart as it was
+when docs/results.md was measured. Every run is a whole one in
 FOLDER/VARIANT/seed-N, so that an interrupted benchmark goes on; `--full` names a folder of
-finished full runs, seed-N, such as quickstart_seeds.py leaves. Runs that are not there are made.
+finished full runs, seed-N. Runs that are not there are made.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ FIDELITIES: dict[str, dict[str, object]] = {
     "informative-30-still": {**P_IRT, "items": 30, "rotate": 0.0},
     "informative-30-once": {**P_IRT, "items": 30, "recalibration": 0},
 }
+FORMER: dict[str, object] = {
+    "space": {"blocks": 4, "genes": {"weight": [0, 0.6]}},
+    "strategy": {"name": "seeded", "inner": {"name": "cma_es", "weights": [[1, 1, 1, 1]]}},
+}
+"""The quickstart's space and strategy before it had kinds of tensor and `gp`."""
 SEARCH = """
 import json, sys, evomerge
 evomerge.search(sys.argv[1], sys.argv[2], seed=int(sys.argv[3]), executor="inline",
@@ -55,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/fidelity"))
     parser.add_argument("--recipe", default="quickstart")
-    parser.add_argument("--changes", type=json.loads, default={}, help="of the recipe, JSON")
+    parser.add_argument("--changes", type=json.loads, default=FORMER, help="of the recipe, JSON")
     parser.add_argument("--full", type=Path, help="finished full runs, seed-N")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--candidates", type=int, default=200)

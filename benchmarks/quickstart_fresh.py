@@ -1,6 +1,6 @@
 """The points that the quickstart's seeds have chosen, on questions that nobody has been asked.
 
-    python benchmarks/quickstart_fresh.py [FOLDER] [--seeds 10] [--most 4000]
+    python benchmarks/quickstart_fresh.py [FOLDER] [--seeds 5] [--most 4000]
 
 FOLDER holds finished runs, seed-N, as quickstart_seeds.py leaves them. The texts that zoo:tiny
 holds out give more passages than its banks have; those left over make a further bank for each of
@@ -36,7 +36,7 @@ TEXTBOOK = {"uniform mean": "linear", "TIES": "ties"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/seeds"))
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--most", type=int, default=4000)
     options = parser.parse_args()
     kept = options.folder / "fresh"

@@ -1,6 +1,6 @@
-"""The quickstart over ten seeds: what the chosen point is worth on `test`, and the baselines.
+"""The quickstart over five seeds: what the chosen point is worth on `test`, and the baselines.
 
-    python benchmarks/quickstart_seeds.py [FOLDER] [--seeds 10] [--together 2] [--candidates 200]
+    python benchmarks/quickstart_seeds.py [FOLDER] [--seeds 5] [--together 2] [--candidates 120]
 
 Every seed is a whole run in FOLDER/seed-N, so that an interrupted benchmark goes on. The recipe
 alone stops earlier, to be done in minutes.
@@ -25,8 +25,8 @@ evomerge.search("quickstart", sys.argv[1], seed=int(sys.argv[2]), executor="inli
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/seeds"))
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--candidates", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--candidates", type=int, default=120)
     parser.add_argument("--together", type=int, default=2, help="runs side by side")
     options = parser.parse_args()
     from evomerge import zoo
