@@ -4,8 +4,8 @@
         [--recipe quickstart] [--changes '{"strategy": "auto"}'] [--together 2]
         [--variants stratified-30 informative-30 ...]
 
-A recipe, with other changes too, under each fidelity; without `--changes` the quickstart as it was
-when docs/results.md was measured. Every run is a whole one in
+A recipe, with other changes too, under each fidelity; without `--changes`, `quickstart` is as it
+was when docs/results.md was measured. Every run is a whole one in
 FOLDER/VARIANT/seed-N, so that an interrupted benchmark goes on; `--full` names a folder of
 finished full runs, seed-N. Runs that are not there are made.
 """
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/fidelity"))
     parser.add_argument("--recipe", default="quickstart")
-    parser.add_argument("--changes", type=json.loads, default=FORMER, help="of the recipe, JSON")
+    parser.add_argument("--changes", type=json.loads, help="of the recipe, JSON")
     parser.add_argument("--full", type=Path, help="finished full runs, seed-N")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--candidates", type=int, default=200)
@@ -69,6 +69,8 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", choices=list(FIDELITIES), metavar="VARIANT",
                         default=list(FIDELITIES))  # fmt: skip
     options = parser.parse_args()
+    if options.changes is None:
+        options.changes = FORMER if options.recipe == "quickstart" else {}
     from evomerge.recipe import resolve
 
     resolve(options.recipe)  # builds the family, where it is not there yet

@@ -57,7 +57,6 @@ class Strategy:
         self._losses: dict[int, npt.NDArray[np.float64] | None] = {
             number: _told(losses) for number, (_, losses) in enumerate(start)
         }
-        self._sobol = sequences.sobol(len(space), seed, 0)
         self._axes: dict[str, BaseDistribution] = {
             gene.key: FloatDistribution(0.0, 1.0) for gene in space.genes
         }
@@ -86,7 +85,8 @@ class Strategy:
         }
         # a model of one value has no slope
         if number < self._startup or len(set(values.values())) < 2:
-            point = self._space.canonical(self._sobol[number % sequences.BLOCK])
+            (fresh,) = sequences.stretch(len(self._space), self._seed, number, 1)
+            point = self._space.canonical(fresh)
         else:
             point = self._modelled(number, values)
         self._points.append(point)
@@ -107,21 +107,22 @@ class Strategy:
         """What is modelled, by number; a failed candidate is as bad as the worst one."""
         worst = max(values.values())
         for number in self._modelled_numbers(values):
-            state = TrialState.COMPLETE if number in self._losses else TrialState.RUNNING
-            units = dict(zip(self._axes, self._points[number].tolist(), strict=True))
+            done = number in self._losses
             yield optuna.create_trial(
-                state=state, params=units, distributions=self._axes,
-                value=values.get(number, worst) if state is TrialState.COMPLETE else None,
-            )  # fmt: skip
+                state=TrialState.COMPLETE if done else TrialState.RUNNING,
+                params=dict(zip(self._axes, self._points[number].tolist(), strict=True)),
+                distributions=self._axes,
+                value=values.get(number, worst) if done else None,
+            )
 
     def _modelled_numbers(self, values: dict[int, float]) -> list[int]:
         """All that are out, and `window` of the others."""
         done = sorted(self._losses)
         if len(done) > self._window:
-            best = sorted(values, key=lambda number: (values[number], number))
             latest = done[-(self._window // 2) :]
-            rest = [number for number in best if number not in set(latest)]
-            done = latest + rest[: self._window - len(latest)]
+            earlier = values.keys() - set(latest)
+            best = sorted(earlier, key=lambda number: (values[number], number))
+            done = latest + best[: self._window - len(latest)]
         out = [number for number in range(len(self._points)) if number not in self._losses]
         return sorted([*done, *out])
 
