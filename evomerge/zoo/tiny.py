@@ -170,6 +170,8 @@ def train(folder: Path, member: str) -> None:
     """Train one member in this process and save it, telling each step done on stdout."""
     import torch
 
+    from evomerge.zoo import muon
+
     work = folder / "work"
     recipe = json.loads((work / "recipe.json").read_text(encoding="utf-8"))
     shared, own = recipe["training"], recipe["base" if member == "base" else "expert"]
@@ -190,7 +192,7 @@ def train(folder: Path, member: str) -> None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), shared["clip"])
             for optimizer, rate in zip(optimizers, full, strict=True):
                 optimizer.param_groups[0]["lr"] = rate * _share(step, own["steps"], shared)
-            list(pool.map(lambda optimizer: optimizer.step(), optimizers))
+            list(pool.map(muon.step, optimizers))
             model.zero_grad()
             print(member, step + 1, sum(losses) / len(losses), flush=True)
     model.eval().save_pretrained(folder / member)
