@@ -1,4 +1,4 @@
-"""Steps of torch's Muon on processors that cannot multiply bfloat16."""
+"""Muon for matrices and AdamW for the rest, also on processors that cannot multiply bfloat16."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+Optimizer = torch.optim.Optimizer
 
 _PRODUCTS = (torch.addmm, torch.Tensor.matmul, torch.Tensor.__matmul__)
 
@@ -24,7 +26,25 @@ class ByFloat32(TorchFunctionMode):
         return func(*(matrix.float() for matrix in args), **(kwargs or {})).bfloat16()
 
 
-def step(optimizer: torch.optim.Optimizer) -> None:
+def optimizers(model: torch.nn.Module, own: dict[str, Any]) -> list[Optimizer]:
+    """Muon for the matrices, in as many parts as there are threads; AdamW for all the rest."""
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name]
+    rest = [p for name, p in named if p.dim() != 2 or "embed" in name]
+    return [
+        torch.optim.AdamW(
+            rest, lr=own["vectors"], betas=(0.9, 0.95), weight_decay=0.1, fused=True
+        ),
+        *(
+            torch.optim.Muon(
+                matrices[part :: own["threads"]], own["rate"], adjust_lr_fn="match_rms_adamw"
+            )
+            for part in range(own["threads"])
+        ),
+    ]
+
+
+def step(optimizer: Optimizer) -> None:
     """One step, with the processor's own products of bfloat16 where it has them."""
     if torch.cpu.get_capabilities().get("avx512_f", False):
         optimizer.step()

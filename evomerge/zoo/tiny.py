@@ -123,26 +123,6 @@ def _batches(
         yield torch.tensor(rows)
 
 
-def _optimizers(model: Any, own: dict[str, Any]) -> list[Any]:
-    """Muon for the matrices, in as many parts as there are threads; AdamW for all the rest."""
-    import torch
-
-    named = list(model.named_parameters())
-    matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name]
-    rest = [p for name, p in named if p.dim() != 2 or "embed" in name]
-    return [
-        torch.optim.AdamW(
-            rest, lr=own["vectors"], betas=(0.9, 0.95), weight_decay=0.1, fused=True
-        ),
-        *(
-            torch.optim.Muon(
-                matrices[part :: own["threads"]], own["rate"], adjust_lr_fn="match_rms_adamw"
-            )
-            for part in range(own["threads"])
-        ),
-    ]
-
-
 def _twin(model: Any) -> Any:
     """A model with the same weights, which are one piece of memory, and gradients of its own."""
     twin = copy.deepcopy(model)
@@ -182,7 +162,7 @@ def train(folder: Path, member: str) -> None:
     model.train()
     # Halves of a batch in threads of their own: torch's threads inside one gain a third of that.
     models = [model, *(_twin(model) for _ in range(own["threads"] - 1))]
-    optimizers = _optimizers(model, own)
+    optimizers = muon.optimizers(model, own)
     full = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     batches = _batches(work, member, shared, own)
     with ThreadPoolExecutor(own["threads"]) as pool:
