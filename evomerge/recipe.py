@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_args
 
-from evomerge import checks, errors, inputs, plugins, products, shelf, stacks
+from evomerge import checks, errors, inputs, plugins, processor, products, shelf, stacks
 from evomerge.files import bank as banks
 from evomerge.files import plain
 from evomerge.files.checkpoint import Checkpoint
@@ -117,6 +117,9 @@ class Problem:
             there = len(bank.split("search"))
             if 1 < there < items:
                 yield f"fidelity.items is {items}, and '{name}' has {there}: all are asked"
+        slow = self.recipe.dtype == "bfloat16" and self.setup.device == "cpu"
+        if slow and not processor.multiplies_bfloat16():
+            yield "this processor is slow at bfloat16: `dtype: float32` takes a fraction of that"
         named = self.recipe.strategy
         decided = plugins.explain(named.name, named.options, self.space, self.objectives)
         yield from [decided] if decided else []

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 import evomerge
 from evomerge import errors
@@ -180,6 +181,16 @@ def test_more_items_than_a_bank_has_are_all_asked(run, family, tmp_path):
     found = json.loads(out)
     assert code == 0 and found["items per candidate"] == 60
     assert found["notes"][0] == "fidelity.items is 5000, and 'one' has 30: all are asked"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_type_that_this_processor_is_slow_at_is_named(run, family, tmp_path, dtype):
+    path = command.write(tmp_path, families.recipe(family, dtype=dtype, device="cpu"))
+    said = any(
+        "slow at bfloat16" in note for note in json.loads(run("plan", path, "--json")[1])["notes"]
+    )
+    slow = not torch.ops.mkldnn._is_mkldnn_bf16_supported()  # what torch itself goes by
+    assert said == (slow and dtype == "bfloat16")
 
 
 def test_python_gets_the_same_refusals(family, tmp_path):

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from evomerge import processor
+
 Optimizer = torch.optim.Optimizer
 
 _PRODUCTS = (torch.addmm, torch.Tensor.matmul, torch.Tensor.__matmul__)
@@ -46,7 +48,7 @@ def optimizers(model: torch.nn.Module, own: dict[str, Any]) -> list[Optimizer]:
 
 def step(optimizer: Optimizer) -> None:
     """One step, with the processor's own products of bfloat16 where it has them."""
-    if torch.cpu.get_capabilities().get("avx512_f", False):
+    if processor.multiplies_bfloat16():
         optimizer.step()
         return
     with ByFloat32():
