@@ -13,7 +13,7 @@ NESTED = ("seeded", {"inner": {"name": "nsga2", "population": 8}})
 POPULATION = {"population": 8}
 QUICK = {
     "cma_es": {"population": 5},
-    "gp": {"startup": 24},
+    "gp": {"startup": 12},
     "map": {"generations": 4, **POPULATION},
     "nsga2": POPULATION,
     "nsga3": POPULATION,
@@ -35,6 +35,8 @@ IDS = [
 ]
 ENDS = {"greedy_soup"}
 """Those that have a last proposal."""
+SLOW = {"gp"}
+"""Those that model what has been told anew for each proposal."""
 
 
 def numeric(dimension):
@@ -56,6 +58,11 @@ def mixed():
             Gene("lift", -1, 1, 0.0),
         ]
     )
+
+
+def few(name, number):
+    """Half of a number of proposals or turns for a strategy that takes long for each."""
+    return number // 2 if name in SLOW else number
 
 
 def make(name, options, space, objectives=2, seed=0):
