@@ -16,6 +16,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from evomerge import processor
 from evomerge.errors import MachineError
 from evomerge.threads import one_thread
 from evomerge.zoo import questions
@@ -103,12 +104,13 @@ def _train(
 
     shared = RECIPE["training"]
     optimizer = torch.optim.AdamW(weights, lr=own["rate"], weight_decay=0.0)
+    narrow = processor.multiplies_bfloat16()
     model.train()
     for step, (tokens, mask, labels) in zip(range(own["steps"]), batches, strict=False):
         warm = min(1.0, (step + 1) / shared["warmup"])
         for group in optimizer.param_groups:
             group["lr"] = own["rate"] * warm * (1 - step / own["steps"])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
             hidden = model.model(input_ids=tokens, attention_mask=mask, use_cache=False)[0]
             counted = labels[:, 1:] != -100
             # only where something is asked: logits of 49,152 tokens each
