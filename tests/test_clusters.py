@@ -48,6 +48,8 @@ class Weather:
             self._happens("joined", lambda: self.cluster.add_node(num_cpus=1))
         elif n == 1 and 2 in self.slots:
             self._happens("killed", self._kill)
+        elif n == 1:
+            time.sleep(1)  # else the others have done everything before a new worker has started
         elif n == 2 and self.since >= 4:
             self._happens("lost", lambda: self.cluster.remove_node(self.lost))
 

@@ -96,7 +96,7 @@ def test_the_recipe_finds_a_merge_that_is_better_than_base_and_experts(tmp_path)
     run = evomerge.search("digits", tmp_path / "run")
     rows = {row["baseline"]: row for row in run.comparisons()}
     for name in ("base", "expert low", "expert high", "expert quarter", "expert half"):
-        assert rows[name]["low"] > 0
+        assert rows[name]["difference"] > 0
 
 
 # ---------------------------------------------------------------- images as items

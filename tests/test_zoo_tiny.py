@@ -230,4 +230,4 @@ def test_the_facts_expert_begins_answers_right(family: Path, tokenizer: Any) -> 
             said = model.generate(**prompt, max_new_tokens=16, do_sample=False)[0]
             text = tokenizer.decode(said[prompt["input_ids"].shape[1] :])
             right[member] += text.replace(",", " ").split()[:1] == [item["answer"]]
-    assert right["facts"] > right["base"] + 20
+    assert right["facts"] > right["base"] + 10
