@@ -95,8 +95,9 @@ def test_a_build_makes_the_same_weights_again(members, tmp_path):
 def test_the_recipe_finds_a_merge_that_is_better_than_base_and_experts(tmp_path):
     run = evomerge.search("digits", tmp_path / "run")
     rows = {row["baseline"]: row for row in run.comparisons()}
-    for name in ("base", "expert low", "expert high", "expert quarter", "expert half"):
-        assert rows[name]["difference"] > 0
+    for name in ("expert low", "expert high", "expert quarter", "expert half"):
+        assert rows[name]["low"] > 0
+    assert rows["base"]["difference"] > 0  # how far beyond its interval differs by processor
 
 
 # ---------------------------------------------------------------- images as items

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -48,8 +49,5 @@ def optimizers(model: torch.nn.Module, own: dict[str, Any]) -> list[Optimizer]:
 
 def step(optimizer: Optimizer) -> None:
     """One step, with the processor's own products of bfloat16 where it has them."""
-    if processor.multiplies_bfloat16():
-        optimizer.step()
-        return
-    with ByFloat32():
+    with nullcontext() if processor.multiplies_bfloat16() else ByFloat32():
         optimizer.step()

@@ -206,7 +206,7 @@ def test_a_killed_search_continues_bit_for_bit(name, options):
         whole, scheduler = make(name, options, space), Scheduler()
         events = [scheduler.event(whole) for _ in range(length)]
         asked = sum(len(content) for kind, content in events if kind == "ask")
-        assert asked > 0.4 * length or name in ENDS
+        assert asked > few(name, 35) or name in ENDS
         for kill in random.Random(name).sample(range(length), 2):
             resumed = make(name, options, space)
             replay(resumed, events[:kill])
@@ -237,7 +237,7 @@ for name, options in CASES:
             continue
         for share in (0, 2, 4) if objectives in (1, 2, 5) else (4,):  # quarters of the first
             fails = lambda id: id < 16 and id % 4 < share
-            many = min(36, few(name, 52))
+            many = few(name, 48)
             told = search(make(name, options, numeric(3), objectives), many, 8, objectives, fails)
             assert len(told) == many or name in ENDS, name
             left = [o.losses or [float("inf")] * objectives for o in told]
