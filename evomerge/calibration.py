@@ -67,7 +67,8 @@ class BankFit:
 
     @property
     def range(self) -> tuple[float, float]:
-        low, high = np.quantile(self.candidates[0], CENTRAL)
+        # Abilities that are there: between two candidates no other would be
+        low, high = np.quantile(self.candidates[0], CENTRAL, method="closest_observation")
         return float(low), float(high)
 
     @cached_property

@@ -80,7 +80,10 @@ class Tested:
         self, label: str, others: Sequence[Point], kind: Callable[[Point], str]
     ) -> list[dict[str, Any]]:
         """A row for each other point that was tested; `p_holm` counts all of them, so that it
-        holds whichever is looked at, and for the `best` of a kind too."""
+        holds whichever is looked at, and for the `best` of a kind too.
+
+        Interval and p-values are nan where every objective is one number, such as a function's.
+        """
         there, places = [p for p in others if p.label in self.points], list(self.points)
         mine = self.points[label]
         kinds = {p.label: kind(p) for p in there}
@@ -89,6 +92,8 @@ class Tested:
         for other in there:
             pair = places.index(label), places.index(other.label)
             found = self._resampled.difference(*pair, weights=mine.weights)
+            if all(len(scores) < 2 for scores in mine.scores["test"]):  # nothing to draw anew
+                found = intervals.Difference(found.difference, *3 * [float("nan")])
             pairs = zip(mine.scores["test"], other.scores["test"], strict=True)
             rows.append(
                 {
@@ -110,7 +115,12 @@ def named(row: Mapping[str, Any]) -> str:
 
 def shown(p: float) -> str:
     """A p-value for people."""
-    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+    return "-" if np.isnan(p) else f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
+def spread(low: float, high: float, sign: str = "+") -> str:
+    """An interval for people; `-` where there is none."""
+    return "-" if np.isnan(low) else f"{low:{sign}.3f} to {high:{sign}.3f}"
 
 
 class Front(Sequence[Point]):
@@ -140,7 +150,7 @@ class Front(Sequence[Point]):
                 f"mean_{split}": point.mean(split) for split in ("search", "validation", "test")
             }
             row["nondominated"] = self.tested.nondominated.get(point.label)
-            rows.append({key: _number(value) for key, value in row.items()})
+            rows.append({key: number(value) for key, value in row.items()})
         return rows
 
     def to_pandas(self) -> pd.DataFrame:
@@ -178,6 +188,6 @@ def _cell(point: Point, objective: int) -> str:
     return f"<td>{point.text(objective)}</td>"
 
 
-def _number(value: Any) -> Any:
+def number(value: Any) -> Any:
     """None for nan, which JSON has no word for."""
     return None if isinstance(value, float) and np.isnan(value) else value

@@ -16,6 +16,7 @@ from evomerge.files.checkpoint import Checkpoint
 from evomerge.files.items import SPLITS
 from evomerge.genome import Space, Value
 from evomerge.layout import lay_out
+from evomerge.maths import estimates
 from evomerge.plan import Dtype, Input, Plan, Template
 from evomerge.schema import Fidelity as Fidelity
 from evomerge.schema import Recipe as Recipe
@@ -112,7 +113,14 @@ class Problem:
     def notes(self) -> Iterator[str]:
         """What a person should know of the inputs, though nothing is wrong."""
         yield from (f"'{name}': {line}" for name, line in self.contamination().items())
-        items = self.recipe.fidelity.items or 0
+        fidelity = self.recipe.fidelity
+        items = fidelity.items or 0
+        drawn = round(fidelity.random * items) if fidelity.name == "informative" else items
+        if fidelity.draws and fidelity.reads == "stratified" and drawn < estimates.STRATA:
+            yield (
+                f"fidelity: {drawn} of {items} items a bank are drawn from its {estimates.STRATA} "
+                "strata of difficulty: where one has none, estimates are rougher than they say"
+            )
         for name, bank in self.banks.items():
             there = len(bank.split("search"))
             if 1 < there < items:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge import errors
-from evomerge.front import Front, Point, Tested, stacked
+from evomerge.front import Front, Point, Tested, number, stacked
 from evomerge.maths import intervals, pareto
 from evomerge.objectives import Losses, anchor
 from evomerge.preferences import Preference
@@ -270,7 +270,10 @@ class Run(Recorded):
             {
                 "front": self.front.rows(),
                 "baselines": self.baselines.rows(),
-                "chosen_against": self.comparisons(),
+                "chosen_against": [
+                    {key: number(value) for key, value in row.items()}
+                    for row in self.comparisons()
+                ],
                 "kept": self.kept(),
                 "knee": self.knee.label,
                 "looks_at_test": self.looks,

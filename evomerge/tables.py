@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,8 +13,10 @@ from rich.text import Text
 
 from evomerge.console import faint
 from evomerge.files import plain
-from evomerge.front import Front, Point, named, shown
+from evomerge.front import Front, Point, named, shown, spread
+from evomerge.report import remarks
 from evomerge.run import Run
+from evomerge.schema import Fidelity
 
 
 def show(out: Console, run: Run) -> None:
@@ -23,8 +25,7 @@ def show(out: Console, run: Run) -> None:
     out.print(table_of("baselines (same items)", run.baselines))
     against = Table("chosen point against", "difference", "95 % interval", "p (Holm)")
     for row in run.comparisons():
-        interval = f"{row['low']:+.3f} to {row['high']:+.3f}"
-        difference = f"{row['difference']:+.3f}"
+        interval, difference = spread(row["low"], row["high"]), f"{row['difference']:+.3f}"
         against.add_row(named(row), difference, interval, shown(row["p_holm"]))
     out.print(against)
     if kept := run.kept():
@@ -37,15 +38,12 @@ def show(out: Console, run: Run) -> None:
         "nondom.: how probable it is that no other point here, baselines included, beats this one"
         " in every objective; p (Holm): adjusted for the number of baselines", highlight=False
     )  # fmt: skip
-    chosen = run.chosen
-    optimism = chosen.mean("search") - chosen.mean("test")
-    if optimism == optimism:
-        out.print(
-            f"optimism of the search: its score of {chosen.label} is {optimism:+.3f} above test"
-        )
+    for line in [*_few(run), *_optimism(run)]:
+        out.print(line, highlight=False)
     for name, points in (("front", run.front), ("all baselines", run.baselines)):
         value, low, high = run.hypervolume(points)
-        out.print(f"test hypervolume of {name}: {value:.3f} ({low:.3f} to {high:.3f})")
+        interval = f" ({spread(low, high, '')})" if low == low else ""
+        out.print(f"test hypervolume of {name}: {value:.3f}{interval}")
     out.print(f"looks at test so far: {run.looks}")
     for line in run.contamination:
         out.print(line, style="yellow", highlight=False)
@@ -56,6 +54,33 @@ def show(out: Console, run: Run) -> None:
     out.print(
         f"save:   evomerge export {run.folder} best -o merged", highlight=False, soft_wrap=True
     )
+
+
+def _few(run: Run) -> Iterator[str]:
+    rows = [row["items_that_differ"] for row in run.comparisons() if row["low"] == row["low"]]
+    if (number := sum(count < remarks.FEW for count in rows)) > 0:
+        yield (
+            f"{number} of these differ from it on fewer than {remarks.FEW} test items: too few for"
+            " interval and p to hold"
+        )
+
+
+def _optimism(run: Run) -> Iterator[str]:
+    """What selection made of the chosen point's score; where its items were chosen, beside what
+    they are like for models that nothing was selected among."""
+    chosen = run.chosen
+    if not Fidelity(**run.recipe["fidelity"]).draws:
+        if (more := chosen.mean("search") - chosen.mean("test")) == more:
+            yield f"optimism of the search: its score of {chosen.label} is {more:+.3f} above test"
+        return
+    gaps = [(point, seen - tested) for point, seen, tested in run.optimism()]
+    others = [gap for point, gap in gaps if run.kind(point) in ("base", "expert")]
+    mine = [gap for point, gap in gaps if point.label == chosen.label]
+    if mine and others:
+        yield (
+            f"optimism of the search: on its items {chosen.label} is {mine[0]:+.3f} above "
+            f"test, base and experts are {sum(others) / len(others):+.3f}"
+        )
 
 
 def words(value: Any) -> str:

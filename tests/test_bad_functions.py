@@ -1,5 +1,8 @@
 """Objectives of the user's own that do not do what they should."""
 
+import json
+
+import numpy as np
 import pytest
 
 import evomerge
@@ -91,3 +94,26 @@ def test_numbers_of_numpy_and_torch_are_scores():
         bank = function.bank("own", lambda model, tokenizer, value=value: value)
         batch = function.prepare(None, bank.items[:1], **bank.options)
         assert function.score(None, batch) == {"score": [score]}
+
+
+def test_one_number_has_no_interval(family, tmp_path, monkeypatch, run):
+    """An objective that is a function gives one number a model: there is nothing to draw anew."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "one_number.py").write_text(
+        "def small(model, tokenizer):\n"
+        "    return 1 / (1 + sum(float(p.square().mean()) for p in model.parameters()))\n"
+    )
+    objectives = {"small": {"function": "one_number:small"}}
+    recipe = families.recipe(family, objectives=objectives, budget={"candidates": 6})
+    file = command.write(tmp_path, recipe | {"fidelity": "all", "strategy": "sobol"})
+    code, out, _ = run("search", file, "-o", tmp_path / "run")
+    assert code == 0 and "<0.001" not in out and "0.001" not in out and "nan" not in out
+    searched = evomerge.Run(tmp_path / "run")
+    assert all(
+        np.isnan(row[key]) for row in searched.comparisons() for key in ("low", "p", "p_holm")
+    )
+    assert np.isnan(searched.hypervolume(searched.front)[1:]).all()
+    row = json.loads(searched.to_json())["chosen_against"][0]
+    assert row["low"] is None and row["p_holm"] is None and row["difference"] is not None
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "not distinguishable from" in page and "95 % paired interval -; p -" in page

@@ -1,5 +1,6 @@
 """`evomerge calibrate` on a real run, and on its ledger with answers taken away."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -138,6 +139,15 @@ def test_the_item_map_shows_every_item_and_model(run, folder, found, tmp_path):
         curve = next(t for t in figure.data if t.yaxis == "y2")
         at = bank.fit.items.information(curve.x[7]).sum() / bank.fit.dispersion
         assert curve.y[7] == pytest.approx(at)
+
+
+def test_two_candidates_have_a_range(found):
+    """The middle nine tenths of two abilities lie between them, where no candidate is."""
+    candidates = np.array([-1.0, 2.0]), np.array([0.25, 0.75])
+    bank = dataclasses.replace(found.banks[0], candidates=candidates)
+    assert bank.range == (-1.0, 2.0) and bank.error == 0.5
+    both = bank.fit.items.information(candidates[0])
+    assert np.array_equal(bank.information, both.mean(axis=0))
 
 
 def test_what_can_not_be_calibrated_is_refused(refused, folder, tmp_path):

@@ -11,6 +11,7 @@ import yaml
 
 import evomerge
 from evomerge import errors, shelf
+from evomerge.files import bank as banks
 from evomerge.files import dataset
 from tests import command, families
 
@@ -149,6 +150,40 @@ def test_a_name_on_a_hub_without_a_network(folders, cached, family, tmp_path, ru
     path = sheet(tmp_path, datasets=cached, split="test")
     says = ["public test set of lab/sets (search, validation)", "allow_contamination"]
     refused("plan", recipe, code=errors.USAGE, says=says)
+
+
+@pytest.mark.parametrize(
+    ("split", "public"),
+    [
+        ("train + test[:2]", ["search", "validation", "test"]),
+        ("all", ["search", "validation", "test"]),
+        ({"search": "train+test", "test": "validation"}, ["search"]),
+        ({"search": "train[:4]", "validation": "train[4:]", "test": "validation"}, []),
+    ],
+)
+def test_a_public_test_set_within_a_split(cached, tmp_path, split, public):
+    assert (
+        banks.sheet(sheet(tmp_path, datasets=cached, split=split)).benchmark.public_test == public
+    )
+
+
+@pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval not installed")
+def test_a_task_of_ones_own_on_a_public_data_set(cached, folders, tmp_path):
+    """Whoever wrote its YAML; and not where it is on files of one's own."""
+    task = {
+        "task": "mine", "dataset_path": cached, "test_split": "test", "doc_to_text": "{{asked}}",
+        "doc_to_choice": "{{options.text}}", "doc_to_target": "right",
+        "output_type": "multiple_choice",
+    }  # fmt: skip
+    keys = {"name": "own", "version": 1, "scorer": {"name": "lm_eval", "task": "mine.yaml"}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(keys))
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(task))
+    found = shelf.load(tmp_path / "own.yaml").benchmark
+    assert found.name == cached and found.public_test == ["search", "validation", "test"]
+    files = {"data_files": {"test": str(folders / "lines" / "test.jsonl")}}
+    own = {**task, "dataset_path": "json", "dataset_kwargs": files}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own))
+    assert shelf.load(tmp_path / "own.yaml").benchmark is None
 
 
 @pytest.mark.parametrize(

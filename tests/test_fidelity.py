@@ -18,7 +18,7 @@ from evomerge.maths import irt
 from evomerge.recipe import resolve
 from evomerge.schema import Fidelity
 from evomerge.worker import Result
-from tests import families, ledgers
+from tests import command, families, ledgers
 
 INFORMATIVE = {"name": "informative", "items": 8, "every": 6, "random": 0.25, "rotate": 0.5}
 
@@ -253,6 +253,36 @@ def test_the_reason_of_a_fallback_is_printed(family, tmp_path):
     )  # fmt: skip
     assert any("'one': 5 models answered all of 30 items, and 8" in note for note in notes)
     assert sum("strata are used instead" in note for note in notes) == 2
+
+
+def test_strata_without_an_item_are_pointed_out(family):
+    def said(**fidelity):
+        return [n for n in resolve(soft(family, fidelity=fidelity)).notes() if "strata" in n]
+
+    assert said(name="informative", items=10) == [
+        "fidelity: 3 of 10 items a bank are drawn from its 5 strata of difficulty: where one has "
+        "none, estimates are rougher than they say"
+    ]
+    assert said(name="stratified", items=4) and said(
+        name="random", items=4, estimator="stratified"
+    )
+    assert not said(name="informative", items=20) and not said(name="random", items=4)
+    assert not said(name="informative", items=10, estimator="p_irt")
+
+
+def test_optimism_is_told_beside_that_of_base_and_experts(family, tmp_path, run):
+    """Items that are chosen are easier or harder than others, for whoever answers them."""
+    recipe = soft(family, fidelity=INFORMATIVE, budget={"candidates": 16})
+    code, out, _ = run("search", command.write(tmp_path, recipe), "-o", tmp_path / "run")
+    found = evomerge.Run(tmp_path / "run")
+    gaps = {point.label: seen - tested for point, seen, tested in found.optimism()}
+    others = [gap for label, gap in gaps.items() if label == "base" or "expert" in label]
+    assert code == 0 and len(others) == 3
+    said = (
+        f"optimism of the search: on its items {found.chosen.label} is "
+        f"{gaps[found.chosen.label]:+.3f} above test, base and experts are {np.mean(others):+.3f}"
+    )
+    assert said in " ".join(out.split())
 
 
 def test_more_items_than_there_are_is_everything(family, tmp_path):

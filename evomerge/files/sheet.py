@@ -83,9 +83,15 @@ class Dataset(pydantic.BaseModel):
         """What is published as `test` on a hub is taken to be a public test set."""
         if (folder / Path(self.datasets).expanduser()).is_dir():
             return None
-        asked = [ours for theirs, ours in self.splits().items() if theirs.startswith("test")]
+        asked = [ours for theirs, ours in self.splits().items() if _has_test(theirs)]
         public = [split for split in SPLITS if split in asked or None in asked]
         return Benchmark.model_validate({"name": self.datasets, "public_test": public})
+
+
+def _has_test(split: str) -> bool:
+    """Whether a split as the package datasets writes it, "train+test[:9]", has rows of `test`."""
+    parts = (part.strip() for part in split.split("+"))
+    return any(part.startswith("test") or part == "all" for part in parts)
 
 
 class Sheet(pydantic.BaseModel):

@@ -171,11 +171,14 @@ def bootstrap_hypervolume(
     scores holds one array (plans, items) per bank; losses are (zero - mean) / unit, with zero
     and unit (banks,). The basic interval (twice the value minus the percentiles): the best of
     noisy plans looks too good, a resample repeats that error, and the reflection removes it.
+    The interval is nan where no bank has two items.
     """
     banks = [np.asarray(bank, dtype=np.float64) for bank in scores]
     measured = np.stack([bank.mean(axis=1) for bank in banks], axis=1)
     anchors = np.asarray(zero, dtype=np.float64), np.asarray(unit, dtype=np.float64)
     value = pareto.hypervolume((anchors[0] - measured) / anchors[1], reference)
+    if all(bank.shape[1] < 2 for bank in banks):
+        return value, float("nan"), float("nan")
     again = [
         pareto.hypervolume((anchors[0] - means) / anchors[1], reference)
         for means in resampled_means(banks, repeats, seed)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from plotly.offline import get_plotlyjs
 
 from evomerge.files.writer import atomic_text
-from evomerge.front import named, shown
+from evomerge.front import named, shown, spread
 from evomerge.report import plots, remarks, style
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _claim(run: Run) -> str:
         f"The chosen merge <b>{_safe(chosen.label)}</b> scores {chosen.mean('test'):.3f} "
         f"{over}on {n:,} test items and is <b>{verdict}</b> the best baseline on these items, "
         f"{_safe(best.label)} with {best.mean('test'):.3f}: difference {row['difference']:+.3f} "
-        f"(95 % paired interval {row['low']:+.3f} to {row['high']:+.3f}; p {p}, adjusted for "
+        f"(95 % paired interval {spread(row['low'], row['high'])}; p {p}, adjusted for "
         f"{len(rows)} baselines). "
         f"It was chosen on validation; the test items were looked at {times}."
     )
@@ -160,7 +160,7 @@ def _cell(point: Point, objective: int) -> tuple[str, str]:
 def _against(run: Run) -> str:
     rows = "".join(
         f"<tr><td>{_safe(named(row))}</td><td>{row['difference']:+.3f}</td>"
-        f"<td>{row['low']:+.3f} to {row['high']:+.3f}</td>"
+        f"<td>{spread(row['low'], row['high'])}</td>"
         f"<td>{_safe(shown(row['p_holm']))}</td></tr>"
         for row in run.comparisons()
     )

@@ -6,6 +6,7 @@ make tokens of them. Its evaluator, its models and its caches are not used.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from evomerge.files.bank import Origin
 from evomerge.files.items import SPLITS, Item
 from evomerge.files.sheet import Benchmark, Sheet
 
+FILES = ("json", "csv", "parquet", "text", "arrow", "pandas")
+"""What the package datasets calls files of any origin, by their form."""
 PERPLEXITIES = ("perplexity", "weighted_perplexity", "bits_per_byte")
 """Aggregations of log-likelihoods, or of pairs of one and a number of words or bytes."""
 
@@ -62,7 +65,21 @@ def origin(keys: Sheet, path: Path) -> Origin:
     with errors.at(f"{path}: task '{given}'"):
         found = harness.load(place, keys.options.get("num_fewshot"), shares)
     options = {**keys.options, "task": place}
-    return Origin(found.items, options, found.identity, benchmark(keys))
+    public = benchmark(keys) or _benchmark(found.task.config)
+    return Origin(found.items, options, found.identity, public)
+
+
+def _benchmark(config: Any) -> Benchmark | None:
+    """That of a task's YAML: a data set on a hub is what others report, whoever wrote the YAML."""
+    files = json.dumps((config.dataset_kwargs or {}).get("data_files"), default=str)
+    name = str(config.dataset_path or "")
+    own = name in FILES and "://" not in files
+    public: Any = list(SPLITS)
+    return (
+        None
+        if own or not name or Path(name).is_dir()
+        else Benchmark(name=name, public_test=public)
+    )
 
 
 def prepare(
