@@ -55,7 +55,7 @@ def search(
 
 def plan_of(
     base: str | Path,
-    experts: Mapping[str, str | Path] | Sequence[str | Path],
+    experts: Mapping[str, str | Path] | Sequence[str | Path] | str | Path,
     operator: str,
     *,
     blocks: int | str = 1,
@@ -71,6 +71,8 @@ def plan_of(
     RecipeError for an unknown gene or a value outside its range, InputError for experts that do
     not fit the base.
     """
+    if isinstance(experts, str | Path):
+        experts = [experts]
     called = experts if isinstance(experts, Mapping) else named(experts)
     references = {name: str(expert) for name, expert in called.items()}
     found = inputs.load(str(base), references, Path.cwd(), tokenizer=tokenizer)
@@ -78,6 +80,8 @@ def plan_of(
     wanted = plain.check(Layers, {"blocks": blocks}, "plan", raises=errors.RecipeError)
     names = found.sources[0].tensors
     layers = stacks.layers(found.base.folder, names, wanted.model_dump())
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise errors.RecipeError(f"seed: expected a whole number of at least 0, got {seed!r}")
     template = Template(
         base=found.inputs[0], experts=found.inputs[1:], layers=layers,
         groups=tuple(dict.fromkeys(layers.groups(names).values())), operators=(operator,),
@@ -112,7 +116,7 @@ def _values(template: Template, genes: Mapping[str, Any]) -> dict[str, Value]:
                 )
             value = dict(zip(names, value, strict=True))
         if isinstance(value, Mapping) and {gene.expert for gene in copies} != set(value):
-            per = ", ".join(gene.expert for gene in copies if gene.expert)
+            per = ", ".join(dict.fromkeys(gene.expert for gene in copies if gene.expert))
             expected = f"a value for each of {per}" if per else "one value, for all experts"
             raise errors.RecipeError(f"{name}: expected {expected}, got {dict(value)}")
         for gene in copies:
@@ -124,7 +128,7 @@ def _values(template: Template, genes: Mapping[str, Any]) -> dict[str, Value]:
 
 def merge(
     base: str | Path,
-    experts: Mapping[str, str | Path] | Sequence[str | Path],
+    experts: Mapping[str, str | Path] | Sequence[str | Path] | str | Path,
     operator: str = "task_arithmetic",
     *,
     out: str | Path | None = None,
@@ -161,7 +165,7 @@ class Score:
 
 def evaluate(
     model: str | Path | Plan,
-    bank: Sequence[str | Path | banks.Bank],
+    bank: Sequence[str | Path | banks.Bank] | str | Path | banks.Bank,
     *,
     split: str = "test",
     batch: int = 25,
@@ -174,6 +178,8 @@ def evaluate(
     if batch < 1:
         raise errors.RecipeError(f"batch: expected at least 1, got {batch}")
     plan = model if isinstance(model, Plan) else alone(model, dtype)
+    if isinstance(bank, str | Path | banks.Bank):
+        bank = [bank]
     shown = _by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
     for one in shown.values():
         one.split(split)

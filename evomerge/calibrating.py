@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column
 from rich.text import Text
 
-from evomerge.console import err, out
+from evomerge.console import Table, err, out
 from evomerge.maths.irt_checks import ESTIMATORS, FEWEST
 
 if TYPE_CHECKING:

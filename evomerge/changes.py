@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from evomerge import errors, plugins
 from evomerge.recipe import Problem
+from evomerge.scorers import function
 
 EXCHANGEABLE = ("base", "experts", "vocabulary", "operators", "objectives", "libraries")
 """Parts of a run's identity that may change within it, if one insists: plans and answers of
@@ -33,7 +34,7 @@ class Change(NamedTuple):
     def line(self, problem: Problem) -> str:
         """`place (file): the run has X, now it is Y`."""
         file = _file(problem, self.place)
-        where = self.place if file is None else f"{self.place} ({file})"
+        where = f"{self.place} ({file})" if file is not None and file.name else self.place
         return f"{where}: the run has {_shown(self.old)}, now it is {_shown(self.new)}"
 
 
@@ -47,8 +48,14 @@ def _between(old: Any, new: Any, place: str) -> Iterator[Change]:
         for key in sorted({*old, *new}):
             if old.get(key) != new.get(key):
                 yield from _between(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
-    elif old != new:
+    elif old != new and not _is_same(old, new):
         yield Change(place, old, new)
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    """Whether two entries of an identity differ in no more than what is known of a function."""
+    both = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
+    return both and all(a == b or function.is_same(a, b) for a, b in zip(old, new, strict=True))
 
 
 def refuse(folder: Path, found: Sequence[Change], problem: Problem, *, allowed: bool) -> None:
@@ -72,11 +79,14 @@ def refuse(folder: Path, found: Sequence[Change], problem: Problem, *, allowed: 
 
 
 def _is_exchangeable(change: Change, problem: Problem) -> bool:
-    """Other items of an objective only where no choice or fit rests on those of before."""
+    """Other items of an objective only where no choice or fit rests on those of before; never
+    another function, whose answers can not be told from those of the one before."""
     if change.part not in EXCHANGEABLE or change.is_of_a_set:
         return False
     if change.part != "objectives":
         return True
+    if not problem.banks[change.place.split(".")[1]].path.name:
+        return False
     recipe = problem.recipe
     needs = plugins.strategy_needs(recipe.strategy.name, recipe.strategy.options)
     rests = recipe.fidelity.draws or recipe.fidelity.reads != "mean" or "answers" in needs

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from evomerge import errors
-from evomerge.console import err, faint, out
+from evomerge.console import Table, err, faint, out
 
 RunFolder = Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -91,8 +89,7 @@ def between(
         print(json.dumps(line.rows(), indent=1))
         return
     out.print(tables.table_of(f"from {first} to {second} (scored on test)", line))
-    command = shlex.join(["evomerge", "export", str(run), made[0].label, "-o", "merged"])
-    out.print(f"save:   {command}", highlight=False, soft_wrap=True)
+    tables.to_save(out, opened, made[0].label)
 
 
 def across(out: Console, run: Path, banks: list[str], split: str, as_json: bool) -> None:

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from evomerge import calibrating, choosing, comparing, errors, examining, merging, shelves
-from evomerge.console import err, out
+from evomerge.console import Table, err, out
 
 app = typer.Typer(
     help="Search for the best way to merge fine-tuned language models.",

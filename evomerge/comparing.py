@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column
 from rich.text import Text
 
-from evomerge.console import err, faint, out
+from evomerge.console import Table, err, faint, out
 
 if TYPE_CHECKING:
     from evomerge.signals import Similarity

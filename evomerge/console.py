@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table as _Table
 from rich.text import Text
 
 from evomerge import errors
@@ -18,6 +19,19 @@ class Screen(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(errors.public(text), **options)
+
+
+class Table(_Table):
+    """A table that breaks what is too long for a column instead of cutting it off: a sha256 or a
+    label is there to be copied."""
+
+    def add_column(self, *header: Any, **options: Any) -> None:
+        super().add_column(*header, **{"overflow": "fold", **options})
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        while len(self.columns) < len(cells):
+            self.add_column()
+        super().add_row(*cells, **options)
 
 
 out = Screen()

@@ -18,7 +18,7 @@ from evomerge.desk import Desk
 from evomerge.files.ledger import Ledger
 from evomerge.pace import Pace
 from evomerge.recipe import Problem
-from evomerge.session import facts, open_run
+from evomerge.session import facts, open_run, refuse_model
 from evomerge.state import State
 from evomerge.watch import WINDOW, Watch, interruptible, too_many
 from evomerge.worker import Result
@@ -54,6 +54,7 @@ class Search:
         where the time ends before the front is confirmed.
         """
         given = seeds.found(self.problem, self.folder)  # refused before there is a folder
+        refuse_model(self.folder)
         ledger = Ledger(self.folder, write=True, clock=self.clock)
         desk = None
         try:

@@ -80,13 +80,13 @@ def _known(problem: Problem, folder: Path) -> dict[str, Any] | None:
 
 def _described(problem: Problem) -> dict[str, Any]:
     recipe, batch = problem.recipe, problem.recipe.batch
+    drawn = recipe.fidelity.draws
     allowed = recipe.allow_mismatch
     asked = recipe.fidelity.items
     per_candidate = sum(
-        min(asked or 0, len(bank.split("search")))
-        if recipe.fidelity.draws
-        else n_blocks(bank, "search", batch, asked) * batch
+        min(n, len(bank.split("search")))
         for bank in problem.banks.values()
+        for n in [asked or 0 if drawn else n_blocks(bank, "search", batch, asked) * batch]
     )
     numbers = sum(info.numel for info in problem.base.tensors.values())
     size = sum(info.bytes for info in problem.base.tensors.values())

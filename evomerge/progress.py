@@ -88,7 +88,7 @@ class Shown:
         text = summary(search)
         self._bar.update(self._task, completed=told, total=budget, facts=text)
         if not self._live:
-            total = f" of {budget}" if budget else ""
+            total = f" of {budget}" if budget and told <= budget else ""
             line = f"{told}{total} candidates; {text}"
             self.console.print(line, highlight=False, soft_wrap=True)
         ended = time.monotonic()

@@ -23,7 +23,7 @@ Written = Callable[[int, int], None]
 
 def size(text: str, where: str) -> int:
     """Bytes of `5GB`, `500MB` or `2GiB`; RecipeError for what is no size of at least one byte."""
-    found = _SIZE.fullmatch(text.strip())
+    found = _SIZE.fullmatch(str(text).strip())
     count = 0
     if found:
         number, unit, binary = found.groups()

@@ -17,6 +17,13 @@ LIBRARIES = ("torch", "transformers", "numpy", "pymoo", "cma")
 """Whose versions answers and proposals depend on."""
 
 
+def refuse_model(folder: Path) -> None:
+    """RecipeError for a folder that holds a model, and no run: one of the inputs, by mistake."""
+    is_model = (folder / "config.json").exists() or any(folder.glob("*.safetensors"))
+    if is_model and not begun(folder):
+        raise errors.RecipeError(f"{folder}: holds a model, expected a new folder for the run")
+
+
 def open_run(ledger: Ledger, problem: Problem, *, allow_change: bool) -> list[str]:
     """Make a folder that of this recipe, or see whether it is; what has changed and is allowed.
 
@@ -106,7 +113,7 @@ def other_scores(ledger: Ledger, problem: Problem) -> list[str]:
     """Parts of the recipe by which its scores can not be compared with those of a run."""
     recorded, now = ledger.meta("identity") or {}, problem.identity()
     parts = ("base", "experts", "vocabulary", "objectives", "keep", "dtype")
-    return [part for part in parts if recorded.get(part) != now.get(part)]
+    return [part for part in parts if changes.between(recorded.get(part), now.get(part))]
 
 
 def require_same_scores(ledger: Ledger, problem: Problem) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from evomerge.console import out
+from evomerge.console import Table, out
 
 bank_app = typer.Typer(help="Item banks: check your own questions and answers.")
 zoo_app = typer.Typer(help="Small real model families that build themselves.")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 
+from evomerge.console import Table
 from evomerge.files import lock
 from evomerge.files.ledger import Ledger
 from evomerge.maths import pareto

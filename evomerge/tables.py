@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from evomerge.console import faint
+from evomerge.console import Table, faint
 from evomerge.files import plain
 from evomerge.front import Front, Point, named, shown, spread
 from evomerge.report import remarks
@@ -51,9 +51,13 @@ def show(out: Console, run: Run) -> None:
     if failed:
         out.print(f"failed candidates: {failed}")
     out.print(f"report: {run.folder / 'report.html'}", highlight=False, soft_wrap=True)
-    out.print(
-        f"save:   evomerge export {run.folder} best -o merged", highlight=False, soft_wrap=True
-    )
+    to_save(out, run, "best")
+
+
+def to_save(out: Console, run: Run, label: str) -> None:
+    """The command that saves a point."""
+    command = shlex.join(["evomerge", "export", str(run.folder), label, "-o", "merged"])
+    out.print(f"save:   {command}", highlight=False, soft_wrap=True)
 
 
 def _few(run: Run) -> Iterator[str]:
@@ -119,10 +123,7 @@ def preferred(out: Console, run: Run, point: Point) -> None:
     beside = [point] if point.chosen else [point, run.chosen]
     rows = Front([*beside, *run.baselines.points], run.objectives, run.front.tested)
     out.print(table_of(f"preferred: {point.label} (by validation; scored on test)", rows))
-    out.print(
-        f"save:   evomerge export {run.folder} {point.label} -o merged", highlight=False,
-        soft_wrap=True,
-    )  # fmt: skip
+    to_save(out, run, point.label)
 
 
 def preferred_json(run: Run, point: Point) -> str:

@@ -2,12 +2,13 @@
 
 import json
 import platform
+import shutil
 
 import pytest
 import torch
 
 import evomerge
-from evomerge import errors
+from evomerge import api, errors
 from tests import command, families
 
 GENES = "space.genes"
@@ -195,18 +196,43 @@ def test_a_type_that_this_processor_is_slow_at_is_named(run, family, tmp_path, d
     assert said == (slow and dtype == "bfloat16")
 
 
+def test_a_bank_smaller_than_a_block_has_no_more_items_than_it_has(run, family, tmp_path):
+    path = command.write(tmp_path, families.recipe(family, batch=25, fidelity="all"))
+    assert json.loads(run("plan", path, "--json")[1])["items per candidate"] == 60
+
+
+def test_a_model_is_no_folder_for_a_run(family, tmp_path, refused):
+    recipe, place = command.write(tmp_path, families.recipe(family)), tmp_path / "model"
+    shutil.copytree(family / "left", place)
+    before = sorted(place.iterdir())
+    says = [f"{place}: holds a model, expected a new folder for the run"]
+    refused("search", recipe, "-o", place, code=errors.USAGE, says=says)
+    assert sorted(place.iterdir()) == before
+
+
 def test_python_gets_the_same_refusals(family, tmp_path):
     with pytest.raises(errors.RecipeError, match="unknown key 'budgte'"):
         evomerge.search(families.recipe(family), tmp_path / "run", budgte=3)
     names = [family / "left", family / "right"]
     with pytest.raises(errors.RecipeError, match="a value for each of left, right"):
         evomerge.merge(family / "base", names, weight={"left": 1})
+    with pytest.raises(errors.RecipeError, match="of left, right, got"):
+        evomerge.merge(family / "base", names, weight={"left": 1}, blocks=2)
+    with pytest.raises(errors.RecipeError, match="seed: expected a whole number of at least 0"):
+        evomerge.merge(family / "base", names, seed=-1)
+    with pytest.raises(errors.RecipeError, match="shard size: expected a size such as 5GB"):
+        evomerge.merge(family / "base", names, shard_size=0, out=tmp_path / "made")
+    with pytest.raises(errors.RecipeError, match=r"objectives.mine: expected a function, got 3"):
+        evomerge.search(families.recipe(family), tmp_path / "run", objectives={"mine": 3})
     with pytest.raises(errors.RecipeError, match="expected one value, for all experts"):
         evomerge.merge(family / "base", names, "ties", density=[0.1, 0.2])
     with pytest.raises(errors.RecipeError, match="blocks: expected a whole number"):
         evomerge.merge(family / "base", names, blocks="al")
     with pytest.raises(errors.RecipeError, match="batch: expected at least 1, got 0"):
         evomerge.evaluate(family / "base", [family / "one.jsonl"], batch=0)
+    one = evomerge.evaluate(family / "base", str(family / "one.jsonl"))
+    assert list(one) == ["one"] and len(one["one"].scores) == 30
+    assert api.plan_of(family / "base", family / "left", "linear").experts[0].name == "left"
     with pytest.raises(errors.InputError, match="no run here"):
         evomerge.Run(tmp_path)
     with pytest.raises(AttributeError, match="no attribute 'Pln'"):

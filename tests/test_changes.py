@@ -2,11 +2,12 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 
 import evomerge
-from evomerge import errors
+from evomerge import changes, errors
 from evomerge.recipe import resolve
 from tests import command, families, ledgers
 
@@ -47,6 +48,38 @@ def edit(file, *rows):
     for row in rows:
         items[row]["prompt"] += "?"
     file.write_text("".join(f"{json.dumps(item)}\n" for item in items))
+
+
+def test_another_function_under_the_same_name(family, tmp_path, monkeypatch, run, refused):
+    """What one has answered is not compared with what the other does; comments may change."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    objectives = {"mine": {"function": "changing:mine"}}
+    recipe = families.recipe(family, objectives=objectives, strategy="sobol")
+
+    def search(body, candidates):
+        (tmp_path / "changing.py").write_text(f"def mine(model, tokenizer):\n    return {body}\n")
+        sys.modules.pop("changing", None)
+        return evomerge.search(recipe, tmp_path / "run", budget={"candidates": candidates})
+
+    search("0.5", 4)
+    search("0.5  # a remark", 5)
+    with pytest.raises(errors.RecipeError) as refusal:
+        search("0.75", 6)
+    assert "objectives.mine: the run has mine, 1, changing:mine code " in str(refusal.value)
+    assert "another recipe" in str(refusal.value)
+    assert {row["mine"] for row in search("0.5", 6).front.rows()} == {0.5}
+
+
+def test_a_run_from_before_functions_had_a_code_goes_on():
+    old, new = ["mine", 1, "a:mine", "score"], ["mine", 1, "a:mine code 0123", "score"]
+    other = ["mine", 1, "a:mine code 4567", "score"]
+    assert not changes.between({"o": old}, {"o": new}) and not changes.between(
+        {"o": new}, {"o": old}
+    )
+    assert changes.between({"o": new}, {"o": other})
+    assert changes.between({"o": old}, {"o": ["mine", 1, "b:mine code 0123", "score"]})
+    assert changes.between({"o": old}, {"o": [*new[:3], "margin"]})
 
 
 def test_one_byte_of_an_input(here, run, refused):

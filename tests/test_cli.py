@@ -1,8 +1,10 @@
 """The command line from outside: processes, signals, a full disk, pipes, help, JSON."""
 
+import io
 import json
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 import yaml
 
 from evomerge import errors
+from evomerge.console import Screen, Table
 from evomerge.files.items import SPLITS
 from tests import command, families, ledgers
 
@@ -96,6 +99,9 @@ def test_from_a_search_to_a_model(family, tmp_path, run, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = command.write(tmp_path, families.recipe(family, budget={"candidates": 6}))
     assert run("search", path, "-o", "run")[0] == 0
+    shutil.copytree("run", "a run")
+    out = run("front", "a run")[1]
+    assert "save:   evomerge export 'a run' best -o merged" in out
     assert run("search", path, "-o", "run", "--candidates", 9)[0] == 0
     front = json.loads(run("front", "run", "--json")[1])
     label = front["front"][0]["point"]
@@ -180,6 +186,19 @@ def test_listings(run):
     assert families == ["digits", "smollm2", "tiny"]
     code, _, err = run("list", "operator")
     assert code == errors.USAGE and "Did you mean 'operators'?" in err
+
+
+def test_what_is_to_be_copied_is_never_cut_off():
+    """A table that is too narrow breaks a sha256, a label or a path."""
+    table = Table("name", "sha256")
+    table.add_row("task arithmetic 0.2", "0123456789abcdef" * 4)
+    bare = Table(show_header=False)
+    bare.add_row("folder", "/a/long/way/to/a/folder/of/models/that/does/not/fit/here")
+    screen = Screen(width=40, file=io.StringIO())
+    screen.print(table)
+    screen.print(bare)
+    shown = re.sub(r"[^a-z0-9/]", "", screen.file.getvalue())
+    assert "…" not in screen.file.getvalue() and shown.count("def") == 4
 
 
 def test_plan_says_what_a_search_would_do(family, tmp_path, run):

@@ -1,6 +1,7 @@
 """Disks that are full, folders that can not be written, inputs that go away: whole or absent,
 nothing acknowledged is lost, and a later run goes on."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -115,6 +116,39 @@ def test_a_folder_that_may_only_be_read(family, tmp_path):
     assert done.returncode == errors.ENVIRONMENT, done.stderr
     assert f"{closed / 'run'}: can not be written: Permission denied" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root may write anywhere"
+)
+def test_a_run_that_may_only_be_read_is_read(family, tmp_path):
+    """A colleague's, or one in an archive; one that nobody closed has to be copied first."""
+    path = command.write(tmp_path, families.recipe(family, budget={"candidates": 6}))
+    as_user = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+
+    def called(*words):
+        return subprocess.run(
+            [*as_user, *command.PROGRAM, *words], env=command.ENVIRONMENT, text=True,
+            capture_output=True, timeout=120,
+        )  # fmt: skip
+
+    def front():
+        return called("front", str(tmp_path / "run"), "--json")
+
+    called("search", str(path), "-o", str(tmp_path / "run"))
+    before = front().stdout
+    for file in (tmp_path / "run").iterdir():
+        file.chmod(0o444)
+    (tmp_path / "run").chmod(0o555)
+    done = front()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == before and json.loads(before)["front"]
+    (tmp_path / "run").chmod(0o755)
+    (tmp_path / "run" / "ledger.sqlite-wal").write_bytes(b"not empty")
+    (tmp_path / "run").chmod(0o555)
+    done = front()
+    assert done.returncode == errors.ENVIRONMENT and "copy the folder" in done.stderr
+    (tmp_path / "run").chmod(0o755)
 
 
 def test_inputs_that_are_deleted_during_a_run(family, tmp_path, refused):

@@ -19,7 +19,7 @@ from typing import Any
 
 from evomerge import errors
 from evomerge.files import lock
-from evomerge.files.mounts import file_system, journal
+from evomerge.files.mounts import connect, file_system, journal
 
 NAME = "ledger.sqlite"
 SCHEMA = 2
@@ -83,7 +83,7 @@ class Ledger:
         self._lock = lock.take(folder) if write else None
         try:
             with _plain(self.path):
-                self._db = sqlite3.connect(self.path, isolation_level=None, timeout=30)
+                self._db = connect(self.path)
                 self._open(write)
         except BaseException:
             self._unlock()
@@ -295,5 +295,5 @@ def begun(folder: Path) -> bool:
     path = folder / NAME
     if not (path.is_file() and path.stat().st_size):
         return False
-    with _plain(path), closing(sqlite3.connect(path, timeout=30)) as db:
+    with _plain(path), closing(connect(path)) as db:
         return db.execute("SELECT 1 FROM sqlite_master").fetchone() is not None

@@ -1,8 +1,13 @@
-"""On what kind of file system a folder lies, and how SQLite is to keep its journal there."""
+"""On what kind of file system a folder lies, and how SQLite is to open a file there."""
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from pathlib import Path
+from urllib.parse import quote
+
+from evomerge import errors
 
 # Write-ahead logs need shared memory, which network file systems do not give.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "beegfs", "ceph", "9p"}
@@ -26,3 +31,17 @@ def file_system(folder: Path) -> str:
         if inside and len(point) > len(best[0]):
             best = (point, kind)
     return best[1]
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a database; one that may not be written to, a colleague's or an archive's, only to be
+    read, where SQLite would want to write beside it even so. MachineError where it can not be."""
+    where, log = f"file:{quote(str(path))}", path.with_name(f"{path.name}-wal")
+    if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        if log.exists() and log.stat().st_size:
+            raise errors.MachineError(
+                f"{path.parent}: can not be written to, and whoever wrote there did not close it: "
+                "copy the folder, and use the copy"
+            )
+        where += "?mode=ro&immutable=1"
+    return sqlite3.connect(where, isolation_level=None, timeout=30, uri=True)

@@ -1,6 +1,6 @@
-"""Prune, merge, prune: what Sparsity-Aware Evolution does to a pair of parents (Zhang et al. 2026,
-arXiv 2602.08218), here to the task vectors of any number of experts.
+"""Prune, merge, prune again, as Sparsity-Aware Evolution does (Zhang et al. 2026).
 
+Source: arXiv 2602.08218, of a pair of parents; here the task vectors of any number of experts.
 In each tensor, as there in each layer, an expert keeps the largest `density` of its entries by
 magnitude, and those that tie with the smallest of them. The weighted sum of what is left has the
 union of their places; it is pruned to the same density again, so that the result is that sparse.

@@ -6,9 +6,13 @@ The whole function is one item. If `f` takes an argument `split`, it is told whi
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import inspect
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +31,46 @@ class Batch:
     call: Callable[..., Any]
 
 
+CODE = " code "
+"""Stands between a function's name and what tells its code from another's."""
+
+
 def bank(name: str, call: Callable[..., Any] | str) -> Bank:
-    """The bank of one item a split that stands for a function or its `module:name`."""
+    """The bank of one item a split that stands for a function or its `module:name`.
+
+    Raises RecipeError for what can not be called.
+    """
     call = find(call) if isinstance(call, str) else call
+    if not callable(call):
+        raise errors.RecipeError(f"objectives.{name}: expected a function, got {call!r}")
     items = tuple(Item(f"{name}:{split}", name, (), "", split) for split in SPLITS)
-    identity = f"{call.__module__}:{getattr(call, '__qualname__', repr(call))}"
+    named = call if hasattr(call, "__qualname__") else type(call)
+    identity = f"{call.__module__}:{named.__qualname__}{CODE}{_code(named)}"
     return Bank(
         name=name, version=1, scorer="function", options={"call": call}, items=items,
         licence="", sha256=identity, path=Path(), description="",
     )  # fmt: skip
+
+
+def _code(call: Callable[..., Any]) -> str:
+    """A digest of a function's own code, whatever its comments and spaces; not of what it calls,
+    nor of values that it finds outside."""
+    try:
+        text = textwrap.dedent(inspect.getsource(call))
+    except (OSError, TypeError):  # typed into an interpreter, or not Python
+        return "unknown"
+    with contextlib.suppress(SyntaxError):  # a lambda is cut out with the lines around it
+        text = ast.unparse(ast.parse(text))
+    return sha256(text.encode()).hexdigest()[:12]
+
+
+def is_same(old: object, new: object) -> bool:
+    """Whether two identities are of one function, as far as is known: the code was not always
+    part of it."""
+    if not (isinstance(old, str) and isinstance(new, str)):
+        return False
+    (name, _, code), (other, _, its) = old.partition(CODE), new.partition(CODE)
+    return name == other and ({code, its} & {"", "unknown"} != set())
 
 
 def find(reference: str) -> Callable[..., Any]:
