@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evomerge import errors, plugins, zoo
 from evomerge.files import bank as banks
-from evomerge.files import plain, sources
+from evomerge.files import sources
 from evomerge.files.sheet import Sheet
 
 
@@ -70,7 +70,7 @@ def _check_items(bank: banks.Bank) -> None:
         try:
             check(item)
         except ValueError as error:
-            where = f"{bank.path}: item {plain.shown(item.id)}"
+            where = banks.where(bank.path, item)
             raise errors.InputError(f"{where}: {error} (scorer {bank.scorer})") from None
 
 

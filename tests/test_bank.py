@@ -79,6 +79,21 @@ def test_scorer_options_template_and_digest(tmp_path):
     assert len(digests | {plainly.sha256, asked.sha256}) == 5
 
 
+def test_an_item_knows_its_place_and_is_the_same_wherever_it_stands(tmp_path):
+    given = {**SUM, "prompt": "x", "id": "a"}
+    lines = bank.load(jsonl(tmp_path / "x.jsonl", "", SUM, given))
+    listed = bank.load(sheet(tmp_path / "y.yaml", items=[SUM, given]))
+    assert lines.items == listed.items and set(lines.items) == set(listed.items)
+    assert [item.named for item in lines.items] == [
+        f"{tmp_path}/x.jsonl:2",
+        f"{tmp_path}/x.jsonl:3: item 'a'",
+    ]
+    assert [item.named for item in listed.items] == [
+        f"{tmp_path}/y.yaml: items[0]",
+        f"{tmp_path}/y.yaml: items[1]: item 'a'",
+    ]
+
+
 def test_splits_follow_content_and_orders_are_fixed(tmp_path):
     entries = questions(400)
     found = bank.load(jsonl(tmp_path / "q.jsonl", *entries))
@@ -255,7 +270,11 @@ def test_unusable_files(tmp_path):
         ({"examples": []}, errors.InputError, "examples: expected at least 1 item"),
         ({"examples": [{"prompt": "x"}]}, errors.InputError, "examples[0]: has no answer"),
         ({"examples": [{"text": "x"}]}, errors.InputError, "examples have no answers"),
-        ({"examples": [SUM]}, errors.InputError, "stands among the examples too"),
+        (
+            {"examples": [SUM]},
+            errors.InputError,
+            "x.yaml: items[0]: stands among the examples too (",
+        ),
         ({"prompt": "Q:"}, errors.InputError, "prompt: expected a text with {prompt}"),
         ({"prompt": "{prompt.__class__}"}, errors.InputError, "prompt: expected a text with"),
         ({"prompt": "{prompt} {"}, errors.InputError, "prompt: single '{'"),
