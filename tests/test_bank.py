@@ -209,7 +209,9 @@ BAD_LINES = [
     ([{**SUM, "id": 7}], 1, "id: expected a text"),
     ([SUM, {"prompt": "x", "answer": "y"}], 2, "has no choices, unlike the first"),
     ([{"prompt": "x", "answer": "y"}, {"prompt": "z", "answer": 1}], 2, "answer is 1, the first"),
-    ([SUM, {**SUM, "id": "b"}], 2, "same prompt and choices as"),
+    ([SUM, {**SUM, "id": "b"}], 2, "x.jsonl:2: item 'b': same prompt and choices as"),
+    ([SUM, SUM], 2, "x.jsonl:2: same prompt and choices as"),
+    ([{"prompt": "x", "answer": "y"}] * 2, 2, "x.jsonl:2: same prompt and choices as"),
     ([{**SUM, "id": "a"}, {**SUM, "prompt": "y", "id": "a"}], 2, "item 'a': the id is already"),
     ([{**SUM, "split": "test"}, {**SUM, "split": "search"}], 2, "'search' and 'test' ("),
 ]

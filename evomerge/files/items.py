@@ -242,7 +242,7 @@ def _check_together(found: Sequence[tuple[str, Item]]) -> None:
     contents: dict[tuple[str, tuple[str, ...]], tuple[str, Item]] = {}
     first = found[0][1]
     for where, item in found:
-        here = f"{where}: item {plain.shown(item.id)}"
+        here = item.named
         if bool(item.choices) != bool(first.choices):
             have = "has choices" if item.choices else "has no choices"
             raise errors.InputError(f"{here}: {have}, unlike the first item of the bank")
@@ -261,9 +261,9 @@ def _check_together(found: Sequence[tuple[str, Item]]) -> None:
             raise errors.InputError(
                 f"{here}: stands in two splits, '{item.split}' and '{twin.split}' ({place})"
             )
-        if item.id in ids:
-            raise errors.InputError(f"{here}: the id is already that of {ids[item.id]}")
         if twin is not item:
             what = "pixels" if item.pixels else "prompt and choices"
             raise errors.InputError(f"{here}: same {what} as {place}")
+        if item.id in ids:
+            raise errors.InputError(f"{here}: the id is already that of {ids[item.id]}")
         ids[item.id] = where
