@@ -33,6 +33,14 @@ def parse_json(data: bytes) -> Any:
         raise ValueError(f"is not JSON: {error.msg} at {place}") from None
     except RecursionError:
         raise ValueError("is not usable JSON: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(_plainly(error)) from None
+
+
+def _plainly(error: Exception) -> str:
+    """What a reader says in one line, without Python's advice for a number of thousands of digits."""
+    text = " ".join(str(error).split())
+    return "a number is too long" if "sys.set_int_max_str_digits" in text else text
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -155,7 +163,7 @@ def read_yaml(
     except RecursionError:
         raise raises(f"{where}: nested too deeply") from None
     except (ValueError, yaml.YAMLError) as error:
-        raise raises(f"{where}: {' '.join(str(error).split())}") from None
+        raise raises(f"{where}: {_plainly(error)}") from None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise raises(f"{where}: expected 'key: value' lines, got {shown(value)}")
     return value

@@ -12,6 +12,9 @@ from evomerge import errors
 from evomerge.files import plain
 
 MAX_BYTES = 1_000_000_000
+LONGEST_INDEX = 18
+"""Digits of a choice's number; more are a text, and int() refuses some thousands."""
+
 Row = tuple[str, object]
 """Where it stands, for messages, and what stands there."""
 
@@ -72,7 +75,8 @@ def _entry(cells: dict[str, str], where: str) -> dict[str, object]:
     except ValueError as error:
         raise errors.InputError(f"{where}: choices: {error}; expected a JSON list") from None
     answer = cells.get("answer", "")
-    if answer.isdecimal() and isinstance(choices, list) and answer not in choices:
+    is_index = answer.isdecimal() and len(answer) <= LONGEST_INDEX
+    if is_index and isinstance(choices, list) and answer not in choices:
         entry["answer"] = int(answer)
     return entry
 
