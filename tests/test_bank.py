@@ -429,6 +429,25 @@ def test_items_of_parquet_are_those_of_json_lines(tmp_path):
     assert "bad.parquet: is not Parquet: " in refusal(bad)
 
 
+def test_parquet_that_can_not_be_converted_names_row_and_column(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    texts = pyarrow.array(["a", "b"])
+    broken = pyarrow.array([b"ok", b"a\xff"]).view(pyarrow.string())
+    elsewhere = pyarrow.array([None, 1], pyarrow.timestamp("s", tz="Foo/Bar"))
+    for columns, says in (
+        ({"prompt": texts, "answer": broken}, "x.parquet: row 1: 'answer' is not UTF-8 at byte 1"),
+        ({"prompt": texts, "answer": elsewhere}, "x.parquet: row 1: 'answer' can not be read: "),
+    ):
+        parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+        assert says in refusal(tmp_path / "x.parquet")
+    assert "Foo/Bar" in refusal(tmp_path / "x.parquet")
+    twice = pyarrow.Table.from_arrays([texts, texts, texts], ["prompt", "answer", "prompt"])
+    parquet.write_table(twice, tmp_path / "x.parquet")
+    assert "x.parquet: column 'prompt' stands twice" in refusal(tmp_path / "x.parquet")
+
+
 def test_parquet_needs_its_library(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "find_spec", lambda name: None)
     (tmp_path / "x.parquet").write_bytes(b"")

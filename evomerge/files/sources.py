@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from evomerge import errors
 from evomerge.files import plain
@@ -82,7 +83,7 @@ def _entry(cells: dict[str, str], where: str) -> dict[str, object]:
 
 
 def _parquet(path: Path) -> Iterator[Row]:
-    """Nulls are keys that are not there."""
+    """Nulls are keys that are not there. A cell may hold what can be read and not be converted."""
     if not find_spec("pyarrow"):
         raise errors.MachineError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow")
     import pyarrow
@@ -90,12 +91,26 @@ def _parquet(path: Path) -> Iterator[Row]:
 
     data = plain.read_bytes(path, MAX_BYTES, str(path), errors.InputError)
     try:
-        found = parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
+        table = parquet.ParquetFile(pyarrow.BufferReader(data)).read()
+        names = _header(table.column_names, str(path))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise errors.InputError(f"{path}: is not Parquet: {reason}") from None
-    for number, row in enumerate(found):
-        yield f"{path}: row {number}", {key: v for key, v in row.items() if v is not None}
+    for number, cells in enumerate(zip(*table.columns, strict=True)):
+        where = f"{path}: row {number}"
+        row = {n: _value(cell, n, where) for n, cell in zip(names, cells, strict=True)}
+        yield where, {name: value for name, value in row.items() if value is not None}
+
+
+def _value(cell: Any, name: str, where: str) -> object:
+    """A cell of Parquet as Python has it."""
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError as error:
+        reason = f"is not UTF-8 at byte {error.start}"
+    except Exception as error:  # of pyarrow, or of the library that has time zones or the like
+        reason = f"can not be read: {type(error).__name__}: {' '.join(str(error).split())}"
+    raise errors.InputError(f"{where}: {plain.shown(name)} {reason}")
 
 
 def _data(path: Path) -> bytes:
