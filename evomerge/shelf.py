@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evomerge import errors, plugins, zoo
 from evomerge.files import bank as banks
-from evomerge.files import sources
+from evomerge.files import plain, sources
 from evomerge.files.sheet import Sheet
 
 
@@ -22,7 +22,7 @@ def check(reference: str, folder: Path) -> Sheet | None:
     path = banks.find(_near(reference, folder))
     if path.suffix in sources.SUFFIXES:
         if not path.is_file():
-            raise errors.InputError(f"{path}: no such file")
+            raise errors.InputError(f"{path}: {plain.absent(path)}")
         return None
     keys = banks.sheet(path)
     scorer = plugins.load("scorer", keys.scorer["name"], f"{path}: scorer")

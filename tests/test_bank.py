@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge import errors
+from evomerge import errors, shelf
 from evomerge.files import bank, items, plain, sources
 
 SUM = {"prompt": "1+1=", "choices": ["2", "3"], "answer": 0}
@@ -343,8 +343,11 @@ def test_any_items_load_or_are_refused(entries):
 
 
 def test_a_folder_is_not_a_bank(tmp_path):
-    os.mkdir(tmp_path / "x.yaml")
-    assert "x.yaml: no such file" in refusal(tmp_path / "x.yaml")
+    for name in ("x.yaml", "x.jsonl"):
+        os.mkdir(tmp_path / name)
+        assert f"{name}: is a folder, expected a file" in refusal(tmp_path / name)
+        with pytest.raises(errors.InputError, match=f"{name}: is a folder, expected a file"):
+            shelf.load(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -417,6 +420,8 @@ def test_items_of_csv_are_those_of_json_lines(tmp_path):
     found = bank.load(csv_of(texts, tmp_path / "t.csv", ("prompt", "answer")))
     assert found.items == bank.load(jsonl(tmp_path / "t.jsonl", *texts)).items
     assert found.scorer == "exact_match"
+    long = [{"prompt": "a b" * 60_000, "answer": "2"}]
+    assert bank.load(csv_of(long, tmp_path / "t.csv", ("prompt", "answer"))).items[0].place
 
 
 def test_items_of_parquet_are_those_of_json_lines(tmp_path):

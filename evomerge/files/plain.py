@@ -58,11 +58,16 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
+def absent(path: Path) -> str:
+    """What is said of a path where there is no file."""
+    return "is a folder, expected a file" if path.is_dir() else "no such file"
+
+
 def read_bytes(path: Path, limit: int, where: str, raises: type[errors.EvomergeError]) -> bytes:
     """The whole of a regular file that has at most `limit` bytes."""
     try:
         if not path.is_file():
-            raise raises(f"{where}: no such file")
+            raise raises(f"{where}: {absent(path)}")
         size = path.stat().st_size
         if size > limit:
             raise raises(f"{where}: has {size:,} bytes, at most {limit:,} are read")

@@ -43,7 +43,7 @@ def _csv(path: Path) -> Iterator[Row]:
         raise errors.InputError(f"{path}: is not UTF-8 at byte {error.start}") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
-    line = 1
+    line, usual = 1, csv.field_size_limit(MAX_BYTES)
     try:
         for cells in reader:
             where, line = f"{path}:{line}", reader.line_num + 1
@@ -57,6 +57,8 @@ def _csv(path: Path) -> Iterator[Row]:
                 yield where, _entry(dict(zip(header, cells, strict=True)), where)
     except csv.Error as error:
         raise errors.InputError(f"{path}:{reader.line_num}: is not CSV: {error}") from None
+    finally:
+        csv.field_size_limit(usual)
 
 
 def _header(cells: list[str], where: str) -> list[str]:
