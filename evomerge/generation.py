@@ -62,10 +62,16 @@ def check(item: Item) -> None:
 
 
 def prepare(tokenizer: Any, items: Sequence[Item], mark: Mark, options: Options) -> Batch:
-    """Tokenise a block of items."""
+    """Tokenise a block of items.
+
+    Raises InputError for one that the model can not read whole with all it may have to write.
+    """
     chat = options.get("chat", DEFAULTS["chat"])
     texts = [prompts.text(tokenizer, item, chat=chat) for item in items]
     rows = [prompts.tokens(tokenizer, text, chat=chat) for text in texts]
+    for item, row in zip(items, rows, strict=True):
+        made = options.get("max_new_tokens", DEFAULTS["max_new_tokens"])
+        prompts.check_length(tokenizer, item, len(row), made)
     return assemble(tokenizer, items, rows, mark, options)
 
 

@@ -38,7 +38,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def _plainly(error: Exception) -> str:
-    """What a reader says in one line, without Python's advice for a number of thousands of digits."""
+    """What a reader says, in one line; Python's own advice for long numbers helps nobody here."""
     text = " ".join(str(error).split())
     return "a number is too long" if "sys.set_int_max_str_digits" in text else text
 
