@@ -176,16 +176,21 @@ class Worker:
 
 
 def _doubtful(scorer: Any, bank: Bank, reader: Any) -> list[Item]:
-    """Items that may have too many tokens, by their bytes, of which a token has at least one.
+    """Items that may be too long, or whose answers may, by bytes: a token has at least one.
 
     To make tokens of every item would take seconds for each thousand.
     """
     room = getattr(reader, "model_max_length", math.inf)
     room -= TEMPLATE if bank.options.get("chat") else SPECIAL
-    made = 0
-    if keywords.takes(scorer.prepare, "max_new_tokens"):
-        made = bank.options.get("max_new_tokens", generation.DEFAULTS["max_new_tokens"])
-    return [item for item in bank.items[1:] if prompts.n_bytes(item) + made > room]
+    if not keywords.takes(scorer.prepare, "max_new_tokens"):
+        return [item for item in bank.items[1:] if prompts.n_bytes(item) > room]
+    made = bank.options.get("max_new_tokens", generation.DEFAULTS["max_new_tokens"])
+    return [
+        item
+        for item in bank.items[1:]
+        if prompts.n_bytes(item) > room - made
+        or any(len(a.encode()) > made for a in item.accepted)
+    ]
 
 
 def _answers(objective: str, split: str, items: Sequence[Item], found: Any) -> Iterator[Answer]:

@@ -361,6 +361,39 @@ def test_items_that_a_scorer_can_not_mark(name, item, says):
         plugins.load("scorer", name).check(item)
 
 
+@pytest.mark.parametrize(
+    ("scorer", "answer", "says"),
+    [
+        ("exact_match", "a\nb", r"answer: has '\\n' in it, before which a text ends: change"),
+        ({"name": "exact_match", "stop": ["END", "b"]}, "abc", "answer: has 'b' in it"),
+        ({"name": "regex", "pattern": ".+"}, "a\nb", r"answer: has '\\n' in it"),
+        ("contains", "a\nb", r"answer: has '\\n' in it"),
+        ({"name": "contains", "ignore_space": True}, "a\nb", ""),
+        ({"name": "exact_match", "stop": []}, "a\nb", ""),
+        ("exact_match", " ab\n", ""),
+        ("exact_match", ["a\nb", "a b"], ""),
+        ("exact_match", "a" * 34, r"base: bank 'b': \S+: items\[60\]: answer: takes 34 tokens, "
+         r"a text has at most 32: raise the scorer's option 'max_new_tokens'"),
+        ({"name": "exact_match", "max_new_tokens": 34}, "a" * 34, ""),
+        ("exact_match", ["a" * 34, "a"], ""),
+        ("contains", "a" * 34, ""),
+        ({"name": "regex", "pattern": ""}, "a", r"regex\.pattern: got '', matches nothing but"),
+        ({"name": "regex", "pattern": " "}, "a", "matches nothing but blanks"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_no_text_can_give_is_refused(family, tmp_path, scorer, answer, says):
+    rows = [{"prompt": f"{i}=", "answer": "a", "split": "test"} for i in range(60)]
+    rows.append({"prompt": "x", "answer": answer, "split": "test"})
+    keys = {"name": "b", "version": 1, "scorer": scorer, "items": rows}
+    (tmp_path / "b.yaml").write_text(json.dumps(keys))
+    if says:
+        with pytest.raises(errors.EvomergeError, match=says) as caught:
+            evomerge.evaluate(family / "base", [tmp_path / "b.yaml"])
+        assert type(caught.value) in (errors.InputError, errors.RecipeError)
+    else:
+        assert 0 <= evomerge.evaluate(family / "base", [tmp_path / "b.yaml"])["b"].mean <= 1
+
+
 def test_a_function_is_told_the_split_if_it_asks(model):
     seen = []
 
