@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,11 +181,12 @@ def evaluate(
     if isinstance(bank, str | Path | banks.Bank):
         bank = [bank]
     shown = _by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
-    for one in shown.values():
-        one.split(split)
-    worker = worker_for(plan, shown, batch)
+    asked = {  # nothing is said against items that are not asked
+        name: replace(one, items=one.split(split), _splits={}) for name, one in shown.items()
+    }
+    worker = worker_for(plan, asked, batch)
     scored = {}
-    for name, one in shown.items():
+    for name, one in asked.items():
         blocks = tuple(places({name: one}, split, batch))
         result = worker.run(_Job(plan.model_dump(mode="json"), plan.key, blocks))
         if result.failed is not None:

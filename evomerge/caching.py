@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from evomerge import api, errors, generation, prompts, shelf
+from evomerge.files import bank as banks
 from evomerge.files import cached, items, sources
 from evomerge.files.items import Item
 from evomerge.files.writer import atomic_text
@@ -62,7 +63,8 @@ def _prompts(file: Path) -> Sequence[Item]:
     asked = items.read_file(file, unanswered=True) if bare else shelf.load(str(file)).items
     for item in asked:
         if item.pixels:
-            raise errors.InputError(f"{file}: item {item.id}: is an image, which no text follows")
+            where = banks.where(file, item)
+            raise errors.InputError(f"{where}: is an image, which no text follows")
     return asked
 
 
@@ -101,9 +103,9 @@ def _answers(
         whole = [row if row[:1] == first else first + row for row in given]
         rows = [(row, len(row) - 1) for row in whole]
     for item, (row, places) in zip(block, rows, strict=True):
-        prompts.check_length(tokenizer, item.id, len(row))
+        prompts.check_length(tokenizer, item, len(row))
         if not places:
-            raise errors.InputError(f"item {item.id}: has no token to be expected")
+            raise errors.InputError(f"{item.named}: has no token to be expected")
     logits = kl_to.expected(model, rows, prompts.padding(tokenizer))
     for item, (row, _), found in zip(block, rows, logits, strict=True):
         if not found.isfinite().all():

@@ -11,6 +11,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from evomerge import errors, prompts
+from evomerge.files import plain
 from evomerge.files.items import Item, constant_score
 
 
@@ -55,17 +56,32 @@ class Batch:
     stop: tuple[str, ...]
 
 
-def check(item: Item) -> None:
-    """Raises ValueError for an item whose answer no text can be compared with."""
+def check(item: Item, *, stop: Sequence[str] = DEFAULTS["stop"]) -> None:
+    """Raises ValueError for an item whose answer no text can be compared with, or no text has.
+
+    That is when each accepted answer has one of the texts `stop` in it.
+    """
     if not item.accepted or not all(answer.strip() for answer in item.accepted):
         raise ValueError("has no answer, or a blank one, with which to compare a text")
+    ends = [[text for text in stop if text in answer.strip()] for answer in item.accepted]
+    if all(ends):
+        raise ValueError(
+            f"answer: has {plain.shown(ends[0][0])} in it, before which a text ends: change the "
+            "scorer's option 'stop', a list, or empty it: []"
+        )
 
 
 def prepare(tokenizer: Any, items: Sequence[Item], mark: Mark, options: Options) -> Batch:
-    """Tokenise a block of items."""
+    """Tokenise a block of items.
+
+    Raises InputError for one that the model can not read whole with all it may have to write.
+    """
     chat = options.get("chat", DEFAULTS["chat"])
     texts = [prompts.text(tokenizer, item, chat=chat) for item in items]
     rows = [prompts.tokens(tokenizer, text, chat=chat) for text in texts]
+    for item, row in zip(items, rows, strict=True):
+        made = options.get("max_new_tokens", DEFAULTS["max_new_tokens"])
+        prompts.check_length(tokenizer, item, len(row), made)
     return assemble(tokenizer, items, rows, mark, options)
 
 

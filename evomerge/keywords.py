@@ -43,6 +43,11 @@ def check(
     _check_values({**hints, **shared}, options, key)
 
 
+def takes(call: Callable[..., Any], option: str) -> bool:
+    """Whether `call` has this option, of its own or of those that it shares with others."""
+    return option in inspect.signature(call).parameters or option in _hints(call)[1]
+
+
 def _hints(call: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The annotations of a call, and those of the options that it shares with others.
 

@@ -41,9 +41,13 @@ def require_template(tokenizer: Any) -> None:
         )
 
 
-def tokens(tokenizer: Any, prompt: str, *, chat: bool) -> list[int]:
-    """Token ids; a chat template has written the special tokens already."""
-    found: list[int] = tokenizer(prompt, add_special_tokens=not chat)["input_ids"]
+def tokens(tokenizer: Any, prompt: str, *, chat: bool, verbose: bool = False) -> list[int]:
+    """Token ids; a chat template has written the special tokens already.
+
+    `verbose`: transformers warns of more than a model reads, where nothing refuses them.
+    """
+    given = {"add_special_tokens": not chat, "verbose": verbose}
+    found: list[int] = tokenizer(prompt, **given)["input_ids"]
     return found
 
 
@@ -53,11 +57,22 @@ def start(tokenizer: Any) -> list[int]:
     return [tokenizer.eos_token_id if first is None else first]
 
 
-def check_length(tokenizer: Any, name: str, length: int) -> None:
-    """Raise InputError for an item with more tokens than the tokenizer says that models read."""
-    if length > tokenizer.model_max_length:
-        most = tokenizer.model_max_length
-        raise errors.InputError(f"item {name}: has {length} tokens, the model reads {most}")
+def check_length(tokenizer: Any, item: Item, length: int, following: int = 0) -> None:
+    """Raise InputError for an item with more tokens than the tokenizer says that models read.
+
+    Up to `following` more come after them, of which all but the last are read.
+    """
+    most = tokenizer.model_max_length
+    if length + max(following - 1, 0) > most:
+        more = f" and gets up to {following} more" if following else ""
+        raise errors.InputError(f"{item.named}: has {length} tokens{more}, the model reads {most}")
+
+
+def n_bytes(item: Item) -> int:
+    """Bytes of all that is shown of an item, the longest answer included."""
+    answers = [*item.choices, *item.accepted, ""]
+    shown = [item.prompt, max(answers, key=len), *(part for shot in item.shots for part in shot)]
+    return sum(len(text.encode()) for text in shown)
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

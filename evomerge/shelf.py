@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evomerge import errors, plugins, zoo
+from evomerge import errors, keywords, plugins, zoo
 from evomerge.files import bank as banks
 from evomerge.files import plain, sources
 from evomerge.files.sheet import Sheet
@@ -22,7 +22,7 @@ def check(reference: str, folder: Path) -> Sheet | None:
     path = banks.find(_near(reference, folder))
     if path.suffix in sources.SUFFIXES:
         if not path.is_file():
-            raise errors.InputError(f"{path}: no such file")
+            raise errors.InputError(f"{path}: {plain.absent(path)}")
         return None
     keys = banks.sheet(path)
     scorer = plugins.load("scorer", keys.scorer["name"], f"{path}: scorer")
@@ -66,11 +66,12 @@ def _check_origin(keys: Sheet, path: Path, own: bool) -> None:
 def _check_items(bank: banks.Bank) -> None:
     """InputError for the first item that the scorer of its bank can not mark."""
     check = getattr(plugins.load("scorer", bank.scorer), "check", lambda item: None)
+    named = {key: value for key, value in bank.options.items() if keywords.takes(check, key)}
     for item in bank.items:
         try:
-            check(item)
+            check(item, **named)
         except ValueError as error:
-            where = f"{bank.path}: item {plain.shown(item.id)}"
+            where = banks.where(bank.path, item)
             raise errors.InputError(f"{where}: {error} (scorer {bank.scorer})") from None
 
 

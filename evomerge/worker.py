@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-from evomerge import errors, inputs, modules, plugins
+from evomerge import errors, generation, inputs, keywords, modules, plugins, prompts
 from evomerge.blocks import Place, block
 from evomerge.files.bank import Bank
 from evomerge.files.companions import Form, tokenizer_files
@@ -25,6 +25,9 @@ from evomerge.live import Live
 from evomerge.materialize import Workshop
 from evomerge.plan import Input, Plan, Vocabulary
 from evomerge.threads import one_thread
+
+SPECIAL, TEMPLATE = 64, 1024
+"""Most tokens that are expected beside an item's own: those of a tokenizer, of a chat template."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +117,17 @@ class Worker:
         self._batches: dict[Place, Any] = {}
 
     def _try(self, scorer: Any, bank: Bank, folder: str) -> None:
-        """InputError where not even one item can be prepared, such as for a missing template."""
+        """InputError where an item can not be prepared, such as for a missing template.
+
+        Those that are tried are the first one, and all that may be too long.
+        """
         where = f"{folder}: bank '{bank.name}'"
         try:
             with errors.at(where):
-                scorer.prepare(self.reader, bank.items[:1], **bank.options)
+                tried = [bank.items[0], *_doubtful(scorer, bank, self.reader)]
+                for i in range(0, len(tried), self.setup.batch):
+                    part = tried[i : i + self.setup.batch]
+                    scorer.prepare(self.reader, part, **bank.options)
         except errors.EvomergeError:
             raise
         except Exception as error:  # the user's own scorer, or a tokenizer of any kind
@@ -164,6 +173,24 @@ class Worker:
             parts, batches = [items], [self._batches[place]]
         for part, batch in zip(parts, batches, strict=True):
             yield from _answers(objective, split, part, scorer.score(seen, batch))
+
+
+def _doubtful(scorer: Any, bank: Bank, reader: Any) -> list[Item]:
+    """Items that may be too long, or whose answers may, by bytes: a token has at least one.
+
+    To make tokens of every item would take seconds for each thousand.
+    """
+    room = getattr(reader, "model_max_length", math.inf)
+    room -= TEMPLATE if bank.options.get("chat") else SPECIAL
+    if not keywords.takes(scorer.prepare, "max_new_tokens"):
+        return [item for item in bank.items[1:] if prompts.n_bytes(item) > room]
+    made = bank.options.get("max_new_tokens", generation.DEFAULTS["max_new_tokens"])
+    return [
+        item
+        for item in bank.items[1:]
+        if prompts.n_bytes(item) > room - made
+        or any(len(a.encode()) > made for a in item.accepted)
+    ]
 
 
 def _answers(objective: str, split: str, items: Sequence[Item], found: Any) -> Iterator[Answer]:

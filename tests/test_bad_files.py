@@ -73,6 +73,26 @@ def test_wrong_items_are_refused_before_a_search(refused, family, tmp_path, line
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("b.jsonl", '{"prompt": "1", "answer": "1"}\n{"prompt": "9", "answer": "nine"}\n',
+         "b.jsonl:2: answer: expected a number, got 'nine' (scorer numeric)\n"),
+        ("b.jsonl", '{"prompt": "9", "answer": "nine", "id": "mine"}\n',
+         "b.jsonl:1: item 'mine': answer: expected a number, got 'nine' (scorer numeric)\n"),
+        ("b.csv", 'prompt,answer\n1,1\n2," "\n', "b.csv:3: has no answer, or a blank one"),
+    ],
+)  # fmt: skip
+def test_an_item_that_can_not_be_marked_is_named_by_its_line(
+    refused, family, tmp_path, name, text, says
+):
+    (tmp_path / name).write_text(text)
+    (tmp_path / "a.yaml").write_text(f"name: a\nversion: 1\nscorer: numeric\nsource: {name}\n")
+    path = command.write(tmp_path, families.recipe(family, objectives={"a": "a.yaml"}))
+    says = f"objectives.a: {tmp_path / 'a.yaml'}: {tmp_path / says}"
+    refused("plan", path, code=errors.INPUT, says=says)
+
+
 def truncated(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge import errors
+from evomerge import errors, shelf
 from evomerge.files import bank, items, plain, sources
 
 SUM = {"prompt": "1+1=", "choices": ["2", "3"], "answer": 0}
@@ -77,6 +77,21 @@ def test_scorer_options_template_and_digest(tmp_path):
     others = [{"version": 2}, {"name": "x"}, {"items": [{**SUM, "answer": 1}]}]
     digests = {bank.load(sheet(tmp_path / "a.yaml", **keys)).sha256 for keys in others}
     assert len(digests | {plainly.sha256, asked.sha256}) == 5
+
+
+def test_an_item_knows_its_place_and_is_the_same_wherever_it_stands(tmp_path):
+    given = {**SUM, "prompt": "x", "id": "a"}
+    lines = bank.load(jsonl(tmp_path / "x.jsonl", "", SUM, given))
+    listed = bank.load(sheet(tmp_path / "y.yaml", items=[SUM, given]))
+    assert lines.items == listed.items and set(lines.items) == set(listed.items)
+    assert [item.named for item in lines.items] == [
+        f"{tmp_path}/x.jsonl:2",
+        f"{tmp_path}/x.jsonl:3: item 'a'",
+    ]
+    assert [item.named for item in listed.items] == [
+        f"{tmp_path}/y.yaml: items[0]",
+        f"{tmp_path}/y.yaml: items[1]: item 'a'",
+    ]
 
 
 def test_splits_follow_content_and_orders_are_fixed(tmp_path):
@@ -172,6 +187,7 @@ BAD_LINES = [
     ([SUM, '{"prompt": 1, "prompt": 2}'], 2, "'prompt' stands twice"),
     (["[1]"], 1, "expected an object with prompt and answer"),
     (["[" * 100_000], 1, "nested too deeply"),
+    ([SUM, f'{{"prompt": "x", "answer": {"9" * 5000}}}'], 2, "x.jsonl:2: a number is too long"),
     ([{**SUM, "choces": 1}], 1, "unknown key 'choces', did you mean 'choices'"),
     ([{**SUM, "question": "x"}], 1, "one of 'prompt' and 'question'"),
     ([{"answer": "x"}], 1, "one of 'prompt' and 'question'"),
@@ -194,7 +210,9 @@ BAD_LINES = [
     ([{**SUM, "id": 7}], 1, "id: expected a text"),
     ([SUM, {"prompt": "x", "answer": "y"}], 2, "has no choices, unlike the first"),
     ([{"prompt": "x", "answer": "y"}, {"prompt": "z", "answer": 1}], 2, "answer is 1, the first"),
-    ([SUM, {**SUM, "id": "b"}], 2, "same prompt and choices as"),
+    ([SUM, {**SUM, "id": "b"}], 2, "x.jsonl:2: item 'b': same prompt and choices as"),
+    ([SUM, SUM], 2, "x.jsonl:2: same prompt and choices as"),
+    ([{"prompt": "x", "answer": "y"}] * 2, 2, "x.jsonl:2: same prompt and choices as"),
     ([{**SUM, "id": "a"}, {**SUM, "prompt": "y", "id": "a"}], 2, "item 'a': the id is already"),
     ([{**SUM, "split": "test"}, {**SUM, "split": "search"}], 2, "'search' and 'test' ("),
 ]
@@ -255,7 +273,11 @@ def test_unusable_files(tmp_path):
         ({"examples": []}, errors.InputError, "examples: expected at least 1 item"),
         ({"examples": [{"prompt": "x"}]}, errors.InputError, "examples[0]: has no answer"),
         ({"examples": [{"text": "x"}]}, errors.InputError, "examples have no answers"),
-        ({"examples": [SUM]}, errors.InputError, "stands among the examples too"),
+        (
+            {"examples": [SUM]},
+            errors.InputError,
+            "x.yaml: items[0]: stands among the examples too (",
+        ),
         ({"prompt": "Q:"}, errors.InputError, "prompt: expected a text with {prompt}"),
         ({"prompt": "{prompt.__class__}"}, errors.InputError, "prompt: expected a text with"),
         ({"prompt": "{prompt} {"}, errors.InputError, "prompt: single '{'"),
@@ -278,7 +300,7 @@ def test_bad_keys_are_named(tmp_path, keys, kind, reason):
         ("", "expected 'key: value' lines"),
         ("1: 2\n", "expected 'key: value' lines"),
         ("a: " + "[" * 50_000, "nested too deeply"),
-        ("a: " + "9" * 5000, "digits"),
+        ("a: " + "9" * 5000, "x.yaml: a number is too long"),
         ("a: \x00", "special characters are not allowed"),
         ("#" * 1_000_001, "has 1,000,001 bytes, at most 1,000,000"),
     ],
@@ -321,8 +343,11 @@ def test_any_items_load_or_are_refused(entries):
 
 
 def test_a_folder_is_not_a_bank(tmp_path):
-    os.mkdir(tmp_path / "x.yaml")
-    assert "x.yaml: no such file" in refusal(tmp_path / "x.yaml")
+    for name in ("x.yaml", "x.jsonl"):
+        os.mkdir(tmp_path / name)
+        assert f"{name}: is a folder, expected a file" in refusal(tmp_path / name)
+        with pytest.raises(errors.InputError, match=f"{name}: is a folder, expected a file"):
+            shelf.load(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -395,6 +420,8 @@ def test_items_of_csv_are_those_of_json_lines(tmp_path):
     found = bank.load(csv_of(texts, tmp_path / "t.csv", ("prompt", "answer")))
     assert found.items == bank.load(jsonl(tmp_path / "t.jsonl", *texts)).items
     assert found.scorer == "exact_match"
+    long = [{"prompt": "a b" * 60_000, "answer": "2"}]
+    assert bank.load(csv_of(long, tmp_path / "t.csv", ("prompt", "answer"))).items[0].place
 
 
 def test_items_of_parquet_are_those_of_json_lines(tmp_path):
@@ -405,6 +432,25 @@ def test_items_of_parquet_are_those_of_json_lines(tmp_path):
     assert "bad.parquet: row 2: answer: 2 is not an index of 2 choices" in refusal(bad)
     bad.write_bytes(b"PAR1")
     assert "bad.parquet: is not Parquet: " in refusal(bad)
+
+
+def test_parquet_that_can_not_be_converted_names_row_and_column(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    texts = pyarrow.array(["a", "b"])
+    broken = pyarrow.array([b"ok", b"a\xff"]).view(pyarrow.string())
+    elsewhere = pyarrow.array([None, 1], pyarrow.timestamp("s", tz="Foo/Bar"))
+    for columns, says in (
+        ({"prompt": texts, "answer": broken}, "x.parquet: row 1: 'answer' is not UTF-8 at byte 1"),
+        ({"prompt": texts, "answer": elsewhere}, "x.parquet: row 1: 'answer' can not be read: "),
+    ):
+        parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+        assert says in refusal(tmp_path / "x.parquet")
+    assert "Foo/Bar" in refusal(tmp_path / "x.parquet")
+    twice = pyarrow.Table.from_arrays([texts, texts, texts], ["prompt", "answer", "prompt"])
+    parquet.write_table(twice, tmp_path / "x.parquet")
+    assert "x.parquet: column 'prompt' stands twice" in refusal(tmp_path / "x.parquet")
 
 
 def test_parquet_needs_its_library(tmp_path, monkeypatch):
@@ -423,6 +469,10 @@ def test_parquet_needs_its_library(tmp_path, monkeypatch):
         (b"prompt,anser\na,b\n", "x.csv:2: unknown key 'anser', did you mean 'answer'"),
         (b"prompt,choices,answer\na,x|y,0\n", "x.csv:2: choices: is not JSON"),
         (b'prompt,choices,answer\na,"[""x"",""y""]",2\n', "x.csv:2: answer: 2 is not an index"),
+        (
+            b'prompt,choices,answer\na,"[""x"",""y""]",%s\n' % (b"9" * 5000),
+            "x.csv:2: answer: '999",
+        ),
         (b'prompt,answer\n"a,b\n', "x.csv:2: is not CSV"),
         (b"prompt,answer\na,\xff\n", "x.csv: is not UTF-8 at byte 16"),
         (b"id,prompt,answer\nn,a,\n", "x.csv:2: item 'n': has no answer"),

@@ -269,7 +269,7 @@ def test_what_does_not_fit_the_model(family, bank, tmp_path, questions):
     with pytest.raises(errors.InputError, match="no such file"):
         shelf.load(tmp_path / "left.yaml")
     (tmp_path / "i.jsonl").write_text('{"pixels": [[1, 0]], "answer": 0, "id": "dots"}')
-    with pytest.raises(errors.InputError, match=r"i\.jsonl: item dots: is an image"):
+    with pytest.raises(errors.InputError, match=r"i\.jsonl:1: item 'dots': is an image"):
         caching.cache(tmp_path / "i.jsonl", str(family / "left"), tmp_path / "x.yaml")
     for changes, says in (
         ({"tokens": -1}, "at least 0"),

@@ -222,6 +222,39 @@ def test_perplexity_is_that_of_whole_sequences(model, items):
         perplexity.prepare(talking(), [Item("a", "text", (), "", "test")], chat=True)
 
 
+@pytest.mark.parametrize("name", ["choice", "exact_match", "contains", "numeric"])
+def test_the_longest_item_that_a_model_reads(model, name):
+    """The last token of a choice or of a made text is not read."""
+    scorer, reads = plugins.load("scorer", name), model[1].model_max_length
+    choices = ("42", "4") if name == "choice" else ()
+    options = {} if choices else {"max_new_tokens": 2}
+    fits = Item("x", "a" * (reads - 1), choices, 0 if choices else "42", "test")
+    scorer.score(model[0], scorer.prepare(model[1], [fits], **options))
+    long, fine = replace(fits, prompt="a" * reads), replace(fits, prompt="a")
+    says = rf"^item x: has {reads} tokens and gets up to 2 more, the model reads {reads}$"
+    with pytest.raises(errors.InputError, match=says):
+        scorer.prepare(model[1], [fine, long], **options)
+
+
+@pytest.mark.parametrize("scorer", ["choice", "exact_match", "perplexity"])
+def test_a_long_item_is_told_before_anything_is_scored(family, tmp_path, capfd, scorer):
+    """Wherever it stands in the bank, by its line, and with no remark of transformers."""
+    right = {"choices": ["4", "5"], "answer": 0} if scorer == "choice" else {"answer": "4"}
+    rows = [{"prompt": f"{i}+2=", **right, "split": "test"} for i in range(60)]
+    rows[50]["prompt"] = "a b" * 200
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {"name": "b", "version": 1, "scorer": scorer, "source": "b.jsonl"}
+    (tmp_path / "b.yaml").write_text(json.dumps(keys))
+    with pytest.raises(errors.InputError) as caught:
+        evomerge.evaluate(family / "base", [tmp_path / "b.yaml"])
+    place = f"{family / 'base'}: bank 'b': {tmp_path / 'b.jsonl'}:51: has 60"
+    assert str(caught.value).startswith(place) and "the model reads 512" in str(caught.value)
+    assert "longer than the specified" not in capfd.readouterr().err
+    rows[50]["split"] = "search"
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(evomerge.evaluate(family / "base", [tmp_path / "b.yaml"])["b"].scores) == 59
+
+
 def test_a_scorer_that_can_not_prepare_is_told_before_anything_is_scored(
     family, tmp_path, monkeypatch
 ):
@@ -326,6 +359,39 @@ def test_labels_that_can_not_be_given(classifier, model):
 def test_items_that_a_scorer_can_not_mark(name, item, says):
     with pytest.raises(ValueError, match=says):
         plugins.load("scorer", name).check(item)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "answer", "says"),
+    [
+        ("exact_match", "a\nb", r"answer: has '\\n' in it, before which a text ends: change"),
+        ({"name": "exact_match", "stop": ["END", "b"]}, "abc", "answer: has 'b' in it"),
+        ({"name": "regex", "pattern": ".+"}, "a\nb", r"answer: has '\\n' in it"),
+        ("contains", "a\nb", r"answer: has '\\n' in it"),
+        ({"name": "contains", "ignore_space": True}, "a\nb", ""),
+        ({"name": "exact_match", "stop": []}, "a\nb", ""),
+        ("exact_match", " ab\n", ""),
+        ("exact_match", ["a\nb", "a b"], ""),
+        ("exact_match", "a" * 34, r"base: bank 'b': \S+: items\[60\]: answer: takes 34 tokens, "
+         r"a text has at most 32: raise the scorer's option 'max_new_tokens'"),
+        ({"name": "exact_match", "max_new_tokens": 34}, "a" * 34, ""),
+        ("exact_match", ["a" * 34, "a"], ""),
+        ("contains", "a" * 34, ""),
+        ({"name": "regex", "pattern": ""}, "a", r"regex\.pattern: got '', matches nothing but"),
+        ({"name": "regex", "pattern": " "}, "a", "matches nothing but blanks"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_no_text_can_give_is_refused(family, tmp_path, scorer, answer, says):
+    rows = [{"prompt": f"{i}=", "answer": "a", "split": "test"} for i in range(60)]
+    rows.append({"prompt": "x", "answer": answer, "split": "test"})
+    keys = {"name": "b", "version": 1, "scorer": scorer, "items": rows}
+    (tmp_path / "b.yaml").write_text(json.dumps(keys))
+    if says:
+        with pytest.raises(errors.EvomergeError, match=says) as caught:
+            evomerge.evaluate(family / "base", [tmp_path / "b.yaml"])
+        assert type(caught.value) in (errors.InputError, errors.RecipeError)
+    else:
+        assert 0 <= evomerge.evaluate(family / "base", [tmp_path / "b.yaml"])["b"].mean <= 1
 
 
 def test_a_function_is_told_the_split_if_it_asks(model):

@@ -189,6 +189,11 @@ def _content(item: Item) -> tuple[Any, ...]:
     return (item.id, item.prompt, item.choices, item.answer, item.split, *more)
 
 
+def where(path: Path, item: Item) -> str:
+    """How a message begins that is about an item of the bank at `path`."""
+    return item.named if item.named.startswith(f"{path}:") else f"{path}: {item.named}"
+
+
 def _with_shots(keys: Sheet, found: Sequence[Item], path: Path) -> tuple[Item, ...]:
     """The items that are asked, each with the bank's solved examples.
 
@@ -212,9 +217,11 @@ def _with_shots(keys: Sheet, found: Sequence[Item], path: Path) -> tuple[Item, .
         raise errors.InputError(f"{path}: shots: the examples have no answers to be shown")
     names = {item.id for item in shown} if keys.examples is None else set()
     asked = [item for item in found if item.id not in names]
-    contents = {(item.prompt, item.choices) for item in shown}
+    contents = {(item.prompt, item.choices): item for item in shown}
     for item in asked:
-        if (item.prompt, item.choices) in contents:
-            raise errors.InputError(f"{path}: item {item.id} stands among the examples too")
+        twin = contents.get((item.prompt, item.choices))
+        if twin is not None:
+            text = f"stands among the examples too ({twin.named})"
+            raise errors.InputError(f"{where(path, item)}: {text}")
     shots = tuple((item.prompt, item.accepted[0]) for item in shown)
     return tuple(replace(item, shots=shots) for item in asked) if shots else tuple(asked)

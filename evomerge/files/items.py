@@ -6,7 +6,7 @@ import difflib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ class Item:
 
     `also` are further texts that are right; `shots` solved examples that stand before the
     question, as (prompt, answer). A text without a question has the answer "". `pixels` are those
-    of an image, as (channels, height, width); its prompt is the same as JSON.
+    of an image, as (channels, height, width); its prompt is the same as JSON. `place` says for
+    messages where it stands, such as file:line, and its id if it was given one.
     """
 
     id: str
@@ -39,6 +40,12 @@ class Item:
     also: tuple[str, ...] = ()
     shots: tuple[tuple[str, str], ...] = ()
     pixels: Pixels = ()
+    place: str = field(default="", compare=False)
+
+    @property
+    def named(self) -> str:
+        """How a message begins that is about it."""
+        return self.place or f"item {self.id}"
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -106,15 +113,20 @@ def _items(
     found: list[tuple[str, Item]] = []
     for place, entry in entries:
         try:
-            found.append((place, _item(entry, shares, unanswered)))
+            item = _item(entry, shares, unanswered)
         except ValueError as error:
-            name = entry.get("id") if isinstance(entry, dict) else None
-            shown = f"item {plain.shown(name)}: " if name is not None else ""
-            raise errors.InputError(f"{place}: {shown}{error}") from None
+            raise errors.InputError(f"{_named(place, entry)}: {error}") from None
+        found.append((place, replace(item, place=_named(place, entry))))
     if not found:
         raise errors.InputError(f"{where}: has no items")
     _check_together(found)
     return [item for _, item in found]
+
+
+def _named(place: str, entry: object) -> str:
+    """A row's place, with the id if it has its own: no one knows a row by another."""
+    name = entry.get("id") if isinstance(entry, dict) else None
+    return place if name is None else f"{place}: item {plain.shown(name)}"
 
 
 def _item(entry: object, shares: Mapping[str, float] | None, unanswered: bool) -> Item:
@@ -230,7 +242,7 @@ def _check_together(found: Sequence[tuple[str, Item]]) -> None:
     contents: dict[tuple[str, tuple[str, ...]], tuple[str, Item]] = {}
     first = found[0][1]
     for where, item in found:
-        here = f"{where}: item {plain.shown(item.id)}"
+        here = item.named
         if bool(item.choices) != bool(first.choices):
             have = "has choices" if item.choices else "has no choices"
             raise errors.InputError(f"{here}: {have}, unlike the first item of the bank")
@@ -249,9 +261,9 @@ def _check_together(found: Sequence[tuple[str, Item]]) -> None:
             raise errors.InputError(
                 f"{here}: stands in two splits, '{item.split}' and '{twin.split}' ({place})"
             )
-        if item.id in ids:
-            raise errors.InputError(f"{here}: the id is already that of {ids[item.id]}")
         if twin is not item:
             what = "pixels" if item.pixels else "prompt and choices"
             raise errors.InputError(f"{here}: same {what} as {place}")
+        if item.id in ids:
+            raise errors.InputError(f"{here}: the id is already that of {ids[item.id]}")
         ids[item.id] = where

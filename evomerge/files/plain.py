@@ -33,6 +33,14 @@ def parse_json(data: bytes) -> Any:
         raise ValueError(f"is not JSON: {error.msg} at {place}") from None
     except RecursionError:
         raise ValueError("is not usable JSON: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(_plainly(error)) from None
+
+
+def _plainly(error: Exception) -> str:
+    """What a reader says, in one line; Python's own advice for long numbers helps nobody here."""
+    text = " ".join(str(error).split())
+    return "a number is too long" if "sys.set_int_max_str_digits" in text else text
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -50,11 +58,16 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
+def absent(path: Path) -> str:
+    """What is said of a path where there is no file."""
+    return "is a folder, expected a file" if path.is_dir() else "no such file"
+
+
 def read_bytes(path: Path, limit: int, where: str, raises: type[errors.EvomergeError]) -> bytes:
     """The whole of a regular file that has at most `limit` bytes."""
     try:
         if not path.is_file():
-            raise raises(f"{where}: no such file")
+            raise raises(f"{where}: {absent(path)}")
         size = path.stat().st_size
         if size > limit:
             raise raises(f"{where}: has {size:,} bytes, at most {limit:,} are read")
@@ -155,7 +168,7 @@ def read_yaml(
     except RecursionError:
         raise raises(f"{where}: nested too deeply") from None
     except (ValueError, yaml.YAMLError) as error:
-        raise raises(f"{where}: {' '.join(str(error).split())}") from None
+        raise raises(f"{where}: {_plainly(error)}") from None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise raises(f"{where}: expected 'key: value' lines, got {shown(value)}")
     return value

@@ -7,11 +7,15 @@ import io
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from evomerge import errors
 from evomerge.files import plain
 
 MAX_BYTES = 1_000_000_000
+LONGEST_INDEX = 18
+"""Digits of a choice's number; more are a text, and int() refuses some thousands."""
+
 Row = tuple[str, object]
 """Where it stands, for messages, and what stands there."""
 
@@ -39,7 +43,7 @@ def _csv(path: Path) -> Iterator[Row]:
         raise errors.InputError(f"{path}: is not UTF-8 at byte {error.start}") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
-    line = 1
+    line, usual = 1, csv.field_size_limit(MAX_BYTES)
     try:
         for cells in reader:
             where, line = f"{path}:{line}", reader.line_num + 1
@@ -53,6 +57,8 @@ def _csv(path: Path) -> Iterator[Row]:
                 yield where, _entry(dict(zip(header, cells, strict=True)), where)
     except csv.Error as error:
         raise errors.InputError(f"{path}:{reader.line_num}: is not CSV: {error}") from None
+    finally:
+        csv.field_size_limit(usual)
 
 
 def _header(cells: list[str], where: str) -> list[str]:
@@ -72,13 +78,14 @@ def _entry(cells: dict[str, str], where: str) -> dict[str, object]:
     except ValueError as error:
         raise errors.InputError(f"{where}: choices: {error}; expected a JSON list") from None
     answer = cells.get("answer", "")
-    if answer.isdecimal() and isinstance(choices, list) and answer not in choices:
+    is_index = answer.isdecimal() and len(answer) <= LONGEST_INDEX
+    if is_index and isinstance(choices, list) and answer not in choices:
         entry["answer"] = int(answer)
     return entry
 
 
 def _parquet(path: Path) -> Iterator[Row]:
-    """Nulls are keys that are not there."""
+    """Nulls are keys that are not there. A cell may hold what can be read and not be converted."""
     if not find_spec("pyarrow"):
         raise errors.MachineError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow")
     import pyarrow
@@ -86,12 +93,26 @@ def _parquet(path: Path) -> Iterator[Row]:
 
     data = plain.read_bytes(path, MAX_BYTES, str(path), errors.InputError)
     try:
-        found = parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
+        table = parquet.ParquetFile(pyarrow.BufferReader(data)).read()
+        names = _header(table.column_names, str(path))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise errors.InputError(f"{path}: is not Parquet: {reason}") from None
-    for number, row in enumerate(found):
-        yield f"{path}: row {number}", {key: v for key, v in row.items() if v is not None}
+    for number, cells in enumerate(zip(*table.columns, strict=True)):
+        where = f"{path}: row {number}"
+        row = {n: _value(cell, n, where) for n, cell in zip(names, cells, strict=True)}
+        yield where, {name: value for name, value in row.items() if value is not None}
+
+
+def _value(cell: Any, name: str, where: str) -> object:
+    """A cell of Parquet as Python has it."""
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError as error:
+        reason = f"is not UTF-8 at byte {error.start}"
+    except Exception as error:  # of pyarrow, or of the library that has time zones or the like
+        reason = f"can not be read: {type(error).__name__}: {' '.join(str(error).split())}"
+    raise errors.InputError(f"{where}: {plain.shown(name)} {reason}")
 
 
 def _data(path: Path) -> bytes:

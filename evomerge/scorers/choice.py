@@ -38,7 +38,7 @@ def prepare(
     """Tokenise a block of items; `normalize` divides log-likelihoods by the bytes of a choice.
 
     With `chat`, the question is put through the model's chat template, and a choice is what the
-    assistant says.
+    assistant says. Raises InputError for an item that is longer than the model reads.
     """
     asked = likelihood.prepare(
         tokenizer,
@@ -47,6 +47,9 @@ def prepare(
         [item.choices for item in items],
         chat=chat,
     )
+    lengths = asked.prompt_mask.sum(1), asked.tail_mask.sum(2).amax(1)
+    for item, before, longest in zip(items, *(n.tolist() for n in lengths), strict=True):
+        prompts.check_length(tokenizer, item, before, longest)
     return Batch(asked, torch.tensor([int(item.answer) for item in items]), normalize)
 
 

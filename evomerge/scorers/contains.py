@@ -12,7 +12,18 @@ from typing_extensions import Unpack
 from evomerge import generation
 from evomerge.files.items import Item
 
-check, chance, score = generation.check, generation.chance, generation.score
+chance, score = generation.chance, generation.score
+
+
+def check(
+    item: Item,
+    *,
+    ignore_case: bool = False,
+    ignore_space: bool = False,
+    stop: Sequence[str] = generation.DEFAULTS["stop"],
+) -> None:
+    """Raises ValueError for an item whose answer is in no text."""
+    generation.check(item, stop=() if ignore_case or ignore_space else stop)
 
 
 def prepare(

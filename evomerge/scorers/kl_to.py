@@ -60,7 +60,7 @@ def prepare(
         raise errors.InputError(f"{cache}: the expert's tokens are not those of this model")
     answers = tuple(found.answers[item.id] for item in items)
     for item, answer in zip(items, answers, strict=True):
-        prompts.check_length(tokenizer, item.id, len(answer.tokens))
+        prompts.check_length(tokenizer, item, len(answer.tokens))
     names = tuple(item.id for item in items)
     return Batch(names, answers, prompts.padding(tokenizer), measure)
 

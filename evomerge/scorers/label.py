@@ -46,10 +46,10 @@ def prepare(tokenizer: Any, items: Sequence[Item]) -> Batch:
     """
     is_image, reads = bool(items[0].pixels), getattr(tokenizer, "model_input_names", [""])[0]
     if is_image and tokenizer is not None and reads != "pixel_values":
-        raise errors.InputError(f"item {items[0].id}: is an image, and the model reads texts")
+        raise errors.InputError(f"{items[0].named}: is an image, and the model reads texts")
     if not is_image and (tokenizer is None or reads == "pixel_values"):
         raise errors.InputError(
-            f"item {items[0].id}: is a text, and the model's folder has no tokenizer to read it"
+            f"{items[0].named}: is a text, and the model's folder has no tokenizer to read it"
         )
     inputs = _pixels(tokenizer, items) if is_image else _tokens(tokenizer, items)
     return Batch(tuple(i.id for i in items), inputs, tuple(i.answer for i in items))
@@ -57,9 +57,9 @@ def prepare(tokenizer: Any, items: Sequence[Item]) -> Batch:
 
 def _tokens(tokenizer: Any, items: Sequence[Item]) -> dict[str, torch.Tensor]:
     texts = [item.prompt for item in items]
-    inputs = tokenizer(texts, padding=len(texts) > 1, return_tensors="pt")
+    inputs = tokenizer(texts, padding=len(texts) > 1, return_tensors="pt", verbose=False)
     for item, length in zip(items, inputs["attention_mask"].sum(1).tolist(), strict=True):
-        prompts.check_length(tokenizer, item.id, length)
+        prompts.check_length(tokenizer, item, length)
     return dict(inputs)
 
 
@@ -68,10 +68,10 @@ def _pixels(processor: Any, items: Sequence[Item]) -> dict[str, torch.Tensor]:
     if processor is not None:
         first = {"input_data_format": "channels_first", "return_tensors": "pt"}
         return dict(processor(images=images, **first))
-    odd = [i.id for i, image in zip(items, images, strict=True) if image.shape != images[0].shape]
+    odd = [i for i, image in zip(items, images, strict=True) if image.shape != images[0].shape]
     if odd:
         raise errors.InputError(
-            f"item {odd[0]}: its image is of another size than that of {items[0].id}, and the "
+            f"{odd[0].named}: its image is of another size than that of {items[0].named}, and the "
             "model's folder has no image processor to resize it"
         )
     return {"pixel_values": torch.from_numpy(np.stack(images))}

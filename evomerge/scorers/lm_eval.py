@@ -194,7 +194,9 @@ def _asked(
         texts = [str(row[0].args[0]) for row in requests]
         first = tokenizer.bos_token  # where a template has written it, it is not added again
         tokens = [
-            prompts.tokens(tokenizer, text, chat=bool(first) and text.startswith(first))
+            prompts.tokens(
+                tokenizer, text, chat=bool(first) and text.startswith(first), verbose=True
+            )
             for text in texts
         ]
         return generation.assemble(tokenizer, items, tokens, lambda *_: False, options), ()
@@ -206,7 +208,7 @@ def _asked(
         here: dict[tuple[int, ...], int] = {}
         kind = asked_of[0].request_type
         for context, continuation in getattr(pairs, kind)(asked_of):
-            prompts.check_length(tokenizer, item.id, len(context) + len(continuation) - 1)
+            prompts.check_length(tokenizer, item, len(context) + len(continuation) - 1)
             row = here.setdefault(tuple(context), len(rows))
             if row == len(rows):
                 ids.append(item.id)

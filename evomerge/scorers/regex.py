@@ -17,6 +17,8 @@ check, chance, score = generation.check, generation.chance, generation.score
 
 
 def _compiles(pattern: str) -> str:
+    if not pattern.strip():
+        raise ValueError("matches nothing but blanks, which no answer is")
     try:
         re.compile(pattern)
     except re.error as error:
