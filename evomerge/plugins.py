@@ -8,7 +8,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -100,7 +100,8 @@ class Strategy(Protocol):
         """Points worth confirming beside the front, such as a distribution mean."""
         ...
 
-    # optional: notes() -> list[str], what people should know of how it went, after the search
+    # optional: notes() -> list[str], what people should know of how it went, after the search;
+    # promoted() -> int, how many known candidates the next ask begins with, for more items
 
 
 FOLDERS = {
@@ -148,8 +149,7 @@ def _import(kind: str, name: str, where: str) -> ModuleType:
             raise errors.RecipeError(errors.unknown(where, kind, name, known(kind)))
         return importlib.import_module(f"evomerge.{FOLDERS[kind]}.{name}")
     module = own_module(name, where)
-    lacking = [part for part in PARTS[kind] if not hasattr(module, part)]
-    if lacking:
+    if lacking := [part for part in PARTS[kind] if not hasattr(module, part)]:
         raise errors.RecipeError(
             f"{where}: module '{name}' is no {kind}: it lacks {', '.join(lacking)}"
         )
@@ -240,6 +240,11 @@ def notes(strategy: Strategy) -> list[str]:
     return list(getattr(strategy, "notes", list)())
 
 
+def promoted(strategy: Strategy) -> int:
+    """How many known candidates a strategy's next ask begins with, for more items."""
+    return int(getattr(strategy, "promoted", int)())
+
+
 def takes(plugin: type[Any], keyword: str) -> bool:
     """Whether the plug-in's class can be given this keyword."""
     parameters = inspect.signature(plugin.__init__).parameters
@@ -264,11 +269,8 @@ def check_strategy(
         raise errors.RecipeError(f"{where}: the space has no genes: there is nothing to search")
     reason = refusal(strategy_needs(name, options), space.genes, objectives)
     if reason:
-        able = [
-            other
-            for other in known("strategy")
-            if not refusal(strategy_needs(other, {}), space.genes, objectives)
-        ]
+        able = [n for n in known("strategy")
+                if not refusal(strategy_needs(n, {}), space.genes, objectives)]  # fmt: skip
         raise errors.RecipeError(f"{where}: '{name}' {reason}. Strategies that can: {able}")
     begin(name, options, space, objectives, seed=seed, where=where)
 
@@ -292,9 +294,3 @@ def refusal(needs: frozenset[str], genes: Sequence[Gene], objectives: Sequence[s
 def is_structural(scorer: str) -> bool:
     """Whether a scorer is given what was counted while the model was built, not the model."""
     return bool(getattr(load("scorer", scorer), "STRUCTURAL", False))
-
-
-def public_names(kind: str) -> Iterator[tuple[str, ModuleType]]:
-    """Every plug-in of a kind, as (name, module)."""
-    for name in known(kind):
-        yield name, load(kind, name)

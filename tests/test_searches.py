@@ -1,5 +1,7 @@
 """What each strategy promises for itself: its options, restarts, first merges."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -273,6 +275,63 @@ def test_staged_goes_on_when_the_first_strategy_ends():
     told = search(strategy, 20)
     assert [len(set(o.point)) for o in told[:3]] == [2, 2, 1]
     assert len({o.point for o in told[3:]}) == 17
+
+
+RACING = {"name": "racing", "inner": {"name": "sobol"}, "rungs": [2, 3]}
+
+
+def answered(proposal):
+    """With as many items as were asked."""
+    told = seen(proposal)
+    rows = {name: dict(list(row.items())[: proposal.items]) for name, row in told.answers.items()}
+    return replace(told, answers=rows)
+
+
+def race(strategy, chunk, **known):
+    """What 40 asks propose, or all asks if there are fewer."""
+    asked = []
+    for _ in range(40):
+        proposals = strategy.ask(chunk)
+        strategy.tell([replace(answered(p), **known) for p in proposals])
+        asked += proposals
+    return asked
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 8])
+def test_staged_lets_a_race_end_first(chunk):
+    """Who is asked again is no new candidate, and is waited for."""
+    options = {"first": RACING, "candidates": 6, "then": {"name": "greedy_soup"}}
+    asked = [p.id for p in race(make("staged", options, numeric(3)), chunk)]
+    end = asked.index(6)
+    assert set(asked[:end]) == set(range(6)) and len(asked[:end]) > 6
+    assert not set(asked[end:]) & set(range(6))
+
+
+def test_staged_waits_for_who_is_asked_again():
+    options = {"first": RACING, "candidates": 2, "then": {"name": "sobol"}}
+    strategy = make("staged", options, numeric(3))
+    first = strategy.ask(2)
+    strategy.tell([answered(first[1])])
+    (again,) = strategy.ask(1)
+    assert (again.id, again.items) == (1, 3)
+    strategy.tell([answered(first[0])])
+    promoted = strategy.ask(5)
+    assert {p.id for p in promoted} <= {0} and strategy.ask(5) == []
+    strategy.tell([answered(p) for p in promoted])
+    assert strategy.ask(5) == []  # of 1 nothing more is known
+    strategy.tell([answered(again)])
+    assert [p.id for p in strategy.ask(3)] == [2, 3, 4]
+
+
+def test_restart_counts_candidates_and_lets_a_race_end():
+    asked = race(
+        make("restart", {"inner": RACING, "patience": 8}, numeric(3)), 8, losses=(2.0, 2.0)
+    )
+    sobol = [p.point for p in make("sobol", {}, numeric(3)).ask(17)]
+    first = asked[: [p.id for p in asked].index(16)]  # two looks, after eight candidates each
+    assert {p.id: p.point for p in first} == dict(enumerate(sobol[:16])) and len(first) > 16
+    later = asked[len(first) :]
+    assert later[0].point != sobol[16] and min(p.id for p in later) == 16
 
 
 def test_restart_begins_anew_with_a_larger_population_where_nothing_is_gained():

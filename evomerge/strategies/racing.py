@@ -87,14 +87,19 @@ class Strategy:
         return proposals
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        self._inner.tell(observations)
-        for seen in observations:
+        # In a replay, one that another version asked for may not be known
+        known = [seen for seen in observations if seen.id in self._points]
+        self._inner.tell(known)
+        for seen in known:
             if seen.point is not None:
                 self._points[seen.id] = replace(self._points[seen.id], point=seen.point)
             if seen.failed or seen.answers is None:
                 self._answered.pop(seen.id, None)
             else:
                 self._race(seen.id, seen.answers)
+
+    def promoted(self) -> int:
+        return len(self._promoted) + plugins.promoted(self._inner)
 
     def incumbents(self) -> list[tuple[float, ...]]:
         return self._inner.incumbents()

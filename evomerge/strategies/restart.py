@@ -59,10 +59,11 @@ class Strategy(Relayed):
         self._left = patience
 
     def ask(self, n: int) -> list[Proposal]:
-        if not self._left and not self._relay.waits:
+        if not (self._left or self._relay.promoted or self._relay.waits):
             self._look()
-        proposals = self._relay.ask(min(n, self._left)) if self._left else []
-        self._left -= len(proposals)
+        before = self._relay.asked
+        proposals = self._relay.ask(n, self._left)
+        self._left -= self._relay.asked - before
         return proposals
 
     def incumbents(self) -> list[tuple[float, ...]]:
