@@ -63,12 +63,14 @@ class State:
 
     def admit(self, proposal: Proposal, key: str | None = None) -> Candidate:
         """Make a proposal an outstanding candidate; `key`: the plan that the ledger has for it."""
+        known = self.candidates.get(proposal.id)
+        if known is not None:  # asked again: it stays the plan that it was
+            key = known.key
         plan = None if proposal.point is None else self.problem.plan(proposal.point)
         if key is not None and (plan is None or plan.key != key):  # perhaps inputs have changed
             plan = Plan.parse(self.ledger.plan(key), "ledger")
         elif plan is None:
             plan = Plan.parse(proposal.plan, "strategy")
-        known = self.candidates.get(proposal.id)
         if known is None:
             whole = self._admitted < (self.fidelity.fresh if self._fitted else self.fidelity.whole)
             known = Candidate(proposal.id, proposal.point, plan.key, [], whole=whole)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import evomerge
-from evomerge import confirm, errors
+from evomerge import confirm, errors, status
 from evomerge.candidates import Candidate
 from evomerge.plugins import Observation
 from evomerge.strategies import racing
@@ -183,6 +183,77 @@ def test_a_race_in_a_run_is_resumed(family, tmp_path):
     most = {p["id"] for _, body in asks for p in body["proposals"] if p["items"] == 30}
     assert {p.label for p in whole.front} <= {f"c{id}" for id in most}
     assert {p.key for p in evomerge.Run(tmp_path / "grown").front}
+
+
+RACE = {"name": "racing", "rungs": [10, 20, 30], "inner": {"name": "sobol"}}
+
+
+def asked(folder):
+    """The items that each candidate was asked last."""
+    asks = [body for kind, body in ledgers.content(folder)["events"] if kind == "ask"]
+    return {p["id"]: p["items"] for body in asks for p in body["proposals"]}
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        RACE,
+        {"name": "seeded", "inner": RACE},
+        {"name": "staged", "first": {"name": "sobol"}, "candidates": 3, "then": RACE},
+        {"name": "staged", "first": RACE, "candidates": 99},
+        {"name": "restart", "inner": RACE},
+    ],
+    ids=["alone", "seeded", "then", "first", "restart"],
+)
+def test_who_comes_last_is_raced_too(family, tmp_path, strategy):
+    """A used-up budget of candidates ends no race; nothing is left to do then."""
+    recipe = families.recipe(
+        family, fidelity="all", strategy=strategy, budget={"candidates": 12}, ask=8
+    )
+    found = evomerge.search(recipe, tmp_path)
+    last = asked(tmp_path)
+    assert len(last) == 12 and 30 in (last[10], last[11])
+    done = ledgers.content(tmp_path)
+    assert done["events"][-1][0] == "confirmed"
+    assert evomerge.search(recipe, tmp_path).confirmed == found.confirmed
+    assert ledgers.content(tmp_path) == done and status.read(tmp_path)["state"] == "confirmed"
+
+
+def test_a_race_that_is_interrupted_at_its_end_goes_on(family, tmp_path):
+    recipe = families.recipe(
+        family, fidelity="all", strategy=RACE, budget={"candidates": 6}, ask=8
+    )
+    states = []
+
+    class Stopped(Exception):
+        pass
+
+    def stop(event, facts):
+        if event == "told" and facts["told"][0].asked == 20:
+            states.append(status.read(tmp_path / "cut")["state"])
+            raise Stopped
+
+    evomerge.search(recipe, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        evomerge.search(recipe, tmp_path / "cut", report=stop)
+    evomerge.search(recipe, tmp_path / "cut")
+    assert states == ["in its search"]
+    assert ledgers.content(tmp_path / "cut") == ledgers.content(tmp_path / "whole")
+
+
+def test_a_race_that_had_no_items_left_goes_on_with_more(family, tmp_path):
+    """Nobody is new, and the run was confirmed: more items are more of the same race."""
+    recipe = families.recipe(family, fidelity="all", strategy=RACE, ask=8)
+    few = {"candidates": 8, "items": 180 + 8 * 20}  # base and experts answer all 60 each
+    evomerge.search(recipe, tmp_path / "grown", budget=few)
+    assert set(asked(tmp_path / "grown").values()) == {10}
+    before = ledgers.content(tmp_path / "grown")
+    evomerge.search(recipe, tmp_path / "grown", budget=few)
+    assert ledgers.content(tmp_path / "grown") == before
+    evomerge.search(recipe, tmp_path / "grown", budget={"candidates": 8})
+    evomerge.search(recipe, tmp_path / "whole", budget={"candidates": 8})
+    assert asked(tmp_path / "grown") == asked(tmp_path / "whole")
+    assert 30 in asked(tmp_path / "whole").values()
 
 
 def test_points_without_a_wish_for_items_are_confirmed_beside_the_last_rung():
