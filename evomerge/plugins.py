@@ -45,7 +45,8 @@ class Observation:
     """What is known of one candidate: losses (M,) to minimise and their standard errors (M,).
 
     A failed candidate has `losses=None`. `answers[objective][item] = score` is filled for
-    strategies that need it.
+    strategies that need it. `lacks`: how much it lacks of what has to be kept, by estimates (0:
+    nothing), which losses say too, answers do not; `keeps`: how probably it lacks nothing.
     """
 
     id: int
@@ -54,6 +55,8 @@ class Observation:
     errors: tuple[float, ...] = ()
     items: int = 0
     answers: Mapping[str, Mapping[str, float]] | None = None
+    lacks: float = 0.0
+    keeps: float = 1.0
 
     @property
     def failed(self) -> bool:

@@ -121,9 +121,9 @@ def test_equal_differences_are_sure_only_in_number():
     assert 0.5 < few < many < 1
 
 
-def one(strategy, id, score, items):
+def one(strategy, id, score, items, lacks=0.0, keeps=1.0):
     answers = {"o0": {str(i): score + 0.01 * (i % 3) for i in range(items)}}
-    strategy.tell([Observation(id, None, (1 - score,), (), items, answers)])
+    strategy.tell([Observation(id, None, (1 - score,), (), items, answers, lacks, keeps)])
 
 
 def test_promotion_waits_for_nobody_and_comes_first():
@@ -140,6 +140,23 @@ def test_promotion_waits_for_nobody_and_comes_first():
     one(strategy, 1, 0.6, 10)
     one(strategy, 1, 0.6, 10)  # nothing new
     assert [(p.id, p.items) for p in strategy.ask(2)] == [(1, 30), (6, 10)]
+
+
+def test_who_lacks_what_has_to_be_kept_beats_nobody_who_does_not():
+    """One that surely lacks it stops at once; one that may, goes on unless it is beaten."""
+    strategy = make("racing", {"inner": {"name": "sobol"}, "rungs": [10, 30]}, numeric(2), 1)
+    strategy.ask(6)
+    one(strategy, 0, 0.9, 10, lacks=0.3, keeps=0.01)
+    assert strategy.promoted() == 0
+    one(strategy, 1, 0.8, 10, lacks=0.05, keeps=0.3)
+    assert strategy.promoted() == 1
+    one(strategy, 2, 0.7, 10, lacks=0.02, keeps=0.4)  # 1 is likelier to lack something
+    one(strategy, 3, 0.6, 10, keeps=0.97)
+    one(strategy, 4, 0.5, 10, keeps=0.99)  # 3 is sure enough
+    one(strategy, 5, 0.55, 10, lacks=0.03, keeps=0.35)
+    assert [(p.id, p.items) for p in strategy.ask(strategy.promoted())] == [
+        (id, 30) for id in (1, 2, 3)
+    ]
 
 
 def test_a_candidate_that_fails_later_beats_nobody():
@@ -265,3 +282,14 @@ def test_points_without_a_wish_for_items_are_confirmed_beside_the_last_rung():
     ]
     assert [c.id for c in confirm.best_of_front(told, 4, [1, 1])] == [0, 2]
     assert [c.id for c in confirm.best_of_front(told, 1, [0, 1])] == [0]
+
+
+def test_who_lacks_what_has_to_be_kept_is_confirmed_only_where_all_do():
+    """Though a candidate that keeps it may have a loss that is larger than what lacks is told."""
+    rows = [(0.0, (0.0, 3.0)), (0.1, (1.21, 1.21)), (0.2, (1.32, 1.32))]
+    told = [
+        Candidate(id, None, f"k{id}", [], losses=losses, lacks=lacks)
+        for id, (lacks, losses) in enumerate(rows)
+    ]
+    assert [c.id for c in confirm.best_of_front(told, 4, [1, 1])] == [0]
+    assert [c.id for c in confirm.best_of_front(told[1:], 4, [1, 1])] == [1]

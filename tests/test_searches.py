@@ -250,6 +250,20 @@ def test_the_greedy_soup_keeps_what_does_not_hurt():
     assert list(good) == sorted(good, key=scored.get)
 
 
+def test_the_greedy_soup_prefers_what_keeps_what_has_to_be_kept():
+    """However large its losses are; what failed is worse than all others."""
+    space = Space([Gene("weight", 0, 1, 0.25, 0, expert=e) for e in "abc"])
+    strategy = make("greedy_soup", {}, space)
+    a, b, c = strategy.ask(3)
+    strategy.tell([Observation(a.id, a.point, (1.2, 1.2), lacks=0.1)])
+    strategy.tell([Observation(b.id, b.point, (0.0, 3.0)), Observation(c.id, c.point, None)])
+    (soup,) = strategy.ask(3)
+    assert soup.point == (0.5, 0.5, 0.0)
+    strategy.tell([Observation(soup.id, soup.point, (1.1, 1.1), lacks=0.01)])
+    (last,) = strategy.ask(3)
+    assert last.point == (0.0, 0.5, 0.5)
+
+
 def test_the_greedy_soup_needs_weights_from_none_to_all():
     space = Space([Gene("weight", 0, 0.6, expert=e) for e in "ab"])
     with pytest.raises(

@@ -44,7 +44,9 @@ class Strategy:
 
     `rungs`: items of each bank, rising. `confidence`: how probable it is to be that a candidate
     is beaten by one of the others before it gets no more items; it is shared among them. Compared
-    are scores, whatever other signal losses are of.
+    are scores, whatever other signal losses are of. Who lacks with that confidence something that
+    has to be kept gets no more items either; one that may lack it does, and beats only those that
+    are as likely to.
     """
 
     NEEDS: ClassVar[frozenset[str]] = frozenset({"answers"})
@@ -71,6 +73,7 @@ class Strategy:
         self._points: dict[int, Proposal] = {}
         self._scores = {name: _Scores() for name in self._objectives}
         self._answered: dict[int, int] = {}
+        self._keeps: dict[int, float] = {}
         self._wanted: dict[int, int] = {}
         self._beaten: set[int] = set()
         self._promoted: deque[int] = deque()
@@ -96,6 +99,7 @@ class Strategy:
             if seen.failed or seen.answers is None:
                 self._answered.pop(seen.id, None)
             else:
+                self._keeps[seen.id] = seen.keeps
                 self._race(seen.id, seen.answers)
 
     def promoted(self) -> int:
@@ -123,8 +127,17 @@ class Strategy:
             self._promoted.append(id)
 
     def _is_beaten(self, id: int) -> bool:
-        """Whether one of the others is better in every objective with joint confidence."""
-        rivals = [other for other in self._answered if other not in self._beaten and other != id]
+        """Whether it lacks something that has to be kept, or another, no likelier to lack it, is
+        better in every objective, with joint confidence."""
+        if 1 - self._keeps[id] >= self._confidence:
+            return True
+        # Of two that surely keep it, it does not matter which is surer
+        surely = min(self._keeps[id], self._confidence)
+        rivals = [
+            other
+            for other in self._answered
+            if other not in self._beaten and other != id and self._keeps[other] >= surely
+        ]
         if not rivals:
             return False
         needed = 1 - (1 - self._confidence) / len(rivals)  # above 0.5, for each objective too
