@@ -82,7 +82,8 @@ class Strategy(Protocol):
     `explain(space, objectives, options)`: a line that says what.
     Given the same events in the same order it is in the same state, bit for bit: every random
     number derives from `seed`; global generators, clocks and files are not touched.
-    A combinator hands what it knows to its inner strategy as `start`, if that takes it.
+    A combinator hands what it knows to its inner strategy as `start`, if that takes it. What a
+    `population` of None is, a module function `default_population(space)` says.
     """
 
     NEEDS: ClassVar[frozenset[str]]

@@ -348,6 +348,39 @@ def test_restart_counts_candidates_and_lets_a_race_end():
     assert later[0].point != sobol[16] and min(p.id for p in later) == 16
 
 
+@pytest.mark.parametrize(
+    ("inner", "sizes"),
+    [
+        ({"name": "cma_es"}, [7, 14, 28]),  # 4 + 3 ln 3
+        ({"name": "cma_es", "population": 6}, [6, 12, 24]),
+        ({"name": "seeded"}, [7, 14, 28]),
+        ({"name": "nsga2"}, [24, 48, 96]),
+        ({"name": "racing"}, [24, 48, 96]),
+        ({"name": "racing", "inner": {"name": "nsga2", "population": 6}}, [6, 12, 24]),
+        (
+            {
+                "name": "staged",
+                "first": {"name": "sobol"},
+                "candidates": 1,
+                "then": {"name": "cma_es"},
+            },
+            [7, 14, 28],
+        ),
+    ],
+    ids=str,
+)
+def test_restart_grows_populations_wherever_they_are(inner, sizes):
+    """What is asked at once is a generation, after the first merges of a combinator."""
+    strategy = make("restart", {"inner": inner, "patience": 100}, numeric(3), 1)
+    asked = [[] for _ in sizes]
+    while strategy._restarts < len(sizes):
+        batch = strategy.ask(200)
+        tell(strategy, batch, lambda p: (2 + seen(p, 1).losses[0],))  # no volume at all
+        if strategy._restarts < len(sizes):
+            asked[strategy._restarts].append(len(batch))
+    assert [max(lengths[:2]) for lengths in asked] == sizes
+
+
 def test_restart_begins_anew_with_a_larger_population_where_nothing_is_gained():
     space = numeric(3)
     inner = {"name": "nsga2", "population": 4}
