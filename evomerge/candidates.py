@@ -25,7 +25,7 @@ class Candidate:
 
     `event` is the number of the ledger's event that has its point. `asked` is how many items of a
     bank the strategy wants (None: as many as the recipe says); `whole`, whether it is one of those
-    who answer every item.
+    who answer every item; `lacks` and `keeps` are those of an observation.
     """
 
     id: int
@@ -39,6 +39,8 @@ class Candidate:
     items: int = 0
     failed: bool = False
     event: int = 0
+    lacks: float = 0.0
+    keeps: float = 1.0
 
     @property
     def told(self) -> bool:
@@ -46,7 +48,8 @@ class Candidate:
 
     def observed(self) -> dict[str, Any]:
         known = {"losses": self.losses, "errors": self.errors, "items": self.items}
-        return {"id": self.id, **known}
+        kept = {"lacks": self.lacks, "keeps": self.keeps} if self.keeps < 1 else {}
+        return {"id": self.id, **known, **kept}
 
 
 class Candidates:
@@ -147,7 +150,7 @@ class Candidates:
         self._chunks[row // CHUNK][row % CHUNK] = (
             c.id, bytes.fromhex(c.key), c.event, NONE if c.asked is None else c.asked,
             self._numbered(c.places), c.items, c.whole, c.failed, c.told,
-            lack if c.losses is None else c.losses, c.errors or lack,
+            lack if c.losses is None else c.losses, c.errors or lack, c.lacks, c.keeps,
         )  # fmt: skip
 
     def _numbered(self, places: Sequence[Place]) -> int:
@@ -168,6 +171,7 @@ class Candidates:
             whole=bool(found["whole"]), losses=_known(found["losses"]),
             errors=_known(found["errors"]) or (), items=int(found["items"]),
             failed=bool(found["failed"]), event=int(found["event"]),
+            lacks=float(found["lacks"]), keeps=float(found["keeps"]),
         )  # fmt: skip
 
 
@@ -179,7 +183,8 @@ def point(value: Sequence[float] | None) -> tuple[float, ...] | None:
 def _dtype(objectives: int) -> np.dtype[np.void]:
     numbers = [("id", "i8"), ("key", "V32"), ("event", "i8"), ("asked", "i8"), ("places", "i4"),
                ("items", "i4"), ("whole", "?"), ("failed", "?"), ("told", "?")]  # fmt: skip
-    return np.dtype([*numbers, ("losses", "f8", objectives), ("errors", "f8", objectives)])
+    losses = [("losses", "f8", objectives), ("errors", "f8", objectives)]
+    return np.dtype([*numbers, *losses, ("lacks", "f8"), ("keeps", "f8")])
 
 
 def _known(row: npt.NDArray[np.float64]) -> tuple[float, ...] | None:

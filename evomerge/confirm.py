@@ -155,12 +155,15 @@ def best_of_front(told: Sequence[Candidate], n: int, weights: Sequence[float]) -
     """The nondominated candidates; above n, the best of each objective and weighted mean.
 
     Where the strategy said how many items it wanted, those of whom it wanted most, and those of
-    whom it said nothing, as of points that a run begins with.
+    whom it said nothing, as of points that a run begins with; those that lack something of what
+    has to be kept only where all do.
     """
     if not told:
         raise errors.Unconfirmed("no candidate has a score: nothing to confirm")
     most = max((c.asked for c in told if c.asked is not None), default=None)
-    unique = list({c.key: c for c in told if c.asked in (None, most)}.values())
+    there = [c for c in told if c.asked in (None, most)]
+    kept = [c for c in there if not c.lacks]
+    unique = list({c.key: c for c in kept or there}.values())
     losses = np.array([c.losses for c in unique])
     front = [c for c, kept in zip(unique, pareto.nondominated(losses), strict=True) if kept]
     if len(front) <= n:

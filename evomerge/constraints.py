@@ -7,14 +7,14 @@ lower bound, paired where the limit is another model's score.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
 from evomerge import errors
-from evomerge.answers import Answers, Place
+from evomerge.answers import Answers, Place, Scores
 from evomerge.estimation import Estimation
 from evomerge.maths.estimates import Estimate, standard_error
 from evomerge.plan import Plan
@@ -43,27 +43,31 @@ class Constraints:
             if one.within is not None
         }
 
-    def losses(
+    def lacking(
         self,
-        losses: tuple[float, ...],
+        key: str,
         found: Sequence[Estimate],
         estimation: Estimation,
         places: Sequence[Place],
-    ) -> tuple[float, ...]:
-        """The losses (M,), or beyond the reference point where an estimated score lacks
-        something; `found` are the estimates of what is to be kept."""
-        lack = max([0.0, *self._lacks(found, estimation, places)])
-        return tuple(REFERENCE_POINT * (1 + lack) for _ in losses) if lack > 0 else losses
-
-    def _lacks(
-        self, found: Sequence[Estimate], estimation: Estimation, places: Sequence[Place]
-    ) -> Iterable[float]:
+    ) -> tuple[float, float]:
+        """How much is lacking where a plan lacks most (0: nothing), and the probability that it
+        keeps what it keeps least surely; `found` are the estimates of what is to be kept."""
+        lacks, keeps = 0.0, 1.0
         for mine, (name, one) in zip(found, self.keep.items(), strict=True):
-            limit = one.at_least or 0.0
+            lack, error = (one.at_least or 0.0) - mine.score, mine.error
             if one.within is not None:
                 theirs, _ = estimation.one(self.others[name].key, name, places)
-                limit = theirs.score - one.within
-            yield limit - mine.score
+                lack = theirs.score - one.within - mine.score
+                if estimation.paired:  # else the other's score is that on all items
+                    error = _error(self._apart(name, key, places))
+            lacks = max(lacks, lack)
+            keeps = min(keeps, NormalDist(lack, error).cdf(0.0) if error else float(lack <= 0))
+        return lacks, keeps
+
+    def _apart(self, name: str, key: str, places: Sequence[Place]) -> Scores:
+        """How much better than the other model a plan answered each item."""
+        mine, theirs = (self.answers.column(k, name, places) for k in (key, self.others[name].key))
+        return np.asarray(mine - theirs)
 
     def margins(self, key: str, split: str) -> dict[str, Margin]:
         """Of a plan that has answered the whole split."""
@@ -71,14 +75,13 @@ class Constraints:
 
     def _margin(self, name: str, one: Keep, key: str, split: str) -> Margin:
         places = self.answers.places(split)
-        scores = self.answers.column(key, name, places)
         z = NormalDist().inv_cdf(one.confidence)
         if one.within is None:
+            scores = self.answers.column(key, name, places)
             mean, error = float(scores.mean()) - (one.at_least or 0.0), standard_error(scores)
         else:
-            apart = scores - self.answers.column(self.others[name].key, name, places)
-            mean = float(apart.mean()) + one.within
-            error = float(np.sqrt(apart.var() / len(apart)))
+            apart = self._apart(name, key, places)
+            mean, error = float(apart.mean()) + one.within, _error(apart)
         return Margin(mean, mean - z * error)
 
     def kept(self, shortlist: Mapping[str, Plan], split: str) -> dict[str, dict[str, Margin]]:
@@ -102,3 +105,13 @@ class Constraints:
     def _said(self, name: str, margin: Margin) -> str:
         where = f"{margin.mean:+.3f} from what is wanted, lower bound {margin.low:+.3f}"
         return f"'{name}' {where} ({self.keep[name].wanted()})"
+
+
+def penalised(losses: tuple[float, ...], lacks: float) -> tuple[float, ...]:
+    """The losses (M,), or beyond the reference point where something is lacking."""
+    return tuple(REFERENCE_POINT * (1 + lacks) for _ in losses) if lacks > 0 else losses
+
+
+def _error(apart: Scores) -> float:
+    """The standard error of the mean of differences."""
+    return float(np.sqrt(apart.var() / len(apart)))

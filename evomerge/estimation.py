@@ -77,6 +77,11 @@ class Estimation:
         self.signals, self.ends = dict(signals), list(ends)
         self.views: dict[str, View] = {}
 
+    @property
+    def paired(self) -> bool:
+        """Whether scores are means of the items that were asked, the same for all models."""
+        return self.fidelity.reads == "mean"
+
     def of(self, key: str, places: Sequence[Place]) -> tuple[list[Estimate], int]:
         """Estimates (M,) of a plan's scores, and the number of answers behind them.
 
@@ -88,7 +93,7 @@ class Estimation:
     def one(self, key: str, objective: str, places: Sequence[Place]) -> tuple[Estimate, int]:
         """The same for one objective."""
         signal = self.signals[objective]
-        if self.fidelity.reads == "mean":
+        if self.paired:
             scores = self.answers.column(key, objective, places, signal)
             mean, error = float(scores.mean()), estimates.standard_error(scores)
             return Estimate(mean, error), len(scores)

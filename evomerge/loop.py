@@ -25,6 +25,9 @@ from evomerge.worker import Result
 
 Report = Callable[[str, Mapping[str, Any]], None]
 
+MANY = 10**9
+"""Proposals, where nothing limits them."""
+
 
 class Search:
     """One session of work on a run."""
@@ -94,8 +97,7 @@ class Search:
         strategy = seeds.strategy(self.problem, ledger)
         self.state = State(self.problem, self.answers, self.losses, strategy, self.report)
         self.state.replay()
-        done = ledger.last("confirmed")
-        if done and done["candidates"] == len(self.candidates) and not self._may_ask():
+        if self._is_complete():
             self.report("complete", {"candidates": len(self.candidates)})
             return
         self.report("stage", {"name": "search"})
@@ -103,7 +105,7 @@ class Search:
             "forecast",
             forecast.times(self.problem, self.desk.pace, self.desk.workers, watch.deadline),
         )
-        if not self._may_ask():
+        if not self._allowed():
             confirm_by = math.inf  # a session that has no time to search may confirm
             if watch.deadline.is_set and not self.candidates:
                 kept = f"{self._confirming():.0f}"
@@ -162,16 +164,40 @@ class Search:
 
     def left(self) -> int:
         """How many more candidates the budget allows; a large number where it does not say."""
-        budget = self.recipe.budget
-        if budget.items is not None and self.answers.searched >= budget.items:
+        return max(0, min(self._new(), self._room()))
+
+    def _new(self) -> int:
+        most = self.recipe.budget.candidates
+        return MANY if most is None else max(0, most - len(self.candidates))
+
+    def _room(self) -> int:
+        """How many proposals items and time allow, be they new candidates or known ones."""
+        items, deadline = self.recipe.budget.items, self.watch.deadline
+        if items is not None and self.answers.searched >= items:
             return 0
-        many = 10**9 if budget.candidates is None else budget.candidates - len(self.candidates)
-        deadline = self.watch.deadline
         if not deadline.is_set:
-            return many
+            return MANY
         each = self.desk.pace.of(self._usual())
         fit = self.desk.workers * deadline.room(each, self._confirming())
-        return max(0, min(many, fit - len(self.outstanding)))
+        return max(0, fit - len(self.outstanding))
+
+    def _allowed(self) -> int:
+        """How many proposals the budget allows.
+
+        Known candidates that are to answer more items come first and are not counted: those that
+        came last would never be raced.
+        """
+        return min(self._new() + plugins.promoted(self.state.strategy), self._room())
+
+    def _is_complete(self) -> bool:
+        """Whether what was confirmed last is all that the budget allows.
+
+        Where a session left candidates waiting, items or time were used up, and may not be now.
+        """
+        if self.ledger.at("confirmed") <= self.ledger.at("ask") or self._may_ask():
+            return False
+        waited = (self.ledger.last("stopped") or {}).get("waiting", 0)
+        return not (waited and self._allowed())
 
     def _confirming(self) -> float:
         """Seconds that are kept for confirming what is found."""
@@ -184,8 +210,8 @@ class Search:
 
     def _loop(self) -> None:
         self.state.revise(self._may_ask())
-        while (self.outstanding and not self._is_over()) or self._may_ask():
-            if self._may_ask() and not (self._barrier and self.outstanding):
+        while (self.outstanding and not self._is_over()) or self._allowed():
+            if not (self._barrier and self.outstanding):
                 self._ask()
             self._look_at(self.state.take_fresh())
             if self._ready and (not self._barrier or len(self._ready) == len(self.outstanding)):
@@ -201,7 +227,10 @@ class Search:
         if self.outstanding:
             self._note(f"the time is over: {len(self.outstanding)} candidates were not answered")
         stopped = {"candidates": len(self.candidates)}
-        if self.ledger.last("stopped") != stopped:
+        if waiting := plugins.promoted(self.state.strategy):
+            stopped["waiting"] = waiting
+        asked_since = self.ledger.at("ask") > self.ledger.at("stopped")
+        if asked_since or self.ledger.last("stopped") != stopped:
             self.ledger.append("stopped", stopped)
 
     def _look_at(self, candidates: Iterable[Candidate]) -> None:
@@ -220,7 +249,7 @@ class Search:
 
     def _ask(self) -> None:
         room = self.recipe.ask if self._barrier else 2 * self.desk.workers - len(self.outstanding)
-        n = min(room, self.left())
+        n = min(room, self._allowed())
         if n < 1:
             return
         proposals = self.state.strategy.ask(n)

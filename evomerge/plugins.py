@@ -8,7 +8,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -45,7 +45,8 @@ class Observation:
     """What is known of one candidate: losses (M,) to minimise and their standard errors (M,).
 
     A failed candidate has `losses=None`. `answers[objective][item] = score` is filled for
-    strategies that need it.
+    strategies that need it. `lacks`: how much it lacks of what has to be kept, by estimates (0:
+    nothing), which losses say too, answers do not; `keeps`: how probably it lacks nothing.
     """
 
     id: int
@@ -54,6 +55,8 @@ class Observation:
     errors: tuple[float, ...] = ()
     items: int = 0
     answers: Mapping[str, Mapping[str, float]] | None = None
+    lacks: float = 0.0
+    keeps: float = 1.0
 
     @property
     def failed(self) -> bool:
@@ -79,7 +82,8 @@ class Strategy(Protocol):
     `explain(space, objectives, options)`: a line that says what.
     Given the same events in the same order it is in the same state, bit for bit: every random
     number derives from `seed`; global generators, clocks and files are not touched.
-    A combinator hands what it knows to its inner strategy as `start`, if that takes it.
+    A combinator hands what it knows to its inner strategy as `start`, if that takes it. What a
+    `population` of None is, a module function `default_population(space)` says.
     """
 
     NEEDS: ClassVar[frozenset[str]]
@@ -100,7 +104,8 @@ class Strategy(Protocol):
         """Points worth confirming beside the front, such as a distribution mean."""
         ...
 
-    # optional: notes() -> list[str], what people should know of how it went, after the search
+    # optional: notes() -> list[str], what people should know of how it went, after the search;
+    # promoted() -> int, how many known candidates the next ask begins with, for more items
 
 
 FOLDERS = {
@@ -148,8 +153,7 @@ def _import(kind: str, name: str, where: str) -> ModuleType:
             raise errors.RecipeError(errors.unknown(where, kind, name, known(kind)))
         return importlib.import_module(f"evomerge.{FOLDERS[kind]}.{name}")
     module = own_module(name, where)
-    lacking = [part for part in PARTS[kind] if not hasattr(module, part)]
-    if lacking:
+    if lacking := [part for part in PARTS[kind] if not hasattr(module, part)]:
         raise errors.RecipeError(
             f"{where}: module '{name}' is no {kind}: it lacks {', '.join(lacking)}"
         )
@@ -240,6 +244,11 @@ def notes(strategy: Strategy) -> list[str]:
     return list(getattr(strategy, "notes", list)())
 
 
+def promoted(strategy: Strategy) -> int:
+    """How many known candidates a strategy's next ask begins with, for more items."""
+    return int(getattr(strategy, "promoted", int)())
+
+
 def takes(plugin: type[Any], keyword: str) -> bool:
     """Whether the plug-in's class can be given this keyword."""
     parameters = inspect.signature(plugin.__init__).parameters
@@ -264,11 +273,8 @@ def check_strategy(
         raise errors.RecipeError(f"{where}: the space has no genes: there is nothing to search")
     reason = refusal(strategy_needs(name, options), space.genes, objectives)
     if reason:
-        able = [
-            other
-            for other in known("strategy")
-            if not refusal(strategy_needs(other, {}), space.genes, objectives)
-        ]
+        able = [n for n in known("strategy")
+                if not refusal(strategy_needs(n, {}), space.genes, objectives)]  # fmt: skip
         raise errors.RecipeError(f"{where}: '{name}' {reason}. Strategies that can: {able}")
     begin(name, options, space, objectives, seed=seed, where=where)
 
@@ -292,9 +298,3 @@ def refusal(needs: frozenset[str], genes: Sequence[Gene], objectives: Sequence[s
 def is_structural(scorer: str) -> bool:
     """Whether a scorer is given what was counted while the model was built, not the model."""
     return bool(getattr(load("scorer", scorer), "STRUCTURAL", False))
-
-
-def public_names(kind: str) -> Iterator[tuple[str, ModuleType]]:
-    """Every plug-in of a kind, as (name, module)."""
-    for name in known(kind):
-        yield name, load(kind, name)

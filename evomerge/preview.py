@@ -122,7 +122,7 @@ def _described(problem: Problem) -> dict[str, Any]:
 def catalogue(kind: str | None) -> list[dict[str, str]]:
     """Plug-ins, banks and recipes with a line each; of one kind, or all."""
     found: dict[str, list[tuple[str, str]]] = {
-        folder: [(name, _first_line(module)) for name, module in plugins.public_names(singular)]
+        folder: [(n, _first_line(plugins.load(singular, n))) for n in plugins.known(singular)]
         for singular, folder in plugins.FOLDERS.items()
     }
     for data, key in (("fitness", "banks"), ("recipes", "recipes")):

@@ -21,32 +21,41 @@ class Relay:
         self._offset = 0
         self._points: list[tuple[float, ...] | None] = []
         self._losses: dict[int, tuple[float, ...] | None] = {}
+        self._out: set[int] = set()
 
-    def ask(self, n: int) -> list[Proposal]:
-        """Proposals of the strategy whose turn it is."""
-        proposals = [replace(p, id=p.id + self._offset) for p in self.current.ask(n)]
+    def ask(self, n: int, new: int = sys.maxsize) -> list[Proposal]:
+        """Proposals of the strategy whose turn it is, `new` candidates at most; those that it
+        promotes come first, and are not new."""
+        n = min(n, self.promoted + new)
+        proposals = [replace(p, id=p.id + self._offset) for p in self.current.ask(n)] if n else []
         self._points += [p.point for p in proposals if p.id >= self.asked]
         self.asked = len(self._points)
+        self._out.update(p.id for p in proposals)
         return proposals
 
     def tell(self, observations: Sequence[Observation]) -> None:
         """What concerns an earlier strategy is noted; the current one hears the rest."""
-        for seen in observations:
+        # In a replay, one that another version asked for may not be known
+        known = [seen for seen in observations if seen.id < self.asked]
+        for seen in known:
+            self._out.discard(seen.id)
             self._losses[seen.id] = seen.losses
             if seen.point is not None:
                 self._points[seen.id] = seen.point
         own = [
-            replace(seen, id=seen.id - self._offset)
-            for seen in observations
-            if seen.id >= self._offset
+            replace(seen, id=seen.id - self._offset) for seen in known if seen.id >= self._offset
         ]
         if own:
             self.current.tell(own)
 
     @property
     def waits(self) -> bool:
-        """Something that was asked has not been told."""
-        return len(self._losses) < self.asked
+        """Something that was asked, perhaps once more, has not been told since."""
+        return bool(self._out)
+
+    @property
+    def promoted(self) -> int:
+        return plugins.promoted(self.current)
 
     @property
     def own(self) -> list[tuple[float, ...] | None]:
@@ -73,6 +82,9 @@ class Relayed:
 
     def tell(self, observations: Sequence[Observation]) -> None:
         self._relay.tell(observations)
+
+    def promoted(self) -> int:
+        return self._relay.promoted
 
     def incumbents(self) -> list[tuple[float, ...]]:
         return self._relay.current.incumbents()
@@ -101,8 +113,8 @@ class Listed:
 
 
 class Stages(Relayed):
-    """Proposes what `first` does, at most so many `candidates`; once all of them are told, what
-    `begin(start=...)` proposes, who knows what they scored."""
+    """Proposes what `first` does, at most so many `candidates`; once all of them are told, and
+    `first` promotes none, what `begin(start=...)` proposes, who knows what they scored."""
 
     def __init__(
         self,
@@ -119,8 +131,9 @@ class Stages(Relayed):
     def ask(self, n: int) -> list[Proposal]:
         if self._left is None:
             return self._relay.ask(n)
-        proposals = self._relay.ask(min(n, self._left)) if self._left else []
-        self._left -= len(proposals)
+        before = self._relay.asked
+        proposals = self._relay.ask(n, self._left)
+        self._left -= self._relay.asked - before
         if proposals or self._relay.waits:
             return proposals
         self._relay.hand_over(self._begin(start=self._relay.known))

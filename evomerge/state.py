@@ -13,7 +13,7 @@ import numpy as np
 from evomerge import confirm, plugins
 from evomerge.answers import Answers, Place
 from evomerge.candidates import Candidate, Candidates, point
-from evomerge.constraints import Constraints
+from evomerge.constraints import Constraints, penalised
 from evomerge.estimation import Estimation
 from evomerge.fidelity import Chosen
 from evomerge.maths import pareto
@@ -63,12 +63,14 @@ class State:
 
     def admit(self, proposal: Proposal, key: str | None = None) -> Candidate:
         """Make a proposal an outstanding candidate; `key`: the plan that the ledger has for it."""
+        known = self.candidates.get(proposal.id)
+        if known is not None:  # asked again: it stays the plan that it was
+            key = known.key
         plan = None if proposal.point is None else self.problem.plan(proposal.point)
         if key is not None and (plan is None or plan.key != key):  # perhaps inputs have changed
             plan = Plan.parse(self.ledger.plan(key), "ledger")
         elif plan is None:
             plan = Plan.parse(proposal.plan, "strategy")
-        known = self.candidates.get(proposal.id)
         if known is None:
             whole = self._admitted < (self.fidelity.fresh if self._fitted else self.fidelity.whole)
             known = Candidate(proposal.id, proposal.point, plan.key, [], whole=whole)
@@ -112,7 +114,10 @@ class State:
         found, items = self.estimation.of(candidate.key, candidate.places)
         scores, kept = found[: len(self.losses.anchors)], found[len(self.losses.anchors) :]
         losses, candidate.errors = self.losses.of(scores)
-        candidate.losses = self.constraints.losses(losses, kept, self.estimation, candidate.places)
+        candidate.lacks, candidate.keeps = self.constraints.lacking(
+            candidate.key, kept, self.estimation, candidate.places
+        )
+        candidate.losses = penalised(losses, candidate.lacks)
         candidate.items = items
 
     def _pass_on(self, body: Sequence[Mapping[str, Any]]) -> None:
@@ -126,9 +131,11 @@ class State:
             candidate.failed = row["losses"] is None
             candidate.losses = None if candidate.failed else tuple(row["losses"])
             candidate.errors, candidate.items = tuple(row["errors"]), row["items"]
+            candidate.lacks, candidate.keeps = row.get("lacks", 0.0), row.get("keeps", 1.0)
             known = (candidate.losses, candidate.errors, candidate.items)
             answers = self._answers_of(candidate) if "answers" in needs else None
-            observations.append(Observation(candidate.id, at, *known, answers))
+            kept = (candidate.lacks, candidate.keeps)
+            observations.append(Observation(candidate.id, at, *known, answers, *kept))
             self.candidates.settle(candidate)
             self._plans.pop(candidate.id, None)
         self.strategy.tell(observations)

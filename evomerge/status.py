@@ -35,7 +35,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     ledger = Ledger(folder)
     try:
-        confirmed, stopped = ledger.last("confirmed"), ledger.last("stopped")
+        confirmed = ledger.last("confirmed")
         session = ledger.last_session() or {}
         told = _told(ledger)
         anchors = {n: Anchor(**value) for n, value in (ledger.last("anchors") or {}).items()}
@@ -43,7 +43,7 @@ def read(folder: Path) -> dict[str, Any]:
         writer = lock.writer_of(folder)
         return {
             "run": str(folder),
-            "state": _state(writer, asked, confirmed, stopped, anchors),
+            "state": _state(ledger, writer),
             "writer": writer,
             "candidates": asked,
             "told": len(told),
@@ -59,15 +59,14 @@ def read(folder: Path) -> dict[str, Any]:
         ledger.close()
 
 
-def _state(
-    writer: str | None, asked: int, confirmed: Any, stopped: Any, anchors: dict[str, Anchor]
-) -> str:
-    if confirmed and confirmed["candidates"] == asked:
+def _state(ledger: Ledger, writer: str | None) -> str:
+    asked = ledger.at("ask")
+    if ledger.at("confirmed") > asked:
         return "confirmed"
-    if stopped and stopped["candidates"] == asked:
+    if ledger.at("stopped") > asked:
         stage = "confirmation"
     else:
-        stage = "search" if anchors else "base and experts"
+        stage = "search" if ledger.at("anchors") else "base and experts"
     return f"in its {stage}" if writer else f"interrupted in its {stage}"
 
 

@@ -29,6 +29,7 @@ FACTS = [
     {"losses": (0.1 + 0.2, -1e-300), "errors": (0.0, 5e-324), "items": 40},
     {"losses": (1 / 3, 2.0), "errors": (0.5, 0.25), "items": 7, "asked": 0, "whole": True},
     {"failed": True, "asked": 25},
+    {"losses": (1.2, 1.2), "errors": (0.5, 0.5), "items": 3, "lacks": 1 / 11, "keeps": 0.1},
     {"failed": True, "losses": (1.0, 2.0), "errors": (0.5, 0.5), "items": 3},
     {},
 ]

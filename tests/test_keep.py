@@ -1,19 +1,22 @@
 """Scores that a merge has to keep: in the search, at the end, and where nothing can keep them."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
 import evomerge
 from evomerge import confirm, errors
 from evomerge.answers import Answers
-from evomerge.constraints import Constraints
+from evomerge.constraints import Constraints, penalised
+from evomerge.estimation import Estimation
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.maths.estimates import Estimate
 from evomerge.plugins import FAILED_LOSS, REFERENCE_POINT
 from evomerge.recipe import resolve
 from evomerge.schema import Keep
 from evomerge.worker import Result
-from tests import families
+from tests import families, ledgers
 
 
 def recipe(family, keep, **changes):
@@ -32,9 +35,9 @@ def answers(family, tmp_path):
     ledger.close()
 
 
-def give(answers, problem, key, scores):
-    items = problem.banks["two"].split("validation")
-    rows = [Answer("two", i.id, "validation", s, {}) for i, s in zip(items, scores, strict=True)]
+def give(answers, problem, key, scores, split="validation"):
+    items = problem.banks["two"].split(split)
+    rows = [Answer("two", i.id, split, s, {}) for i, s in zip(items, scores, strict=True)]
     answers.add([Result(key, tuple(rows))])
 
 
@@ -57,9 +60,64 @@ def test_who_lacks_something_is_worse_than_any_who_does_not(answers):
     _, known, ends = answers
     keep = {"two": Keep(bank="two", at_least=0.5)}
     limits = Constraints(keep, known, ends)
-    seen = [limits.losses((0.3, 0.9), [Estimate(s, 0.1)], None, []) for s in (0.6, 0.5, 0.4, 0.0)]
+    scores = (0.6, 0.5, 0.4, 0.0)
+    found = [limits.lacking("", [Estimate(s, 0.1)], None, []) for s in scores]
+    assert [lacks for lacks, _ in found] == pytest.approx([0, 0, 0.1, 0.5])
+    assert [keeps for _, keeps in found] == pytest.approx([0.8413, 0.5, 0.1587, 0], abs=1e-4)
+    seen = [penalised((0.3, 0.9), lacks) for lacks, _ in found]
     assert seen[0] == seen[1] == (0.3, 0.9)
     assert REFERENCE_POINT < seen[2][0] == seen[2][1] < seen[3][0] < FAILED_LOSS
+
+
+def test_how_probable_it_is_that_something_is_lacking_goes_by_pairs(answers):
+    """Of a model's answers and those of the one that it is compared with, to what it was asked."""
+    problem, known, ends = answers
+    n = len(problem.banks["two"].split("search"))
+    mine, theirs = (np.arange(n) % 2, (np.arange(n) % 3 > 0) * 1)
+    give(known, problem, "mine", mine, "search")
+    give(known, problem, ends["expert left"].key, theirs, "search")
+    estimation = Estimation(problem.recipe.fidelity, known, {"two": "score"}, [])
+    places = known.places("search", 20)
+    found = [estimation.one("mine", "two", places)[0]]
+    limits = Constraints(problem.recipe.keep, known, ends)
+    lacks, keeps = limits.lacking("mine", found, estimation, places)
+    apart = (mine - theirs)[:20]
+    assert lacks == pytest.approx(-0.1 - apart.mean())
+    error = apart.std() / 20**0.5
+    assert keeps == pytest.approx(1 - NormalDist(0, error).cdf(lacks))
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"name": "m2n2", "archive": 3, "ahead": 2},
+        {"name": "racing", "inner": {"name": "sobol"}, "rungs": [10, 20]},
+    ],
+    ids=lambda strategy: strategy["name"],
+)
+def test_a_strategy_that_reads_answers_keeps_what_it_has_to(family, tmp_path, strategy):
+    """It asks for others than without, and for the same again where it was interrupted."""
+    least = {"two": {"at_least": 0.3, "confidence": 0.5}}
+    changes = {"strategy": strategy, "fidelity": "all", "budget": {"candidates": 18}}
+    asked = {}
+    for name, keep in (("free", {"two": {"at_least": 0.0}}), ("kept", least), ("cut", least)):
+        folder, wanted = tmp_path / name, recipe(family, keep, **changes)
+        if name == "cut":
+            with pytest.raises(KeyboardInterrupt):
+                evomerge.search(wanted, folder, report=interrupt)
+        evomerge.search(wanted, folder)
+        events = ledgers.content(folder)["events"]
+        asks = [body["proposals"] for kind, body in events if kind == "ask"]
+        asked[name] = [(row["id"], row["point"], row["items"]) for rows in asks for row in rows]
+        told = [row for kind, body in events if kind == "tell" for row in body]
+        assert any(row.get("lacks") for row in told) == (name != "free")
+    assert asked["free"] != asked["kept"] == asked["cut"]
+    assert ledgers.content(tmp_path / "kept") == ledgers.content(tmp_path / "cut")
+
+
+def interrupt(event, facts):
+    if event == "told" and len(facts["search"].candidates) > 8:
+        raise KeyboardInterrupt
 
 
 def test_a_search_keeps_what_it_has_to(family, tmp_path, run):

@@ -1,5 +1,7 @@
 """M2N2: lineages collapse exactly, items are shared, and merges are bred in a fixed order."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -126,12 +128,14 @@ def test_a_mate_is_strong_where_the_first_is_weak():
     assert {niches.mates(np.zeros((3, 2)), rng)[0] for _ in range(100)} == {0, 1, 2}
 
 
-def tell(strategy, answers):
+def tell(strategy, answers, lacks=()):
     """Tell the next proposals these answers, one by one."""
-    for row in answers:
+    for row, lack in itertools.zip_longest(answers, lacks, fillvalue=0.0):
         (proposal,) = strategy.ask(1)
         losses = (1 - float(np.mean(list(row.values()))),)
-        told = Observation(proposal.id, proposal.point, losses, answers={"o0": row})
+        told = Observation(
+            proposal.id, proposal.point, losses, answers={"o0": row}, lacks=lack, keeps=lack == 0
+        )
         strategy.tell([told])
 
 
@@ -144,6 +148,24 @@ def test_a_specialist_stays_where_its_mean_is_the_worst():
         tell(strategy, rows)
         strategy.ask(1)
         assert strategy.archive == left
+
+
+@pytest.mark.parametrize(
+    ("lacks", "left"),
+    [
+        ((0, 0.1, 0.2, 0.1, 0), [0, 1, 4]),  # of two that lack the same, who solves less leaves
+        ((0, 0.1, 0, 0, 0), [0, 2, 3]),
+        ((0.3, 0.2, 0.3, 0.1, 0.2), [1, 3, 4]),
+        ((0, 0, 0, 0, 0), [0, 1, 2]),
+    ],
+)
+def test_who_lacks_what_has_to_be_kept_leaves_first(lacks, left):
+    """However much it solves; where all lack something, who lacks most."""
+    rows = [{str(i): float(i < right) for i in range(6)} for right in (5, 6, 4, 3, 2)]
+    strategy = make("m2n2", {"archive": 3, "alpha": 0.0, "ahead": 1}, numeric(2), 1)
+    tell(strategy, rows, lacks)
+    strategy.ask(1)
+    assert strategy.archive == left
 
 
 def test_it_begins_with_the_experts_and_waits_no_longer_than_it_must():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import evomerge
-from evomerge import confirm, errors
+from evomerge import confirm, errors, status
 from evomerge.candidates import Candidate
 from evomerge.plugins import Observation
 from evomerge.strategies import racing
@@ -121,9 +121,9 @@ def test_equal_differences_are_sure_only_in_number():
     assert 0.5 < few < many < 1
 
 
-def one(strategy, id, score, items):
+def one(strategy, id, score, items, lacks=0.0, keeps=1.0):
     answers = {"o0": {str(i): score + 0.01 * (i % 3) for i in range(items)}}
-    strategy.tell([Observation(id, None, (1 - score,), (), items, answers)])
+    strategy.tell([Observation(id, None, (1 - score,), (), items, answers, lacks, keeps)])
 
 
 def test_promotion_waits_for_nobody_and_comes_first():
@@ -140,6 +140,23 @@ def test_promotion_waits_for_nobody_and_comes_first():
     one(strategy, 1, 0.6, 10)
     one(strategy, 1, 0.6, 10)  # nothing new
     assert [(p.id, p.items) for p in strategy.ask(2)] == [(1, 30), (6, 10)]
+
+
+def test_who_lacks_what_has_to_be_kept_beats_nobody_who_does_not():
+    """One that surely lacks it stops at once; one that may, goes on unless it is beaten."""
+    strategy = make("racing", {"inner": {"name": "sobol"}, "rungs": [10, 30]}, numeric(2), 1)
+    strategy.ask(6)
+    one(strategy, 0, 0.9, 10, lacks=0.3, keeps=0.01)
+    assert strategy.promoted() == 0
+    one(strategy, 1, 0.8, 10, lacks=0.05, keeps=0.3)
+    assert strategy.promoted() == 1
+    one(strategy, 2, 0.7, 10, lacks=0.02, keeps=0.4)  # 1 is likelier to lack something
+    one(strategy, 3, 0.6, 10, keeps=0.97)
+    one(strategy, 4, 0.5, 10, keeps=0.99)  # 3 is sure enough
+    one(strategy, 5, 0.55, 10, lacks=0.03, keeps=0.35)
+    assert [(p.id, p.items) for p in strategy.ask(strategy.promoted())] == [
+        (id, 30) for id in (1, 2, 3)
+    ]
 
 
 def test_a_candidate_that_fails_later_beats_nobody():
@@ -185,6 +202,77 @@ def test_a_race_in_a_run_is_resumed(family, tmp_path):
     assert {p.key for p in evomerge.Run(tmp_path / "grown").front}
 
 
+RACE = {"name": "racing", "rungs": [10, 20, 30], "inner": {"name": "sobol"}}
+
+
+def asked(folder):
+    """The items that each candidate was asked last."""
+    asks = [body for kind, body in ledgers.content(folder)["events"] if kind == "ask"]
+    return {p["id"]: p["items"] for body in asks for p in body["proposals"]}
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        RACE,
+        {"name": "seeded", "inner": RACE},
+        {"name": "staged", "first": {"name": "sobol"}, "candidates": 3, "then": RACE},
+        {"name": "staged", "first": RACE, "candidates": 99},
+        {"name": "restart", "inner": RACE},
+    ],
+    ids=["alone", "seeded", "then", "first", "restart"],
+)
+def test_who_comes_last_is_raced_too(family, tmp_path, strategy):
+    """A used-up budget of candidates ends no race; nothing is left to do then."""
+    recipe = families.recipe(
+        family, fidelity="all", strategy=strategy, budget={"candidates": 12}, ask=8
+    )
+    found = evomerge.search(recipe, tmp_path)
+    last = asked(tmp_path)
+    assert len(last) == 12 and 30 in (last[10], last[11])
+    done = ledgers.content(tmp_path)
+    assert done["events"][-1][0] == "confirmed"
+    assert evomerge.search(recipe, tmp_path).confirmed == found.confirmed
+    assert ledgers.content(tmp_path) == done and status.read(tmp_path)["state"] == "confirmed"
+
+
+def test_a_race_that_is_interrupted_at_its_end_goes_on(family, tmp_path):
+    recipe = families.recipe(
+        family, fidelity="all", strategy=RACE, budget={"candidates": 6}, ask=8
+    )
+    states = []
+
+    class Stopped(Exception):
+        pass
+
+    def stop(event, facts):
+        if event == "told" and facts["told"][0].asked == 20:
+            states.append(status.read(tmp_path / "cut")["state"])
+            raise Stopped
+
+    evomerge.search(recipe, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        evomerge.search(recipe, tmp_path / "cut", report=stop)
+    evomerge.search(recipe, tmp_path / "cut")
+    assert states == ["in its search"]
+    assert ledgers.content(tmp_path / "cut") == ledgers.content(tmp_path / "whole")
+
+
+def test_a_race_that_had_no_items_left_goes_on_with_more(family, tmp_path):
+    """Nobody is new, and the run was confirmed: more items are more of the same race."""
+    recipe = families.recipe(family, fidelity="all", strategy=RACE, ask=8)
+    few = {"candidates": 8, "items": 180 + 8 * 20}  # base and experts answer all 60 each
+    evomerge.search(recipe, tmp_path / "grown", budget=few)
+    assert set(asked(tmp_path / "grown").values()) == {10}
+    before = ledgers.content(tmp_path / "grown")
+    evomerge.search(recipe, tmp_path / "grown", budget=few)
+    assert ledgers.content(tmp_path / "grown") == before
+    evomerge.search(recipe, tmp_path / "grown", budget={"candidates": 8})
+    evomerge.search(recipe, tmp_path / "whole", budget={"candidates": 8})
+    assert asked(tmp_path / "grown") == asked(tmp_path / "whole")
+    assert 30 in asked(tmp_path / "whole").values()
+
+
 def test_points_without_a_wish_for_items_are_confirmed_beside_the_last_rung():
     """Textbook merges, or another run's points, before a race; who stopped early is not."""
     rows = [(None, (0.2, 0.8)), (30, (0.0, 0.0)), (90, (0.8, 0.2)), (90, (0.9, 0.9))]
@@ -194,3 +282,14 @@ def test_points_without_a_wish_for_items_are_confirmed_beside_the_last_rung():
     ]
     assert [c.id for c in confirm.best_of_front(told, 4, [1, 1])] == [0, 2]
     assert [c.id for c in confirm.best_of_front(told, 1, [0, 1])] == [0]
+
+
+def test_who_lacks_what_has_to_be_kept_is_confirmed_only_where_all_do():
+    """Though a candidate that keeps it may have a loss that is larger than what lacks is told."""
+    rows = [(0.0, (0.0, 3.0)), (0.1, (1.21, 1.21)), (0.2, (1.32, 1.32))]
+    told = [
+        Candidate(id, None, f"k{id}", [], losses=losses, lacks=lacks)
+        for id, (lacks, losses) in enumerate(rows)
+    ]
+    assert [c.id for c in confirm.best_of_front(told, 4, [1, 1])] == [0]
+    assert [c.id for c in confirm.best_of_front(told[1:], 4, [1, 1])] == [1]

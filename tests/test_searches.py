@@ -1,5 +1,7 @@
 """What each strategy promises for itself: its options, restarts, first merges."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -248,6 +250,20 @@ def test_the_greedy_soup_keeps_what_does_not_hurt():
     assert list(good) == sorted(good, key=scored.get)
 
 
+def test_the_greedy_soup_prefers_what_keeps_what_has_to_be_kept():
+    """However large its losses are; what failed is worse than all others."""
+    space = Space([Gene("weight", 0, 1, 0.25, 0, expert=e) for e in "abc"])
+    strategy = make("greedy_soup", {}, space)
+    a, b, c = strategy.ask(3)
+    strategy.tell([Observation(a.id, a.point, (1.2, 1.2), lacks=0.1)])
+    strategy.tell([Observation(b.id, b.point, (0.0, 3.0)), Observation(c.id, c.point, None)])
+    (soup,) = strategy.ask(3)
+    assert soup.point == (0.5, 0.5, 0.0)
+    strategy.tell([Observation(soup.id, soup.point, (1.1, 1.1), lacks=0.01)])
+    (last,) = strategy.ask(3)
+    assert last.point == (0.0, 0.5, 0.5)
+
+
 def test_the_greedy_soup_needs_weights_from_none_to_all():
     space = Space([Gene("weight", 0, 0.6, expert=e) for e in "ab"])
     with pytest.raises(
@@ -273,6 +289,96 @@ def test_staged_goes_on_when_the_first_strategy_ends():
     told = search(strategy, 20)
     assert [len(set(o.point)) for o in told[:3]] == [2, 2, 1]
     assert len({o.point for o in told[3:]}) == 17
+
+
+RACING = {"name": "racing", "inner": {"name": "sobol"}, "rungs": [2, 3]}
+
+
+def answered(proposal):
+    """With as many items as were asked."""
+    told = seen(proposal)
+    rows = {name: dict(list(row.items())[: proposal.items]) for name, row in told.answers.items()}
+    return replace(told, answers=rows)
+
+
+def race(strategy, chunk, **known):
+    """What 40 asks propose, or all asks if there are fewer."""
+    asked = []
+    for _ in range(40):
+        proposals = strategy.ask(chunk)
+        strategy.tell([replace(answered(p), **known) for p in proposals])
+        asked += proposals
+    return asked
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 8])
+def test_staged_lets_a_race_end_first(chunk):
+    """Who is asked again is no new candidate, and is waited for."""
+    options = {"first": RACING, "candidates": 6, "then": {"name": "greedy_soup"}}
+    asked = [p.id for p in race(make("staged", options, numeric(3)), chunk)]
+    end = asked.index(6)
+    assert set(asked[:end]) == set(range(6)) and len(asked[:end]) > 6
+    assert not set(asked[end:]) & set(range(6))
+
+
+def test_staged_waits_for_who_is_asked_again():
+    options = {"first": RACING, "candidates": 2, "then": {"name": "sobol"}}
+    strategy = make("staged", options, numeric(3))
+    first = strategy.ask(2)
+    strategy.tell([answered(first[1])])
+    (again,) = strategy.ask(1)
+    assert (again.id, again.items) == (1, 3)
+    strategy.tell([answered(first[0])])
+    promoted = strategy.ask(5)
+    assert {p.id for p in promoted} <= {0} and strategy.ask(5) == []
+    strategy.tell([answered(p) for p in promoted])
+    assert strategy.ask(5) == []  # of 1 nothing more is known
+    strategy.tell([answered(again)])
+    assert [p.id for p in strategy.ask(3)] == [2, 3, 4]
+
+
+def test_restart_counts_candidates_and_lets_a_race_end():
+    asked = race(
+        make("restart", {"inner": RACING, "patience": 8}, numeric(3)), 8, losses=(2.0, 2.0)
+    )
+    sobol = [p.point for p in make("sobol", {}, numeric(3)).ask(17)]
+    first = asked[: [p.id for p in asked].index(16)]  # two looks, after eight candidates each
+    assert {p.id: p.point for p in first} == dict(enumerate(sobol[:16])) and len(first) > 16
+    later = asked[len(first) :]
+    assert later[0].point != sobol[16] and min(p.id for p in later) == 16
+
+
+@pytest.mark.parametrize(
+    ("inner", "sizes"),
+    [
+        ({"name": "cma_es"}, [7, 14, 28]),  # 4 + 3 ln 3
+        ({"name": "cma_es", "population": 6}, [6, 12, 24]),
+        ({"name": "seeded"}, [7, 14, 28]),
+        ({"name": "nsga2"}, [24, 48, 96]),
+        ({"name": "racing"}, [24, 48, 96]),
+        ({"name": "racing", "inner": {"name": "nsga2", "population": 6}}, [6, 12, 24]),
+        (
+            {
+                "name": "staged",
+                "first": {"name": "sobol"},
+                "candidates": 1,
+                "then": {"name": "cma_es"},
+            },
+            [7, 14, 28],
+        ),
+    ],
+    ids=str,
+)
+def test_restart_grows_populations_wherever_they_are(inner, sizes):
+    """What is asked at once is a generation, after the first merges of a combinator."""
+    strategy = make("restart", {"inner": inner, "patience": 100}, numeric(3), 1)
+    asked = [[] for _ in sizes]
+    while strategy._restarts < len(sizes):
+        batch = strategy.ask(200)
+        tell(strategy, batch, lambda p: (2 + seen(p, 1).losses[0],))  # no volume at all
+        if strategy._restarts < len(sizes):
+            asked[strategy._restarts].append(len(batch))
+    assert [max(lengths[:2]) for lengths in asked] == sizes
 
 
 def test_restart_begins_anew_with_a_larger_population_where_nothing_is_gained():

@@ -147,9 +147,12 @@ class Ledger:
 
     def last(self, kind: str) -> Any:
         """Body of the latest event of a kind, or None."""
-        return self._first(
-            "SELECT body FROM events WHERE kind=? ORDER BY number DESC LIMIT 1", kind
-        )
+        return self.body(self.at(kind))
+
+    def at(self, kind: str) -> int:
+        """The number of the latest event of a kind, or 0."""
+        query = "SELECT ifnull(max(number), 0) || '' FROM events WHERE kind=?"
+        return int(self._first(query, kind))
 
     def body(self, number: int) -> Any:
         """That of the event with this number."""
@@ -158,9 +161,8 @@ class Ledger:
     def add_session(self, body: Any) -> None:
         """Note that a process starts to work on the run: on which machine, with which versions."""
         with self.together():
-            self._db.execute(
-                "INSERT INTO sessions (body, time) VALUES (?, ?)", (_json(body), self._clock())
-            )
+            row = (_json(body), self._clock())
+            self._db.execute("INSERT INTO sessions (body, time) VALUES (?, ?)", row)
 
     def last_session(self) -> Any:
         """What the latest session noted of itself, or None."""
@@ -174,9 +176,8 @@ class Ledger:
 
     def last_time(self) -> float:
         """When the latest event or session was, in seconds since the epoch."""
-        found = [self._db.execute(f"SELECT max(time) FROM {table}").fetchone()[0]
-                 for table in ("events", "sessions")]  # fmt: skip
-        return max((when for when in found if when is not None), default=0.0)
+        times = "SELECT max(time) AS t FROM events UNION SELECT max(time) FROM sessions"
+        return float(self._db.execute(f"SELECT max(t) FROM ({times})").fetchone()[0] or 0.0)
 
     def seconds(self) -> float:
         """Time from the start of each session to its last event, added up."""

@@ -26,6 +26,11 @@ SEPARABLE_ABOVE = 400
 """Genes: above, a full covariance costs more evaluations to learn than a search has."""
 
 
+def default_population(space: Space) -> int:
+    """Of an instance, by default: 4 + 3 ln D."""
+    return 4 + int(3 * math.log(max(len(space), 1)))
+
+
 class Distribution:
     """One CMA-ES through all its restarts: minimises one number on the unit cube."""
 
@@ -151,7 +156,7 @@ class Strategy:
         self._points: dict[int, Point] = {}
         # by id, so that all are looked at in one step; NaN where nothing is known
         self._losses = np.full((64, self._objectives), np.nan)
-        size = population or 4 + int(3 * math.log(max(len(space), 1)))
+        size = population or default_population(space)
         self._default = space.encode({})
         self._instances = [
             Distribution(space, self._best(j, -1, [])[0], (seed, j), sigma0, size)

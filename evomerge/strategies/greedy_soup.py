@@ -1,6 +1,7 @@
 """The greedy soup: experts from the best down, each kept if the uniform mean gets no worse.
 
-Source: Wortsman et al. (2022), Model soups, algorithm 1; "better" is a lower mean of the losses.
+Source: Wortsman et al. (2022), Model soups, algorithm 1; "better" is a lower mean of the losses,
+among those that keep what has to be kept.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Strategy:
                 )
         self._soups: list[tuple[str, ...]] = [(expert,) for expert in experts]
         self._points: dict[int, tuple[float, ...]] = {}
-        self._losses: dict[int, float] = {}
+        self._losses: dict[int, tuple[float, float]] = {}  # what it lacks comes first
         self._asked = 0
 
     def ask(self, n: int) -> list[Proposal]:
@@ -50,8 +51,10 @@ class Strategy:
 
     def tell(self, observations: Sequence[Observation]) -> None:
         for seen in observations:
-            losses = seen.losses if pareto.measured(seen.losses) else [math.inf]
-            self._losses[seen.id] = float(np.mean(losses))
+            losses, found = seen.losses, (math.inf, math.inf)
+            if pareto.measured(losses):
+                found = (seen.lacks, float(np.mean(losses)))
+            self._losses[seen.id] = found
 
     def incumbents(self) -> list[tuple[float, ...]]:
         return []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,14 @@ LINEAR_ABOVE = 1 - 5e-13
 """Cosine above which a merge is linear: there the sine of the angle is below 1e-6."""
 
 Array = npt.NDArray[np.float64]
-Told = tuple[Point, dict[str, Mapping[str, float]]]
+
+
+class Told(NamedTuple):
+    """A member: where it is, its answers, how much it lacks of what has to be kept."""
+
+    point: Point
+    answers: Mapping[str, Mapping[str, float]]
+    lacks: float
 
 
 class Strategy(Lineage[Told]):
@@ -37,6 +44,9 @@ class Strategy(Lineage[Told]):
     vectors whose inner products the space knows (unknown: at right angles and of one length), or
     `linear`. Genes that are no expert's weight are always merged linearly. Scores are expected in
     [0, 1].
+
+    Where something has to be kept, who lacks most of it leaves the archive first, whatever it
+    solves; until there is somebody better it stays, and is a parent: experts often lack some.
 
     Further options: `archive`, its size; `alpha`, how much items are shared (0: not at all);
     `mutation`, the deviation of normal noise on each gene, in parts of its range, which the paper
@@ -68,18 +78,20 @@ class Strategy(Lineage[Told]):
         """None without answers: told again without them, those that are known count."""
         if seen.point is None or seen.answers is None:
             return None
-        return np.array(seen.point), dict(seen.answers)
+        return Told(np.array(seen.point), dict(seen.answers), seen.lacks)
 
     def _shares(self, members: Sequence[Told]) -> Array:
         """What each member of the archive (P,) gets of each item, all objectives alike."""
         parts = [
-            niches.shares([answers.get(name, {}) for _, answers in members], self._alpha)
+            niches.shares([told.answers.get(name, {}) for told in members], self._alpha)
             for name in self._objectives
         ]
         return np.concatenate(parts, axis=1)
 
     def worst(self, members: Sequence[Told]) -> int:
-        return int(self._shares(members).sum(axis=1).argmin())
+        lacks = np.array([told.lacks for told in members])
+        gain = self._shares(members).sum(axis=1)
+        return int(np.lexsort((gain, -lacks))[0])
 
     def bred(
         self, members: Sequence[Told], number: int, rng: np.random.Generator
@@ -87,7 +99,7 @@ class Strategy(Lineage[Told]):
         shares = self._shares(members)
         while True:
             a, b = niches.mates(shares, rng)
-            yield self._merged(members[a][0], members[b][0], rng)
+            yield self._merged(members[a].point, members[b].point, rng)
 
     def _merged(self, a: Point, b: Point, rng: np.random.Generator) -> tuple[float, ...]:
         split, w = int(rng.integers(self._segments.max() + 1)), float(rng.random())

@@ -44,7 +44,9 @@ class Strategy:
 
     `rungs`: items of each bank, rising. `confidence`: how probable it is to be that a candidate
     is beaten by one of the others before it gets no more items; it is shared among them. Compared
-    are scores, whatever other signal losses are of.
+    are scores, whatever other signal losses are of. Who lacks with that confidence something that
+    has to be kept gets no more items either; one that may lack it does, and beats only those that
+    are as likely to.
     """
 
     NEEDS: ClassVar[frozenset[str]] = frozenset({"answers"})
@@ -71,6 +73,7 @@ class Strategy:
         self._points: dict[int, Proposal] = {}
         self._scores = {name: _Scores() for name in self._objectives}
         self._answered: dict[int, int] = {}
+        self._keeps: dict[int, float] = {}
         self._wanted: dict[int, int] = {}
         self._beaten: set[int] = set()
         self._promoted: deque[int] = deque()
@@ -87,14 +90,20 @@ class Strategy:
         return proposals
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        self._inner.tell(observations)
-        for seen in observations:
+        # In a replay, one that another version asked for may not be known
+        known = [seen for seen in observations if seen.id in self._points]
+        self._inner.tell(known)
+        for seen in known:
             if seen.point is not None:
                 self._points[seen.id] = replace(self._points[seen.id], point=seen.point)
             if seen.failed or seen.answers is None:
                 self._answered.pop(seen.id, None)
             else:
+                self._keeps[seen.id] = seen.keeps
                 self._race(seen.id, seen.answers)
+
+    def promoted(self) -> int:
+        return len(self._promoted) + plugins.promoted(self._inner)
 
     def incumbents(self) -> list[tuple[float, ...]]:
         return self._inner.incumbents()
@@ -118,8 +127,17 @@ class Strategy:
             self._promoted.append(id)
 
     def _is_beaten(self, id: int) -> bool:
-        """Whether one of the others is better in every objective with joint confidence."""
-        rivals = [other for other in self._answered if other not in self._beaten and other != id]
+        """Whether it lacks something that has to be kept, or another, no likelier to lack it, is
+        better in every objective, with joint confidence."""
+        if 1 - self._keeps[id] >= self._confidence:
+            return True
+        # Of two that surely keep it, it does not matter which is surer
+        surely = min(self._keeps[id], self._confidence)
+        rivals = [
+            other
+            for other in self._answered
+            if other not in self._beaten and other != id and self._keeps[other] >= surely
+        ]
         if not rivals:
             return False
         needed = 1 - (1 - self._confidence) / len(rivals)  # above 0.5, for each objective too

@@ -32,8 +32,8 @@ class Strategy(Relayed):
     """Every `patience` candidates, once all are told, the hypervolume is looked at.
 
     Where no more than the share `tolerance` of its growth since the first look came after the
-    last one, `inner` begins anew, with its `population` and the patience multiplied by `growth`,
-    and nothing of what is known: it would end where it did.
+    last one, `inner` begins anew, with the patience and its `population`, or those of strategies
+    inside it, multiplied by `growth`, and nothing of what is known: it would end where it did.
     """
 
     def __init__(
@@ -59,10 +59,11 @@ class Strategy(Relayed):
         self._left = patience
 
     def ask(self, n: int) -> list[Proposal]:
-        if not self._left and not self._relay.waits:
+        if not (self._left or self._relay.promoted or self._relay.waits):
             self._look()
-        proposals = self._relay.ask(min(n, self._left)) if self._left else []
-        self._left -= len(proposals)
+        before = self._relay.asked
+        proposals = self._relay.ask(n, self._left)
+        self._left -= self._relay.asked - before
         return proposals
 
     def incumbents(self) -> list[tuple[float, ...]]:
@@ -89,18 +90,27 @@ class Strategy(Relayed):
         return round(number * self._growth**self._restarts)
 
     def _begin(self, start: Start) -> plugins.Strategy:
-        options, seed = dict(self._options), self._seed
-        population = options.get("population", self._default_population())
+        options, seed = self._options, self._seed
         if self._restarts:
             seed = int(np.random.SeedSequence([seed, self._restarts]).generate_state(1)[0])
-        if self._restarts and isinstance(population, int):
-            options["population"] = self._grown(population)
+            options = self._larger(self._name, options)
         return plugins.begin(
             self._name, options, self._space, self._objectives,
             seed=seed, where=WHERE, start=start,
         )  # fmt: skip
 
-    def _default_population(self) -> Any:
-        module = plugins.load("strategy", self._name, WHERE)
-        parameters = inspect.signature(module.Strategy.__init__).parameters
-        return parameters["population"].default if "population" in parameters else None
+    def _larger(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options with a grown population, given or default, and so for inner strategies."""
+        module = plugins.load("strategy", name, WHERE)
+        found = dict(options)
+        for key, parameter in inspect.signature(module.Strategy.__init__).parameters.items():
+            value = options.get(key, parameter.default)
+            if key == "population":
+                if value is None and hasattr(module, "default_population"):
+                    value = module.default_population(self._space)
+                if isinstance(value, int):
+                    found[key] = self._grown(value)
+            elif isinstance(value, Mapping) and "name" in value:
+                inner, given = plugins.inner(value, f"{WHERE}.{key}")
+                found[key] = {"name": inner, **self._larger(inner, given)}
+        return found

@@ -32,7 +32,8 @@ def needs(options: Mapping[str, Any]) -> frozenset[str]:
 class Strategy(Stages):
     """`first` and `then`: {"name": ..., its options}; `candidates`: how many the first proposes.
 
-    Waits until all of these are told. A first strategy that has no more to propose ends earlier.
+    Waits until all of these are told, promoted ones as often as they are asked. A first strategy
+    that has no more to propose ends earlier.
     """
 
     def __init__(
