@@ -255,6 +255,18 @@ def test_a_long_item_is_told_before_anything_is_scored(family, tmp_path, capfd, 
     assert len(evomerge.evaluate(family / "base", [tmp_path / "b.yaml"])["b"].scores) == 59
 
 
+@pytest.mark.slow
+def test_a_long_item_is_told_by_a_worker_of_ray(family, tmp_path):
+    """As what it is, and not as a worker that can not start."""
+    rows = families.questions("long", 5)
+    rows[7]["prompt"] = "a b" * 200
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    objectives = {"b": str(tmp_path / "b.jsonl")}
+    recipe = families.recipe(family, objectives=objectives, executor={"name": "ray", "workers": 1})
+    with pytest.raises(errors.InputError, match=r"b\.jsonl:8: has 60\d tokens.* reads 512$"):
+        evomerge.search(recipe, tmp_path / "run")
+
+
 def test_a_scorer_that_can_not_prepare_is_told_before_anything_is_scored(
     family, tmp_path, monkeypatch
 ):

@@ -6,6 +6,7 @@ join the cluster get work; one that is lost costs what it had in flight.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -153,9 +154,12 @@ class Executor:
 
     def _fail_to_start(self, slot: _Slot, error: Exception) -> None:
         self._failed_starts += 1
+        last = str(error).strip().splitlines()[-1]
+        if told := re.fullmatch(r"evomerge\.errors\.(InputError|RecipeError): (.*)", last):
+            raise getattr(errors, told[1])(told[2])  # no other worker would start either
         if self._failed_starts >= _STARTS:
             cause = _cause(self._ray, error)
-            reason = str(error).strip().splitlines()[-1] if cause == "died" else _WORDS[cause]
+            reason = last if cause == "died" else _WORDS[cause]
             raise errors.MachineError(f"Ray worker {slot.number} can not start: {reason}")
         self._renew(slot)
 
