@@ -40,11 +40,16 @@ def between(
 
     `share` in (0, 1) is how far. The run remembers the point under its label,
     `first~second@share`, so that it can be exported; looking at `test` is counted. Raises
-    RecipeError for an unknown point, or where the recipe's inputs are not those of the run.
+    RecipeError for an unknown point, for two that are one model, or where the recipe's inputs are
+    not those of the run.
     """
     if not 0 < share < 1:
         raise errors.RecipeError(f"at: expected a number between 0 and 1, got {share:g}")
     run = Run(folder)
+    if run.point(first).key == run.point(second).key:
+        raise errors.RecipeError(
+            f"{run.folder}: {first} and {second} are the same model: nothing lies between them"
+        )
     label = f"{run.point(first).label}~{run.point(second).label}@{share:g}"
     problem = resolve(run.recipe, pinned=pinned(run.folder))
     plan = interpolated(problem, run.plan(first), run.plan(second), share)

@@ -94,6 +94,15 @@ def test_between_on_the_command_line(copied, run, refused):
     refused("between", copied.folder, "c999", "best", code=2, says="c999")
 
 
+def test_nothing_lies_between_a_model_and_itself(copied, refused):
+    """By its plan, whatever it is called; nothing is scored."""
+    looks = copied.looks
+    for first, second in (("base", "base"), ("best", copied.chosen.label), ("knee", "knee")):
+        refused("between", copied.folder, first, second, code=2, says="are the same model")
+    again = evomerge.Run(copied.folder)
+    assert again.looks == looks and not again.between()
+
+
 def test_a_bank_of_another_day_scores_the_front_and_the_baselines(done, family, run):
     options = ("-b", family / "two.jsonl", "--front", "--json")
     code, out, err = run("evaluate", done.folder, *options)
