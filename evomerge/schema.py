@@ -197,7 +197,7 @@ class Recipe(_Part):
         default_factory=dict
     )
     strategy: Named = Named(name="auto")
-    seeds: Annotated[str, Field(pattern="^run:.")] | None = None
+    seeds: str | None = None
     fidelity: Fidelity = Fidelity()
     budget: Budget = Budget(candidates=200)
     shortlist: int = Field(default=16, ge=1)
@@ -244,6 +244,13 @@ class Recipe(_Part):
                     "'function' or 'measure'"
                 )
         return {key: {"bank": v} if isinstance(v, str) else v for key, v in value.items()}
+
+    @field_validator("seeds")
+    @classmethod
+    def _of_a_run(cls, value: str | None) -> str | None:
+        if value is not None and not re.match("run:.", value):
+            raise ValueError("expected run:FOLDER")
+        return value
 
     @field_validator("experts")
     @classmethod

@@ -111,3 +111,8 @@ def test_a_bank_of_another_day_scores_the_front_and_the_baselines(done, family, 
     assert list(rows) == [p.label for p in (*done.front, *done.baselines)]
     for point in done.front:
         assert rows[point.label]["two"]["mean"] == pytest.approx(point.means("test")[1])
+
+
+def test_a_run_is_no_model(done, family, refused):
+    options = ("-b", family / "two.jsonl")
+    refused("evaluate", done.folder, *options, code=2, says=[str(done.folder), "--front"])

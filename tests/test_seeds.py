@@ -192,8 +192,9 @@ def test_what_is_no_run_is_refused(family, old, tmp_path):
         evomerge.search(seeded(family, old, seeds=f"run:{tmp_path}/nowhere"), tmp_path / "run")
     with pytest.raises(errors.RecipeError, match="is this run's own folder"):
         evomerge.search(seeded(family, old, seeds=f"run:{tmp_path}/run"), tmp_path / "run")
-    with pytest.raises(errors.RecipeError, match="seeds"):
-        resolve(seeded(family, old, seeds=str(old.folder)))
+    for wrong in (str(old.folder), "run:", ""):
+        with pytest.raises(errors.RecipeError, match=r"seeds: expected run:FOLDER, got '"):
+            resolve(seeded(family, old, seeds=wrong))
 
 
 def test_operators_to_choose_from_take_the_plans_of_one(family, old, tmp_path):
