@@ -21,10 +21,13 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 def front(
     run: RunFolder,
     prefer: Annotated[
-        str, typer.Option(help="what objectives weigh, to name one point: math=2,code=1")
-    ] = "",
-    at_least: Annotated[str, typer.Option(help="scores that it must have: code=0.6")] = "",
-    near: Annotated[str, typer.Option(help="scores that it should come near to")] = "",
+        str | None,
+        typer.Option(help="what objectives weigh, to name one point: math=2,code=1"),
+    ] = None,
+    at_least: Annotated[
+        str | None, typer.Option(help="scores that it must have: code=0.6")
+    ] = None,
+    near: Annotated[str | None, typer.Option(help="scores that it should come near to")] = None,
     as_json: Json = False,
 ) -> None:
     """Show the confirmed front of a run; with preferences, the point that suits them best.
@@ -41,8 +44,10 @@ def front(
     wanted = Preference(
         parsed("--prefer", prefer), parsed("--at-least", at_least), parsed("--near", near)
     )
-    asked = bool(prefer or at_least or near)
+    asked = any(option is not None for option in (prefer, at_least, near))
     found = wanted.pick(opened) if asked else None
+    if asked and wanted.is_exceeded(opened):
+        err.print(f"--near: every point of the front is better than {near} on validation")
     if as_json:
         print(opened.to_json() if found is None else tables.preferred_json(opened, found))
         return

@@ -48,7 +48,9 @@ def test_a_wish_that_is_a_point_of_the_front_finds_it(done):
         assert found.means("validation") == point.means("validation")
 
 
-@pytest.mark.parametrize("text", ["one", "one=", "=1", "one=x", "one:1"])
+@pytest.mark.parametrize(
+    "text", ["one", "one=", "=1", "one=x", "one:1", "", " ", ",", "one=1,one=2"]
+)
 def test_preferences_that_are_none_are_named(text):
     with pytest.raises(errors.RecipeError, match="--prefer"):
         Preference(parsed("--prefer", text))
@@ -61,9 +63,23 @@ def test_preferences_on_the_command_line(done, run, refused):
     code, out, _ = run("front", done.folder, "--near", "one=0.5")
     assert code == 0 and "evomerge export" in out
     refused("front", done.folder, "--prefer", "ones=1", code=2, says="Did you mean 'one'?")
-    refused("front", done.folder, "--prefer", "one=-1", code=2, says="0 or more")
+    for value in ("-1", "nan", "inf"):
+        refused("front", done.folder, "--prefer", f"one={value}", code=2, says="0 or more")
     refused("front", done.folder, "--prefer", "one=0", code=2, says="all weights are 0")
     refused("front", done.folder, "--at-least", "one=2", code=2, says="closest")
+    refused("front", done.folder, "--prefer", "one=1e308,two=1e308", code=2, says="too large")
+    for option in ("--at-least", "--near"):
+        for value in ("nan", "inf", "-inf"):
+            refused("front", done.folder, option, f"one={value}", code=2, says="expected a number")
+        refused("front", done.folder, option, "", code=2, says=f"{option}: expected objective=")
+
+
+def test_a_wish_that_everybody_exceeds_is_pointed_out(done, run):
+    lowest = [min(p.means("validation")[i] for p in done.front) for i in range(2)]
+    for wish, said in ((lowest[0] - 0.1, True), (lowest[0], False), (1.0, False)):
+        code, out, err = run("front", done.folder, "--near", f"one={wish},two={lowest[1] - 0.1}")
+        assert code == 0 and "preferred:" in out
+        assert ("every point of the front is better than" in err) == said
 
 
 def test_a_point_between_two_is_their_weighted_mean(copied, tmp_path):
