@@ -130,11 +130,9 @@ class Ledger:
 
     def append(self, kind: str, body: Any) -> int:
         """Add one event; its number."""
+        query = "INSERT INTO events (kind, body, time) VALUES (?, ?, ?)"
         with self.together():
-            written = self._db.execute(
-                "INSERT INTO events (kind, body, time) VALUES (?, ?, ?)",
-                (kind, _json(body), self._clock()),
-            )
+            written = self._db.execute(query, (kind, _json(body), self._clock()))
         return int(written.lastrowid or 0)
 
     def events(self, *kinds: str) -> Iterator[Event]:
@@ -147,9 +145,8 @@ class Ledger:
 
     def last(self, kind: str) -> Any:
         """Body of the latest event of a kind, or None."""
-        return self._first(
-            "SELECT body FROM events WHERE kind=? ORDER BY number DESC LIMIT 1", kind
-        )
+        query = "SELECT body FROM events WHERE kind=? ORDER BY number DESC LIMIT 1"
+        return self._first(query, kind)
 
     def body(self, number: int) -> Any:
         """That of the event with this number."""
@@ -157,10 +154,9 @@ class Ledger:
 
     def add_session(self, body: Any) -> None:
         """Note that a process starts to work on the run: on which machine, with which versions."""
+        row = (_json(body), self._clock())
         with self.together():
-            self._db.execute(
-                "INSERT INTO sessions (body, time) VALUES (?, ?)", (_json(body), self._clock())
-            )
+            self._db.execute("INSERT INTO sessions (body, time) VALUES (?, ?)", row)
 
     def last_session(self) -> Any:
         """What the latest session noted of itself, or None."""
@@ -235,6 +231,11 @@ class Ledger:
         """How many answers there are to items of a split."""
         query = "SELECT count(*) FROM answers WHERE split=?"
         return int(self._db.execute(query, (split,)).fetchone()[0])
+
+    def copied(self) -> set[str]:
+        """Keys of the plans that have answers of another run."""
+        rows = self._db.execute("SELECT DISTINCT plan FROM answers WHERE host LIKE 'run:%'")
+        return {row[0] for row in rows}
 
     def forget_failures(self, plans: Iterable[str]) -> None:
         """Drop the failures of these plans, so that they can be tried again."""
