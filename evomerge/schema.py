@@ -176,11 +176,10 @@ class Recipe(_Part):
     differ: `base`, `union` or `expert:NAME`. `allow_mismatch`: merge experts that do not seem
     to descend from the base. `allow_contamination`: select on the test set of a public benchmark,
     which report and model card then say. `batch`: items scored at a time. `ask`: candidates
-    asked for at a time when `deterministic` (always so inline). `shortlist`: candidates that are
-    confirmed. `prefer`: what objectives weigh in the choice of one point. `seeds`:
-    `run:FOLDER`, whose best points come first and whose answers count.
-    `disk_reserve`: what is left free of the run folder's disk; below it the search
-    pauses."""
+    asked for at a time when `deterministic` (always so inline). `shortlist`: how many points are
+    confirmed, a strategy's incumbents among them. `prefer`: what objectives weigh in the choice of
+    one point. `seeds`: `run:FOLDER`, whose best points come first and whose answers count.
+    `disk_reserve`: what is left free of the run folder's disk; below it the search pauses."""
 
     name: str = Field(pattern=NAME)
     description: str = ""
