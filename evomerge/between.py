@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,12 +54,8 @@ def between(
     label = f"{run.point(first).label}~{run.point(second).label}@{share:g}"
     problem = resolve(run.recipe, pinned=pinned(run.folder))
     plan = interpolated(problem, run.plan(first), run.plan(second), share)
-    ledger = Ledger(run.folder, write=True)
-    desk = None
-    try:
-        require_same_scores(ledger, problem)
-        answers = Answers(ledger, problem.setup)
-        desk = Desk(answers, ("inline", {}), Pace(answers.setup))
+    with _desk(run.folder, problem) as desk:
+        answers = desk.answers
         places = [*answers.places("validation"), *answers.places("test")]
         fresh = bool(answers.missing(plan.key, answers.places("test")))
         answers.retry([plan.key])
@@ -66,9 +63,16 @@ def between(
         if plan.key in answers.failures:
             raise errors.EvaluationError(f"{label}: {answers.failures[plan.key]}")
         if fresh or label not in run.between():
-            ledger.append("between", {"label": label, "plan": plan.key, "looked": fresh})
-    finally:
-        if desk is not None:
-            desk.close()
-        ledger.close()
+            body = {"label": label, "plan": plan.key, "looked": fresh}
+            answers.ledger.append("between", body)
     return Run(folder).point(label)
+
+
+@contextmanager
+def _desk(folder: Path, problem: Problem) -> Iterator[Desk]:
+    """Where answers are given and recorded in a run; no other process writes there meanwhile."""
+    with closing(Ledger(folder, write=True)) as ledger:
+        require_same_scores(ledger, problem)
+        answers = Answers(ledger, problem.setup)
+        with closing(Desk(answers, ("inline", {}), Pace(answers.setup))) as desk:
+            yield desk
