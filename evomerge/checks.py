@@ -18,7 +18,7 @@ from evomerge.layers import APART, Layers
 from evomerge.layout import lay_out
 from evomerge.plan import Input, Template
 from evomerge.schema import Fidelity, Recipe
-from evomerge.scorers import function, structural
+from evomerge.scorers import brevity, function, structural
 
 AUTO = "auto"
 """The device that is there."""
@@ -171,6 +171,8 @@ def _objectives(recipe: Recipe, folder: Path) -> None:
             given = [objective.bank, objective.function, objective.measure]
             if sum(one is not None for one in given) != 1:
                 raise errors.RecipeError("expected either 'bank', 'function' or 'measure'")
+            if objective.signal == brevity.SIGNAL and objective.bank is None:
+                raise errors.RecipeError(f"signal: '{brevity.SIGNAL}' is of a bank's texts")
             if objective.function is not None:
                 function.find(objective.function)
             elif objective.measure is not None:

@@ -100,8 +100,9 @@ def _anchors(problem: Problem, plans: Mapping[str, Plan], answers: Answers) -> d
             answers.column(plan.key, name, answers.places("search"), problem.signals[name])
             for plan in plans.values()
         )
-        exact = plugins.is_structural(problem.banks[name].scorer)
-        found[name] = (exact_anchor if exact else anchor)(base, experts)
+        scorer = plugins.load("scorer", problem.banks[name].scorer)
+        made = exact_anchor if getattr(scorer, "STRUCTURAL", False) else anchor
+        found[name] = replace(made(base, experts), skill=getattr(scorer, "SKILL", True))
     return found
 
 

@@ -13,7 +13,7 @@ from evomerge.layers import Resolution
 from evomerge.plan import Dtype
 
 Text = Annotated[str, Field(min_length=1)]
-Signal = Literal["score", "probability", "plain"]
+Signal = Literal["score", "probability", "plain", "length"]
 
 
 NAME = r"^\w[\w.-]*$"
@@ -48,7 +48,8 @@ class SpaceOptions(Resolution):
 
 class Objective(_Part):
     """A bank by name or path, a function as `module:name`, or a measure of the model such as
-    `sparsity`; `signal` is what the search sees."""
+    `sparsity`; `signal` is what the search sees. `length` is another score of a bank of generated
+    texts: the shorter they are the better, in the search and in what is reported."""
 
     bank: Text | None = None
     function: Text | None = None

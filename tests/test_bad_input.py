@@ -22,6 +22,7 @@ WRONG = [
     ({"objectives": {"a": {"bnk": "x"}}}, "objectives.a: unknown key 'bnk'. Did you mean 'bank'"),
     ({"objectives": {"a": None}}, "'a': expected a bank's name or path, or a mapping"),
     ({"objectives": {"a": {"bank": "x", "function": "y:z"}}}, "objectives.a: expected either"),
+    ({"objectives": {"a": {"measure": "sparsity", "signal": "length"}}}, "is of a bank's texts"),
     ({"objectives": {}}, "objectives: expected at least 1 item"),
     ({"objectives": {"a": "tiny_cod"}}, "objectives.a: fitness: unknown bank 'tiny_cod'"),
     ({"objectives": {"a": "zoo:tiny/banks/cod.jsonl"}}, "Did you mean 'banks/code.jsonl'?"),
