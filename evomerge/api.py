@@ -158,6 +158,12 @@ class Score:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, bank: str, scores: Scores) -> Score:
+        mean = float(scores.mean())
+        low, high = intervals.wilson(mean, len(scores))
+        return cls(bank, scores, mean, float(low), float(high))
+
 
 def evaluate(
     model: str | Path | Plan,
@@ -174,7 +180,7 @@ def evaluate(
     if batch < 1:
         raise errors.RecipeError(f"batch: expected at least 1, got {batch}")
     plan = model if isinstance(model, Plan) else alone(model, dtype)
-    shown = _by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
+    shown = by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
     for one in shown.values():
         one.split(split)
     worker = worker_for(plan, shown, batch)
@@ -185,9 +191,7 @@ def evaluate(
         if result.failed is not None:
             raise errors.EvaluationError(f"{plan.base.name}: {result.failed}")
         scores = np.array([answer.score for answer in result.answers])
-        mean = float(scores.mean())
-        low, high = intervals.wilson(mean, len(scores))
-        scored[name] = Score(name, scores, mean, float(low), float(high))
+        scored[name] = Score.of(name, scores)
     return scored
 
 
@@ -206,7 +210,8 @@ def worker_for(plan: Plan, asked: Mapping[str, banks.Bank], batch: int = 25) -> 
     return Worker(Setup(first, folders, asked, plan.dtype, "cpu", batch, plan.vocabulary))
 
 
-def _by_name(found: Sequence[banks.Bank]) -> dict[str, banks.Bank]:
+def by_name(found: Sequence[banks.Bank]) -> dict[str, banks.Bank]:
+    """Banks by their names; RecipeError where two have one."""
     for bank in found:
         twins = {other.path for other in found if other.name == bank.name}
         if len(twins) > 1:

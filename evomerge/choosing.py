@@ -102,14 +102,13 @@ def between(
 
 def across(out: Console, run: Path, banks: list[str], split: str, as_json: bool) -> None:
     """Score the front and the baselines of a run on further banks."""
-    from evomerge import api
+    from evomerge import further
     from evomerge.run import Run
 
     opened = Run(run)
-    rows = {}
-    for point in [*opened.front, *opened.baselines]:
-        err.print(f"{point.label} ...", highlight=False)
-        rows[point.label] = api.evaluate(opened.plan(point.label), banks, split=split)
+    rows = further.scores(
+        opened, banks, split=split, told=lambda label: err.print(f"{label} ...", highlight=False)
+    )
     if as_json:
         found = {
             label: {s.bank: {"mean": s.mean, "low": s.low, "high": s.high} for s in row.values()}

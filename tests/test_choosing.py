@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 import evomerge
 from evomerge import errors
 from evomerge.between import between
+from evomerge.files.ledger import Ledger
 from evomerge.materialize import Merged, Workshop
 from evomerge.preferences import Preference, parsed
 from tests import families
@@ -119,14 +121,32 @@ def test_nothing_lies_between_a_model_and_itself(copied, refused):
     assert again.looks == looks and not again.between()
 
 
-def test_a_bank_of_another_day_scores_the_front_and_the_baselines(done, family, run):
+def test_a_bank_of_another_day_scores_the_front_and_the_baselines(copied, family, run):
     options = ("-b", family / "two.jsonl", "--front", "--json")
-    code, out, err = run("evaluate", done.folder, *options)
+    code, out, err = run("evaluate", copied.folder, *options)
     assert code == 0, err
     rows = json.loads(out)
-    assert list(rows) == [p.label for p in (*done.front, *done.baselines)]
-    for point in done.front:
+    assert list(rows) == [p.label for p in (*copied.front, *copied.baselines)]
+    for point in copied.front:
         assert rows[point.label]["two"]["mean"] == pytest.approx(point.means("test")[1])
+
+
+def test_what_was_scored_on_a_bank_of_another_day_is_kept(copied, family, tmp_path, run):
+    """By the bank's content and the libraries; a search counts no time for it, and goes on."""
+    options = ("-b", family / "two.jsonl", "--front", "--json")
+    with closing(Ledger(copied.folder)) as ledger:
+        seconds = ledger.seconds()
+    first, again = (run("evaluate", copied.folder, *options) for _ in range(2))
+    assert first[:2] == again[:2] and first[0] == 0
+    assert f"{copied.chosen.label} ..." in first[2] and again[2] == ""
+    with closing(Ledger(copied.folder)) as ledger:
+        assert ledger.seconds() == seconds
+    other = tmp_path / "two.jsonl"
+    other.write_text((family / "two.jsonl").read_text().replace('"answer": 0', '"answer": 1'))
+    changed = run("evaluate", copied.folder, "-b", other, "--front", "--json")
+    assert changed[0] == 0 and changed[1] != first[1]
+    longer = evomerge.search(families.recipe(family, budget={"candidates": 19}), copied.folder)
+    assert len(longer.asked()) == 19
 
 
 def test_a_run_is_no_model(done, family, refused):

@@ -41,6 +41,7 @@ CREATE INDEX IF NOT EXISTS events_by_kind ON events (kind, number);
 CREATE INDEX IF NOT EXISTS events_by_time ON events (time);
 """
 
+_SEARCHED = "kind NOT IN ('between', 'evaluated')"  # asked for later, when no session runs
 _NAMES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
 
 
@@ -175,11 +176,11 @@ class Ledger:
         return max((when for when in found if when is not None), default=0.0)
 
     def seconds(self) -> float:
-        """Time from the start of each session to its last event, added up."""
+        """Time from the start of each session of a search to its last event, added up."""
         starts = [row[0] for row in self._db.execute("SELECT time FROM sessions ORDER BY time")]
         total = 0.0
         for start, end in zip(starts, [*starts[1:], float("inf")], strict=False):
-            query = "SELECT max(time) FROM events WHERE time >= ? AND time < ?"
+            query = f"SELECT max(time) FROM events WHERE time >= ? AND time < ? AND {_SEARCHED}"
             last = self._db.execute(query, (start, end)).fetchone()[0]
             total += last - start if last is not None else 0.0
         return total
@@ -209,11 +210,9 @@ class Ledger:
             )
 
     def record_failure(self, plan: str, reason: str, host: str, slot: int) -> None:
+        row = (plan, reason, self._clock(), host, slot)
         with self.together():
-            self._db.execute(
-                "INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?)",
-                (plan, reason, self._clock(), host, slot),
-            )
+            self._db.execute("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?)", row)
 
     def answers(self) -> Iterator[tuple[str, Answer]]:
         """All answers, as (plan key, answer)."""
