@@ -162,6 +162,12 @@ class Score:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, bank: str, scores: Scores) -> Score:
+        mean = float(scores.mean())
+        low, high = intervals.wilson(mean, len(scores))
+        return cls(bank, scores, mean, float(low), float(high))
+
 
 def evaluate(
     model: str | Path | Plan,
@@ -180,7 +186,7 @@ def evaluate(
     plan = model if isinstance(model, Plan) else alone(model, dtype)
     if isinstance(bank, str | Path | banks.Bank):
         bank = [bank]
-    shown = _by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
+    shown = by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
     asked = {  # nothing is said against items that are not asked
         name: replace(one, items=one.split(split), _splits={}) for name, one in shown.items()
     }
@@ -192,9 +198,7 @@ def evaluate(
         if result.failed is not None:
             raise errors.EvaluationError(f"{plan.base.name}: {result.failed}")
         scores = np.array([answer.score for answer in result.answers])
-        mean = float(scores.mean())
-        low, high = intervals.wilson(mean, len(scores))
-        scored[name] = Score(name, scores, mean, float(low), float(high))
+        scored[name] = Score.of(name, scores)
     return scored
 
 
@@ -213,7 +217,8 @@ def worker_for(plan: Plan, asked: Mapping[str, banks.Bank], batch: int = 25) -> 
     return Worker(Setup(first, folders, asked, plan.dtype, "cpu", batch, plan.vocabulary))
 
 
-def _by_name(found: Sequence[banks.Bank]) -> dict[str, banks.Bank]:
+def by_name(found: Sequence[banks.Bank]) -> dict[str, banks.Bank]:
+    """Banks by their names; RecipeError where two have one."""
     for bank in found:
         twins = {other.path for other in found if other.name == bank.name}
         if len(twins) > 1:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,20 +41,21 @@ def between(
 
     `share` in (0, 1) is how far. The run remembers the point under its label,
     `first~second@share`, so that it can be exported; looking at `test` is counted. Raises
-    RecipeError for an unknown point, or where the recipe's inputs are not those of the run.
+    RecipeError for an unknown point, for two that are one model, or where the recipe's inputs are
+    not those of the run.
     """
     if not 0 < share < 1:
         raise errors.RecipeError(f"at: expected a number between 0 and 1, got {share:g}")
     run = Run(folder)
+    if run.point(first).key == run.point(second).key:
+        raise errors.RecipeError(
+            f"{run.folder}: {first} and {second} are the same model: nothing lies between them"
+        )
     label = f"{run.point(first).label}~{run.point(second).label}@{share:g}"
     problem = resolve(run.recipe, pinned=pinned(run.folder))
     plan = interpolated(problem, run.plan(first), run.plan(second), share)
-    ledger = Ledger(run.folder, write=True)
-    desk = None
-    try:
-        require_same_scores(ledger, problem)
-        answers = Answers(ledger, problem.setup)
-        desk = Desk(answers, ("inline", {}), Pace(answers.setup))
+    with _desk(run.folder, problem) as desk:
+        answers = desk.answers
         places = [*answers.places("validation"), *answers.places("test")]
         fresh = bool(answers.missing(plan.key, answers.places("test")))
         answers.retry([plan.key])
@@ -61,9 +63,21 @@ def between(
         if plan.key in answers.failures:
             raise errors.EvaluationError(f"{label}: {answers.failures[plan.key]}")
         if fresh or label not in run.between():
-            ledger.append("between", {"label": label, "plan": plan.key, "looked": fresh})
-    finally:
-        if desk is not None:
-            desk.close()
-        ledger.close()
+            body = {"label": label, "plan": plan.key, "looked": fresh}
+            answers.ledger.append("between", body)
     return Run(folder).point(label)
+
+
+@contextmanager
+def _desk(folder: Path, problem: Problem) -> Iterator[Desk]:
+    """Where answers are given and recorded in a run; no other process writes there meanwhile."""
+    if lacking := [name for name in Run(folder).objectives if name not in problem.objectives]:
+        raise errors.RecipeError(
+            f"{folder}: objective '{lacking[0]}' was given in Python and is not in the "
+            "recipe: nothing new can be scored"
+        )
+    with closing(Ledger(folder, write=True)) as ledger:
+        require_same_scores(ledger, problem)
+        answers = Answers(ledger, problem.setup)
+        with closing(Desk(answers, ("inline", {}), Pace(answers.setup))) as desk:
+            yield desk

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from evomerge import errors
 from evomerge.answers import Scores
+from evomerge.estimation import NO_SKILL
 from evomerge.files.ledger import Ledger
 from evomerge.maths import irt, irt_checks
 from evomerge.maths.irt import Fit
@@ -171,6 +172,10 @@ def calibrate(
     given = _Given(Run(folder))
     banks, skipped = [], {}
     for name in given.run.objectives:
+        anchor = given.run.searched.anchors.get(name)
+        if anchor is not None and not anchor.skill:
+            skipped[name] = NO_SKILL
+            continue
         table = _Table(given.rows(name, "search"))
         models, items = table.values.shape
         if items < FEWEST_ITEMS or models < FEWEST_MODELS:

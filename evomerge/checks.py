@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evomerge import errors, plugins, saving, shelf, zoo
+from evomerge.files.bank import Bank
 from evomerge.files.sheet import Sheet
 from evomerge.genome import Space
 from evomerge.layers import APART, Layers
 from evomerge.layout import lay_out
 from evomerge.plan import Input, Template
 from evomerge.schema import Fidelity, Recipe
-from evomerge.scorers import function, structural
+from evomerge.scorers import brevity, function, structural
 
 AUTO = "auto"
 """The device that is there."""
+
+REFUSED = {
+    "population": "no generation would follow the first one",
+    "candidates": "its second strategy would never begin",
+}
+SIZES = {
+    **REFUSED,
+    "archive": "nothing would ever have to leave it",
+    "startup": "nothing would be modelled",
+}
+"""Options of strategies that are numbers of candidates, and what becomes of a search that ends
+before; one that is given is refused where most of the strategy would never be."""
 
 
 def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> None:
@@ -34,8 +50,13 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
     saving.size(recipe.disk_reserve, "disk_reserve")
     if recipe.budget.is_empty:
         raise errors.RecipeError("budget: give candidates, items, seconds or until")
-    if recipe.budget.candidates is not None:
-        _room(recipe.strategy.options, recipe.budget.candidates, "strategy")
+    for size in _sizes(recipe):
+        most = recipe.budget.candidates
+        if size.given and size.key in REFUSED and most is not None and size.value > most:
+            raise errors.RecipeError(
+                f"{size.where}: {size.value} candidates are more than the budget has ({most}): "
+                + SIZES[size.key]
+            )
     for name in functions:
         if name in recipe.objectives:
             raise errors.RecipeError(f"objectives: '{name}' is in the recipe and in functions")
@@ -74,16 +95,74 @@ def _fidelity(fidelity: Fidelity) -> None:
             raise errors.RecipeError(f"fidelity.{key}: {reason}")
 
 
-def _room(options: Mapping[str, Any], candidates: int, where: str) -> None:
-    """Refuse a population that the budget ends before; at whatever depth of combinators."""
-    for key, value in options.items():
-        if isinstance(value, Mapping):
-            _room(value, candidates, f"{where}.{key}")
-        elif key == "population" and isinstance(value, int) and value > candidates:
-            raise errors.RecipeError(
-                f"{where}.population: {value} candidates are more than the budget has"
-                f" ({candidates}): no generation would follow the first one"
-            )
+@dataclass(frozen=True)
+class Option:
+    """One of a strategy, that a recipe has `given` or that is a default."""
+
+    strategy: str
+    where: str
+    key: str
+    value: Any
+    given: bool
+
+
+def _options(
+    name: str, options: Mapping[str, Any], where: str, given: bool = True
+) -> Iterator[Option]:
+    """Those of a strategy and of all that it is around, at whatever depth."""
+    module = plugins.load("strategy", name, where)
+    parameters = inspect.signature(module.Strategy.__init__).parameters
+    defaults = {key: parameter.default for key, parameter in parameters.items()}
+    for key, value in {**defaults, **options}.items():
+        one = Option(name, f"{where}.{key}", key, value, given and key in options)
+        yield one
+        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            inner = {option: v for option, v in value.items() if option != "name"}
+            yield from _options(value["name"], inner, one.where, one.given)
+
+
+def _sizes(recipe: Recipe) -> Iterator[Option]:
+    for one in _options(recipe.strategy.name, recipe.strategy.options, "strategy"):
+        if one.key in SIZES and isinstance(one.value, int):
+            yield one
+
+
+def too_large(recipe: Recipe, banks: Mapping[str, Bank]) -> Iterator[str]:
+    """What a budget ends before, for people: a strategy's defaults, and whatever a budget of items
+    can not hold. Answers that another run has given cost nothing, so that with `seeds` only
+    candidates are counted."""
+    most, what = recipe.budget.candidates, "candidates of the budget"
+    if recipe.budget.items is not None and recipe.seeds is None:
+        can = _candidates(recipe, recipe.budget.items, banks)
+        if most is None or can < most:
+            most, what = can, "candidates that the budget of items has at most"
+    if most is not None:
+        for size in _sizes(recipe):
+            if size.value > most:
+                yield (
+                    f"{size.strategy}: its {size.key} of {size.value} is more than the {most} "
+                    f"{what}: {SIZES[size.key]}"
+                )
+
+
+def _candidates(recipe: Recipe, items: int, banks: Mapping[str, Bank]) -> int:
+    """How many candidates a budget of items can have at most: base and experts answer every item,
+    and others may be out when it is used up."""
+    there = [len(bank.split("search")) for bank in banks.values()]
+    fewest = min([recipe.fidelity.items or max(there), *_rungs(recipe)])
+    each = sum(min(n, fewest) for n in there)
+    left = items - (1 + len(recipe.experts)) * sum(there)
+    workers = recipe.executor.options.get("workers", 2)
+    if not isinstance(workers, int):  # how many there will be is not known
+        return sys.maxsize
+    return (left - 1) // each + max(recipe.ask, 2 * workers) if left > 0 else 0
+
+
+def _rungs(recipe: Recipe) -> Iterator[int]:
+    """The fewest items that a strategy may ask: what it says, or else two."""
+    for one in _options(recipe.strategy.name, recipe.strategy.options, "strategy"):
+        if one.key == "rungs":
+            yield min((n for n in one.value or () if isinstance(n, int)), default=2)
 
 
 def _objectives(recipe: Recipe, folder: Path) -> None:
@@ -92,6 +171,8 @@ def _objectives(recipe: Recipe, folder: Path) -> None:
             given = [objective.bank, objective.function, objective.measure]
             if sum(one is not None for one in given) != 1:
                 raise errors.RecipeError("expected either 'bank', 'function' or 'measure'")
+            if objective.signal == brevity.SIGNAL and objective.bank is None:
+                raise errors.RecipeError(f"signal: '{brevity.SIGNAL}' is of a bank's texts")
             if objective.function is not None:
                 function.find(objective.function)
             elif objective.measure is not None:

@@ -19,10 +19,13 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 def front(
     run: RunFolder,
     prefer: Annotated[
-        str, typer.Option(help="what objectives weigh, to name one point: math=2,code=1")
-    ] = "",
-    at_least: Annotated[str, typer.Option(help="scores that it must have: code=0.6")] = "",
-    near: Annotated[str, typer.Option(help="scores that it should come near to")] = "",
+        str | None,
+        typer.Option(help="what objectives weigh, to name one point: math=2,code=1"),
+    ] = None,
+    at_least: Annotated[
+        str | None, typer.Option(help="scores that it must have: code=0.6")
+    ] = None,
+    near: Annotated[str | None, typer.Option(help="scores that it should come near to")] = None,
     as_json: Json = False,
 ) -> None:
     """Show the confirmed front of a run; with preferences, the point that suits them best.
@@ -39,8 +42,10 @@ def front(
     wanted = Preference(
         parsed("--prefer", prefer), parsed("--at-least", at_least), parsed("--near", near)
     )
-    asked = bool(prefer or at_least or near)
+    asked = any(option is not None for option in (prefer, at_least, near))
     found = wanted.pick(opened) if asked else None
+    if asked and wanted.is_exceeded(opened):
+        err.print(f"--near: every point of the front is better than {near} on validation")
     if as_json:
         print(opened.to_json() if found is None else tables.preferred_json(opened, found))
         return
@@ -94,14 +99,13 @@ def between(
 
 def across(out: Console, run: Path, banks: list[str], split: str, as_json: bool) -> None:
     """Score the front and the baselines of a run on further banks."""
-    from evomerge import api
+    from evomerge import further
     from evomerge.run import Run
 
     opened = Run(run)
-    rows = {}
-    for point in [*opened.front, *opened.baselines]:
-        err.print(f"{point.label} ...", highlight=False)
-        rows[point.label] = api.evaluate(opened.plan(point.label), banks, split=split)
+    rows = further.scores(
+        opened, banks, split=split, told=lambda label: err.print(f"{label} ...", highlight=False)
+    )
     if as_json:
         found = {
             label: {s.bank: {"mean": s.mean, "low": s.low, "high": s.high} for s in row.values()}

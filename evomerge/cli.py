@@ -155,7 +155,8 @@ app.command()(examining.rebuild)
 @app.command()
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="model folder, zoo:family/member, a plan (JSON), or a run")
+        str,
+        typer.Argument(help="model folder, zoo:family/member, a plan (JSON); with --front a run"),
     ],
     bank: Annotated[list[str], typer.Option("--bank", "-b", help="bank name or file; repeat")],
     split: Annotated[str, typer.Option(help="search, validation or test")] = "test",
@@ -166,10 +167,16 @@ def evaluate(
 ) -> None:
     """Score one model on banks, or with --front all that a run has confirmed."""
     from evomerge import api
+    from evomerge.files.ledger import begun
 
     if front:
         choosing.across(out, Path(model), bank, split, as_json)
         return
+    if begun(Path(model)):
+        raise errors.RecipeError(
+            f"{model}: is a run, expected a model: --front scores its front and its baselines, "
+            "`evomerge export` saves one point"
+        )
     what = api.read_plan(model) if model.endswith(".json") else model
     found = api.evaluate(what, bank, split=split)
     if as_json:

@@ -100,8 +100,9 @@ def _anchors(problem: Problem, plans: Mapping[str, Plan], answers: Answers) -> d
             answers.column(plan.key, name, answers.places("search"), problem.signals[name])
             for plan in plans.values()
         )
-        exact = plugins.is_structural(problem.banks[name].scorer)
-        found[name] = (exact_anchor if exact else anchor)(base, experts)
+        scorer = plugins.load("scorer", problem.banks[name].scorer)
+        made = exact_anchor if getattr(scorer, "STRUCTURAL", False) else anchor
+        found[name] = replace(made(base, experts), skill=getattr(scorer, "SKILL", True))
     return found
 
 
@@ -137,15 +138,16 @@ def shortlist(
     plan: Callable[[Candidate], Plan],
     weights: Sequence[float],
 ) -> dict[str, Plan]:
-    """Label -> plan of what is confirmed: the strategy's incumbents, then of the front.
+    """Label -> plan of what is confirmed: the strategy's incumbents, then of the front, of which
+    one is there in any case: the search has scored it.
 
     `weights` (M,) of objectives in the mean by which one point will be chosen.
     """
     found: dict[str, Plan] = {}
-    for i, point in enumerate(strategy.incumbents()):
+    for i, point in enumerate(strategy.incumbents()[: problem.recipe.shortlist - 1]):
         found[f"m{i}"] = problem.plan(problem.space.canonical(np.asarray(point)))
     told = [c for c in candidates if c.losses is not None]
-    room = max(1, problem.recipe.shortlist - len(found))
+    room = problem.recipe.shortlist - len(found)
     found |= {f"c{c.id}": plan(c) for c in best_of_front(told, room, weights)}
     unique = {plan.key: label for label, plan in found.items()}
     return {label: plan for label, plan in found.items() if unique[plan.key] == label}
@@ -176,13 +178,24 @@ def best_of_front(told: Sequence[Candidate], n: int, weights: Sequence[float]) -
     return [front[i] for i in sorted(chosen)]
 
 
-def seconds(problem: Problem, pace: Pace, workers: int) -> float:
-    """What confirming a full shortlist may take, by what jobs have taken so far."""
-    picked, batch = problem.recipe.shortlist, problem.recipe.batch
-    plans = {"validation": len(COEFFICIENTS) + picked, "test": len(problem.experts) + 4 + picked}
+def seconds(problem: Problem, pace: Pace, workers: int, incumbents: int = 0) -> float:
+    """What confirming a full shortlist may take, by what jobs have taken so far.
+
+    Of the `incumbents` that a strategy has, those of the shortlist answer `search` first; whose
+    score is not to be lost is a plan of its own on `validation`.
+    """
+    recipe = problem.recipe
+    picked = recipe.shortlist
+    others = {one.of for one in recipe.keep.values() if one.within is not None}
+    plans = {
+        "search": min(incumbents, picked - 1),
+        "validation": len(COEFFICIENTS) + picked + len(others),
+        "test": len(problem.experts) + 4 + picked,
+    }
     jobs = 0.0
     for split, n in plans.items():
-        jobs += -(-n // workers) * pace.of(places(problem.banks, split, batch))
+        items = recipe.fidelity.items if split == "search" else None
+        jobs += -(-n // workers) * pace.of(places(problem.banks, split, recipe.batch, items))
     return SAFETY * jobs + REPORTED
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from evomerge import errors
+from evomerge import errors, plugins
 from evomerge.answers import Answers, Place, Scores
 from evomerge.maths import estimates, irt, irt_checks
 from evomerge.maths.estimates import Estimate
@@ -17,6 +17,8 @@ from evomerge.schema import Fidelity
 
 FEWEST_WHOLE, FEWEST_ITEMS = 8, 10
 """Models that answered all items, and items, below which no fit can be checked."""
+
+NO_SKILL = "what is scored is no skill, so that there is no ability to fit"
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,9 @@ class Estimation:
         for objective, signal in self.signals.items():
             rows = dict.fromkeys([*self.ends, *keys])
             table = np.stack([self.answers.row(key, objective, signal) for key in rows])
-            found[objective] = asdict(self._view(table, self.views.get(objective)))
+            scorer = plugins.load("scorer", self.answers.setup.banks[objective].scorer)
+            skill = getattr(scorer, "SKILL", True)
+            found[objective] = asdict(self._view(table, self.views.get(objective), skill))
         return found
 
     def use(self, views: Mapping[str, Any], where: str) -> None:
@@ -125,11 +129,14 @@ class Estimation:
                 )
             self.views[objective] = view
 
-    def _view(self, table: Scores, before: View | None) -> View:
+    def _view(self, table: Scores, before: View | None, skill: bool = True) -> View:
         whole = table[np.isfinite(table).all(axis=1)]
         means = _short(whole.mean(axis=0))
+        plain = View("stratified", means, [], [], rows=len(table), whole=len(whole))
         if not self.fidelity.modelled:
-            return View("stratified", means, [], [], rows=len(table), whole=len(whole))
+            return plain
+        if not skill:
+            return replace(plain, fallback=NO_SKILL)
         fit = irt.fit(table)
         same = before is not None and before.whole == len(whole)
         checked = before.held_out if before is not None and same else self._held_out(whole)

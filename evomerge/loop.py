@@ -201,7 +201,8 @@ class Search:
 
     def _confirming(self) -> float:
         """Seconds that are kept for confirming what is found."""
-        return confirm.seconds(self.problem, self.desk.pace, self.desk.workers)
+        incumbents = len(self.state.strategy.incumbents())
+        return confirm.seconds(self.problem, self.desk.pace, self.desk.workers, incumbents)
 
     def _is_over(self) -> bool:
         """Whether what is left of the time is what confirming takes."""

@@ -17,12 +17,14 @@ class Anchor:
     """Loss 0 is `zero`, the best of base and experts; `unit` lower is loss 1.
 
     `exact`: scores are measures of the model, not samples. There loss 0 is the ideal, a score of
-    1, and loss 1 is the worst of base and experts.
+    1, and loss 1 is the worst of base and experts. What is no `skill`, as an exact one is not,
+    weighs nothing beside what is.
     """
 
     zero: float
     unit: float
     exact: bool = False
+    skill: bool = True
 
     def loss(self, score: float) -> float:
         return (self.zero - score) / self.unit
@@ -73,11 +75,15 @@ class Losses:
 
     def weights(self, prefer: Mapping[str, float]) -> list[float]:
         """What objectives (M,) weigh in the mean by which one point is chosen: as preferred; else
-        all the same, and measures of the model nothing beside others."""
+        all the same, and what is no skill, as a measure of the model, nothing beside skills."""
         if prefer:
             return [prefer.get(name, 0.0) for name in self.anchors]
-        skills = [float(not anchor.exact) for anchor in self.anchors.values()]
+        skills = [float(anchor.skill and not anchor.exact) for anchor in self.anchors.values()]
         return skills if any(skills) else [1.0] * len(skills)
 
     def to_json(self) -> dict[str, Any]:
-        return {name: asdict(anchor) for name, anchor in self.anchors.items()}
+        rows = {name: asdict(anchor) for name, anchor in self.anchors.items()}
+        for row in rows.values():
+            if row["skill"]:  # as nearly all are: only what is none is said
+                del row["skill"]
+        return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -31,8 +32,12 @@ class Preference:
         for name, weight in self.weights.items():
             if not 0 <= weight < float("inf"):
                 raise errors.RecipeError(f"prefer: '{name}' weighs {weight}, expected 0 or more")
-        if self.weights and not any(self.weights.values()):
-            raise errors.RecipeError("prefer: all weights are 0")
+        if self.weights and not 0 < sum(self.weights.values()) < float("inf"):
+            raise errors.RecipeError("prefer: all weights are 0, or too large to be added up")
+        for option in ("at_least", "near"):
+            for name, score in getattr(self, option).items():
+                if not math.isfinite(score):
+                    raise errors.RecipeError(f"{option}: '{name}' is {score}, expected a number")
 
     def pick(self, run: Run) -> Point:
         """The point of the run's front that suits best.
@@ -50,6 +55,13 @@ class Preference:
         points = self._allowed(run)
         worth = self._nearness(run, points) if self.near else self._mean(run, points)
         return points[int(np.argmax(worth))]
+
+    def is_exceeded(self, run: Run) -> bool:
+        """Whether each point of the front is better than wished for in every objective."""
+        wishes = [(run.objectives.index(name), score) for name, score in self.near.items()]
+        return bool(wishes) and all(
+            point.means("validation")[i] > score for point in run.front for i, score in wishes
+        )
 
     def _allowed(self, run: Run) -> list[Point]:
         bounds = {run.objectives.index(name): low for name, low in self.at_least.items()}
@@ -84,17 +96,24 @@ class Preference:
         return [-float(x) for x in pareto.scalarise((target - rows) / units, np.ones(len(named)))]
 
 
-def parsed(option: str, text: str) -> dict[str, float]:
-    """`math=2,code=1` as numbers by objective; RecipeError says what is wrong."""
-    found = {}
-    for part in filter(None, text.split(",")):
-        name, sign, value = part.partition("=")
+def parsed(option: str, text: str | None) -> dict[str, float]:
+    """`math=2,code=1` as numbers by objective; RecipeError says what is wrong.
+
+    None is an option that was not given; a text that names nothing is wrong too.
+    """
+    found: dict[str, float] = {}
+    parts = [] if text is None else list(filter(None, text.split(","))) or [text]
+    for part in parts:
+        name, sign, value = (piece.strip() for piece in part.partition("="))
         try:
-            found[name.strip()] = float(value)
+            number = float(value)
         except ValueError:
             sign = ""
-        if not sign or not name.strip():
+        if not sign or not name:
             raise errors.RecipeError(
                 f"{option}: expected objective=number, with commas between, got '{part}'"
             )
+        if name in found:
+            raise errors.RecipeError(f"{option}: '{name}' stands twice")
+        found[name] = number
     return found

@@ -21,7 +21,7 @@ from evomerge.plan import Dtype, Input, Plan, Template
 from evomerge.schema import Fidelity as Fidelity
 from evomerge.schema import Recipe as Recipe
 from evomerge.schema import Signal
-from evomerge.scorers import function, structural
+from evomerge.scorers import brevity, function, structural
 from evomerge.worker import Setup
 
 
@@ -128,6 +128,7 @@ class Problem:
         slow = self.recipe.dtype == "bfloat16" and self.setup.device == "cpu"
         if slow and not processor.multiplies_bfloat16():
             yield "this processor is slow at bfloat16: `dtype: float32` takes a fraction of that"
+        yield from checks.too_large(self.recipe, self.banks)
         named = self.recipe.strategy
         decided = plugins.explain(named.name, named.options, self.space, self.objectives)
         yield from [decided] if decided else []
@@ -286,7 +287,8 @@ def _banks(
             if objective.measure is not None:
                 found[name] = structural.bank(name, objective.measure)
                 continue
-            found[name] = shelf.load(str(objective.bank), folder)
+            asked = shelf.load(str(objective.bank), folder)
+            found[name] = brevity.of(asked) if objective.signal == brevity.SIGNAL else asked
             for split in SPLITS:  # a night's search must not end on one that is empty
                 found[name].split(split)
     found |= {name: function.bank(name, call) for name, call in functions.items()}

@@ -60,6 +60,10 @@ class Recorded:
         """Plan key by label of the points that were asked for between two others."""
         return {e.body["label"]: e.body["plan"] for e in self._ledger.events("between")}
 
+    def evaluated(self) -> dict[str, list[float]]:
+        """Scores on banks that the search did not have, by what they depend on."""
+        return {e.body["key"]: e.body["scores"] for e in self._ledger.events("evaluated")}
+
     def history(self) -> Iterator[tuple[int, int, list[float]]]:
         """(id, items answered so far, losses) of each told candidate that did not fail.
 

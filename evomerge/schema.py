@@ -13,7 +13,7 @@ from evomerge.layers import Resolution
 from evomerge.plan import Dtype
 
 Text = Annotated[str, Field(min_length=1)]
-Signal = Literal["score", "probability", "plain"]
+Signal = Literal["score", "probability", "plain", "length"]
 
 
 NAME = r"^\w[\w.-]*$"
@@ -48,7 +48,8 @@ class SpaceOptions(Resolution):
 
 class Objective(_Part):
     """A bank by name or path, a function as `module:name`, or a measure of the model such as
-    `sparsity`; `signal` is what the search sees."""
+    `sparsity`; `signal` is what the search sees. `length` is another score of a bank of generated
+    texts: the shorter they are the better, in the search and in what is reported."""
 
     bank: Text | None = None
     function: Text | None = None
@@ -176,11 +177,10 @@ class Recipe(_Part):
     differ: `base`, `union` or `expert:NAME`. `allow_mismatch`: merge experts that do not seem
     to descend from the base. `allow_contamination`: select on the test set of a public benchmark,
     which report and model card then say. `batch`: items scored at a time. `ask`: candidates
-    asked for at a time when `deterministic` (always so inline). `shortlist`: candidates that are
-    confirmed. `prefer`: what objectives weigh in the choice of one point. `seeds`:
-    `run:FOLDER`, whose best points come first and whose answers count.
-    `disk_reserve`: what is left free of the run folder's disk; below it the search
-    pauses."""
+    asked for at a time when `deterministic` (always so inline). `shortlist`: how many points are
+    confirmed, a strategy's incumbents among them. `prefer`: what objectives weigh in the choice of
+    one point. `seeds`: `run:FOLDER`, whose best points come first and whose answers count.
+    `disk_reserve`: what is left free of the run folder's disk; below it the search pauses."""
 
     name: str = Field(pattern=NAME)
     description: str = ""
@@ -197,7 +197,7 @@ class Recipe(_Part):
         default_factory=dict
     )
     strategy: Named = Named(name="auto")
-    seeds: Annotated[str, Field(pattern="^run:.")] | None = None
+    seeds: str | None = None
     fidelity: Fidelity = Fidelity()
     budget: Budget = Budget(candidates=200)
     shortlist: int = Field(default=16, ge=1)
@@ -244,6 +244,13 @@ class Recipe(_Part):
                     "'function' or 'measure'"
                 )
         return {key: {"bank": v} if isinstance(v, str) else v for key, v in value.items()}
+
+    @field_validator("seeds")
+    @classmethod
+    def _of_a_run(cls, value: str | None) -> str | None:
+        if value is not None and not re.match("run:.", value):
+            raise ValueError("expected run:FOLDER")
+        return value
 
     @field_validator("experts")
     @classmethod

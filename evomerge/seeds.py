@@ -33,7 +33,7 @@ NAMED = 3
 class Seeds:
     """Points (D,) by label of those plans of a run that this space can express; by labels of the
     others, why not; how many are the same plans here, names that answers to each of its objectives
-    have here; looks at `test`."""
+    have here; looks at `test`; the seed that the strategy has here."""
 
     run: Path
     points: Mapping[str, tuple[float, ...]]
@@ -41,6 +41,7 @@ class Seeds:
     same: int
     banks: Mapping[str, Sequence[str]]
     looks: int
+    seed: int
 
     def notes(self) -> Iterator[str]:
         names = ", ".join(self.points)
@@ -67,7 +68,7 @@ class Seeds:
             ledger.append(
                 "seeds",
                 {"run": str(self.run), "points": dict(self.points), "strays": dict(self.strays),
-                 "answers": reused, "looks": self.looks},
+                 "answers": reused, "looks": self.looks, "seed": self.seed},
             )  # fmt: skip
 
     def _renamed(self, answers: Iterable[Answer]) -> Iterator[Answer]:
@@ -76,16 +77,44 @@ class Seeds:
                 yield replace(answer, bank=name)
 
 
+class Seeded(Stages):
+    """The points of another run, then the recipe's strategy."""
+
+    def __init__(self, begin: Callable[..., plugins.Strategy], ledger: Ledger) -> None:
+        self._given, self._ledger = ledger.last("seeds"), ledger
+        super().__init__(Listed([tuple(p) for p in self._given["points"].values()]), begin)
+
+    def notes(self) -> list[str]:
+        """How many candidates had been answered before, and what the strategy says."""
+        asked = {
+            row["id"]: row["plan"]
+            for event in self._ledger.events("ask")
+            for row in event.body["proposals"]
+        }
+        copied = self._ledger.copied()
+        again = sum(key in copied for key in asked.values())
+        line = f"seeds: {again} of {len(asked)} candidates had been answered by {{}} before"
+        return [*([line.format(self._given["run"])] if again else []), *super().notes()]
+
+
 def strategy(problem: Problem, ledger: Ledger) -> plugins.Strategy:
     """The recipe's strategy, after the points that this run began with, if there are some."""
-    named, seeded = problem.recipe.strategy, ledger.last("seeds")
+    named = problem.recipe.strategy
+    seed = _seed(ledger, problem.recipe.seed)
     begin: Callable[..., plugins.Strategy] = functools.partial(
         plugins.begin, named.name, named.options, problem.space, problem.objectives,
-        seed=problem.recipe.seed, where="strategy",
+        seed=seed, where="strategy",
     )  # fmt: skip
-    if seeded is None:
-        return begin()
-    return Stages(Listed([tuple(point) for point in seeded["points"].values()]), begin)
+    return begin() if ledger.last("seeds") is None else Seeded(begin, ledger)
+
+
+def _seed(ledger: Ledger, given: int) -> int:
+    """The seed of a run's strategy: that of its recipe, `given`, unless it had seeds.
+
+    A strategy with the seed of the run before it would begin with the points that this one began
+    with. Runs from before seeds had one go on with their recipe's.
+    """
+    return int((ledger.last("seeds") or {}).get("seed", given))
 
 
 def found(problem: Problem, folder: Path | None = None) -> Seeds | None:
@@ -131,7 +160,9 @@ def _of(problem: Problem, path: Path, old: Ledger) -> Seeds:
     confirmed = old.last("confirmed") or {"looks": 0}
     later = sum(event.body["looked"] for event in old.events("between"))
     looks = confirmed["looks"] + later
-    return Seeds(path, points, reasons, same, _banks(problem, old), looks)
+    before = _seed(old, (old.meta("identity") or {}).get("seed", 0))
+    seed = int(np.random.SeedSequence([problem.recipe.seed, before]).generate_state(1)[0])
+    return Seeds(path, points, reasons, same, _banks(problem, old), looks, seed)
 
 
 def _elites(run: Recorded, confirmed: Mapping[str, Any] | None, most: int) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import shutil
 
 import pytest
@@ -22,6 +23,7 @@ WRONG = [
     ({"objectives": {"a": {"bnk": "x"}}}, "objectives.a: unknown key 'bnk'. Did you mean 'bank'"),
     ({"objectives": {"a": None}}, "'a': expected a bank's name or path, or a mapping"),
     ({"objectives": {"a": {"bank": "x", "function": "y:z"}}}, "objectives.a: expected either"),
+    ({"objectives": {"a": {"measure": "sparsity", "signal": "length"}}}, "is of a bank's texts"),
     ({"objectives": {}}, "objectives: expected at least 1 item"),
     ({"objectives": {"a": "tiny_cod"}}, "objectives.a: fitness: unknown bank 'tiny_cod'"),
     ({"objectives": {"a": "zoo:tiny/banks/cod.jsonl"}}, "Did you mean 'banks/code.jsonl'?"),
@@ -68,6 +70,10 @@ WRONG = [
     (
         {"strategy": {"name": "seeded", "inner": {"name": "nsga2", "population": 10**6}}},
         "strategy.inner.population: 1000000 candidates are more than the budget has",
+    ),
+    (
+        {"strategy": {"name": "staged", "candidates": 19}},
+        "strategy.candidates: 19 candidates are more than the budget has (18): its second",
     ),
     ({"strategy": {"name": "seeded", "inner": "cma_es"}}, "got 'cma_es', expected a mapping"),
     ({"strategy": {"name": "seeded", "inner": {"name": "cma"}}}, "Did you mean 'cma_es'?"),
@@ -174,6 +180,48 @@ def test_a_recipe_without_a_strategy_is_told_which_it_gets(run, family, tmp_path
     assert any(
         note.startswith("strategy auto: textbook merges, then cma_es (6 ") for note in notes
     )
+
+
+FIRST = "no generation would follow the first one"
+ITEMS = "candidates that the budget of items has at most"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"strategy": "nsga2"},
+         f"nsga2: its population of 24 is more than the 18 candidates of the budget: {FIRST}"),
+        ({"strategy": "racing"}, f"nsga2: its population of 24 is more than the 18 .*{FIRST}"),
+        ({"strategy": "staged"}, "staged: its candidates of 32 is more .*would never begin"),
+        ({"strategy": "m2n2"}, "m2n2: its archive of 20 is more .*have to leave it"),
+        ({"strategy": {"name": "m2n2", "archive": 19}}, "m2n2: its archive of 19 is more"),
+        ({"strategy": "gp", "budget": 15}, "gp: its startup of 16 .*nothing would be modelled"),
+        ({"strategy": {"name": "nsga2", "population": 18}}, None),
+        # of 400 items base and experts answer 180, candidates 40 each, and three are asked at once
+        ({"budget": {"items": 400}, "strategy": {"name": "nsga2", "population": 10}},
+         f"nsga2: its population of 10 is more than the 9 {ITEMS}: {FIRST}"),
+        ({"budget": {"items": 400}, "strategy": {"name": "nsga2", "population": 9}}, None),
+        ({"budget": {"items": 180}}, f"nsga2: its population of 6 is more than the 0 {ITEMS}"),
+        ({"budget": {"items": 400}, "strategy": "racing"}, None),  # of few items each
+        ({"budget": {"seconds": 60}, "strategy": "nsga2"}, None),
+    ],
+)  # fmt: skip
+def test_what_a_budget_ends_before_is_said(run, family, tmp_path, changes, says):
+    path = command.write(tmp_path, families.recipe(family, **changes))
+    code, out, err = run("plan", path, "--json")
+    assert code == 0, err
+    found = [
+        note for note in json.loads(out)["notes"] if "its " in note and " is more than" in note
+    ]
+    assert len(found) == (says is not None) and (not found or re.match(says, found[0])), found
+
+
+def test_a_budget_of_items_has_no_more_candidates_than_is_said(run, family, tmp_path):
+    path = command.write(
+        tmp_path, families.recipe(family, budget={"items": 400}, strategy="sobol")
+    )
+    assert run("search", path, "-o", tmp_path / "run")[0] == 0
+    assert 6 <= len(evomerge.Run(tmp_path / "run").asked()) <= 9
 
 
 def test_more_items_than_a_bank_has_are_all_asked(run, family, tmp_path):

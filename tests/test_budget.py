@@ -5,8 +5,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from evomerge import budget, errors, worker
+import evomerge
+from evomerge import budget, confirm, errors, worker
 from evomerge.loop import Search
+from evomerge.pace import BUILD, Pace
 from evomerge.recipe import resolve
 from evomerge.run import Run
 from tests import families
@@ -112,6 +114,31 @@ def test_the_front_is_confirmed_within_the_time(timed):
     longer = timed(900, lambda call: 10)
     assert len(longer.asked()) > asked and longer.confirmed["looks"] == 2
     assert timed.clock.now - begun <= 900
+
+
+@pytest.mark.parametrize("shortlist", [1, 3, 5])
+def test_incumbents_are_part_of_the_shortlist_and_of_the_time_kept_free(
+    family, tmp_path, shortlist
+):
+    """CMA-ES has three means, which nobody has scored."""
+    keep = {"one too": {"bank": str(family / "one.jsonl"), "within": 1, "of": "left"}}
+    recipe = families.recipe(
+        family, strategy={"name": "cma_es", "population": 4}, budget={"candidates": 12},
+        shortlist=shortlist, keep=keep,
+    )  # fmt: skip
+    jobs = []
+
+    def report(event, facts):
+        jobs.clear() if event == "told" else jobs.extend(["job"] * (event == "answered"))
+
+    run = evomerge.search(recipe, tmp_path / "run", report=report)
+    confirmed = list(run.confirmed["shortlist"])
+    assert len(confirmed) <= shortlist and any(label[0] == "c" for label in confirmed)
+    assert [x for x in confirmed if x[0] == "m"] == [f"m{i}" for i in range(min(shortlist - 1, 3))]
+    problem = resolve(recipe)
+    pace = Pace(problem.setup, {BUILD: 1.0})  # a second a job
+    kept = (confirm.seconds(problem, pace, 1, 3) - confirm.REPORTED) / confirm.SAFETY
+    assert len(jobs) <= kept <= len(jobs) + 2 * shortlist
 
 
 @pytest.mark.parametrize("steps", [8, 24])

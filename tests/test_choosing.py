@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 import evomerge
 from evomerge import errors
 from evomerge.between import between
+from evomerge.files.ledger import Ledger
 from evomerge.materialize import Merged, Workshop
 from evomerge.preferences import Preference, parsed
 from tests import families
@@ -48,7 +50,9 @@ def test_a_wish_that_is_a_point_of_the_front_finds_it(done):
         assert found.means("validation") == point.means("validation")
 
 
-@pytest.mark.parametrize("text", ["one", "one=", "=1", "one=x", "one:1"])
+@pytest.mark.parametrize(
+    "text", ["one", "one=", "=1", "one=x", "one:1", "", " ", ",", "one=1,one=2"]
+)
 def test_preferences_that_are_none_are_named(text):
     with pytest.raises(errors.RecipeError, match="--prefer"):
         Preference(parsed("--prefer", text))
@@ -61,9 +65,23 @@ def test_preferences_on_the_command_line(done, run, refused):
     code, out, _ = run("front", done.folder, "--near", "one=0.5")
     assert code == 0 and "evomerge export" in out
     refused("front", done.folder, "--prefer", "ones=1", code=2, says="Did you mean 'one'?")
-    refused("front", done.folder, "--prefer", "one=-1", code=2, says="0 or more")
+    for value in ("-1", "nan", "inf"):
+        refused("front", done.folder, "--prefer", f"one={value}", code=2, says="0 or more")
     refused("front", done.folder, "--prefer", "one=0", code=2, says="all weights are 0")
     refused("front", done.folder, "--at-least", "one=2", code=2, says="closest")
+    refused("front", done.folder, "--prefer", "one=1e308,two=1e308", code=2, says="too large")
+    for option in ("--at-least", "--near"):
+        for value in ("nan", "inf", "-inf"):
+            refused("front", done.folder, option, f"one={value}", code=2, says="expected a number")
+        refused("front", done.folder, option, "", code=2, says=f"{option}: expected objective=")
+
+
+def test_a_wish_that_everybody_exceeds_is_pointed_out(done, run):
+    lowest = [min(p.means("validation")[i] for p in done.front) for i in range(2)]
+    for wish, said in ((lowest[0] - 0.1, True), (lowest[0], False), (1.0, False)):
+        code, out, err = run("front", done.folder, "--near", f"one={wish},two={lowest[1] - 0.1}")
+        assert code == 0 and "preferred:" in out
+        assert ("every point of the front is better than" in err) == said
 
 
 def test_a_point_between_two_is_their_weighted_mean(copied, tmp_path):
@@ -94,11 +112,43 @@ def test_between_on_the_command_line(copied, run, refused):
     refused("between", copied.folder, "c999", "best", code=2, says="c999")
 
 
-def test_a_bank_of_another_day_scores_the_front_and_the_baselines(done, family, run):
+def test_nothing_lies_between_a_model_and_itself(copied, refused):
+    """By its plan, whatever it is called; nothing is scored."""
+    looks = copied.looks
+    for first, second in (("base", "base"), ("best", copied.chosen.label), ("knee", "knee")):
+        refused("between", copied.folder, first, second, code=2, says="are the same model")
+    again = evomerge.Run(copied.folder)
+    assert again.looks == looks and not again.between()
+
+
+def test_a_bank_of_another_day_scores_the_front_and_the_baselines(copied, family, run):
     options = ("-b", family / "two.jsonl", "--front", "--json")
-    code, out, err = run("evaluate", done.folder, *options)
+    code, out, err = run("evaluate", copied.folder, *options)
     assert code == 0, err
     rows = json.loads(out)
-    assert list(rows) == [p.label for p in (*done.front, *done.baselines)]
-    for point in done.front:
+    assert list(rows) == [p.label for p in (*copied.front, *copied.baselines)]
+    for point in copied.front:
         assert rows[point.label]["two"]["mean"] == pytest.approx(point.means("test")[1])
+
+
+def test_what_was_scored_on_a_bank_of_another_day_is_kept(copied, family, tmp_path, run):
+    """By the bank's content and the libraries; a search counts no time for it, and goes on."""
+    options = ("-b", family / "two.jsonl", "--front", "--json")
+    with closing(Ledger(copied.folder)) as ledger:
+        seconds = ledger.seconds()
+    first, again = (run("evaluate", copied.folder, *options) for _ in range(2))
+    assert first[:2] == again[:2] and first[0] == 0
+    assert f"{copied.chosen.label} ..." in first[2] and again[2] == ""
+    with closing(Ledger(copied.folder)) as ledger:
+        assert ledger.seconds() == seconds
+    other = tmp_path / "two.jsonl"
+    other.write_text((family / "two.jsonl").read_text().replace('"answer": 0', '"answer": 1'))
+    changed = run("evaluate", copied.folder, "-b", other, "--front", "--json")
+    assert changed[0] == 0 and changed[1] != first[1]
+    longer = evomerge.search(families.recipe(family, budget={"candidates": 19}), copied.folder)
+    assert len(longer.asked()) == 19
+
+
+def test_a_run_is_no_model(done, family, refused):
+    options = ("-b", family / "two.jsonl")
+    refused("evaluate", done.folder, *options, code=2, says=[str(done.folder), "--front"])

@@ -168,7 +168,7 @@ def test_a_bank_that_its_scorer_can_not_mark_is_refused(family, tmp_path, refuse
     entry = {"id": "odd", "prompt": "1+1=", "answer": "two"}
     keys = {"name": "b", "version": 1, "scorer": "numeric", "items": [entry]}
     (tmp_path / "b.yaml").write_text(json.dumps(keys))
-    says = ["b.yaml: item 'odd': answer: expected a number, got 'two'", "scorer numeric"]
+    says = ["b.yaml: items[0]: item 'odd': answer: expected a number, got 'two'", "scorer numeric"]
     refused("evaluate", family / "base", "-b", tmp_path / "b.yaml", code=errors.INPUT, says=says)
 
 

@@ -1,12 +1,17 @@
 """Merges that can not write any more, of experts that can."""
 
 import json
+from contextlib import closing
 
 import pytest
 
 import evomerge
+from evomerge import errors
+from evomerge.files.items import Item
 from evomerge.files.ledger import Ledger
 from evomerge.plan import Plan
+from evomerge.recipe import resolve
+from evomerge.scorers import brevity
 from evomerge.zoo.tiny import tokenizer
 from tests import bigrams, families, ledgers
 
@@ -47,6 +52,46 @@ def searched(talkers, folder, *banks, **changes):
         allow_mismatch=True, **changes,
     )  # fmt: skip
     return evomerge.search(recipe, folder)
+
+
+def test_the_length_of_texts_is_an_objective(talkers, tmp_path):
+    """After x, y=42 and a new line: five of at most 32 tokens. After q nothing that is a text."""
+    short, long = (
+        {"bank": str(talkers / f"{name}.jsonl"), "signal": "length"} for name in ("says", "loops")
+    )
+    recipe = families.recipe(
+        talkers, objectives={"says": str(talkers / "says.jsonl"), "short": short, "long": long},
+        strategy="sobol", space={"blocks": 1, "genes": {"weight": [0, 0.4]}},
+        allow_mismatch=True, budget={"candidates": 3},
+        fidelity={"name": "informative", "items": 5, "calibration": 2, "estimator": "p_irt"},
+    )  # fmt: skip
+    notes = []
+    run = evomerge.search(
+        recipe, tmp_path / "run",
+        report=lambda event, facts: notes.append(facts.get("text", "")),
+    )  # fmt: skip
+    for split in ("validation", "test"):
+        assert run.chosen.means(split) == [1, pytest.approx(1 - 5 / 32), 0]
+    assert run.weights == [1, 0, 0] and run.chosen.mean("test") == 1
+    assert run.seen(run.chosen) == run.chosen.means("validation")
+    with closing(Ledger(run.folder)) as ledger:
+        views = ledger.last("calibrated")["banks"]
+        assert views["says"]["slopes"] and not views["short"]["slopes"]
+    assert any(note.startswith("'short': what is scored is no skill") for note in notes)
+    assert resolve(recipe).banks["short"].identity() != resolve(recipe).banks["says"].identity()
+    wrong = {"says": {"bank": "tiny_code", "signal": "length"}}
+    with pytest.raises(errors.RecipeError, match=r"objectives.says: signal: 'length' is of gener"):
+        resolve({**recipe, "objectives": wrong})
+
+
+def test_who_says_less_is_better():
+    """Of prompts after which a model has more and less to say; a blank text scores nothing."""
+    items = [Item(str(i), prompt, (), "", "test") for i, prompt in enumerate("xy=4")]
+    model = bigrams.model("xy=42\n")
+    scored = brevity.score(model, brevity.prepare(tokenizer(), items, max_new_tokens=10))
+    assert scored["score"] == pytest.approx([0.5, 0.6, 0.7, 0.8]) and not any(scored["degenerate"])
+    scored = brevity.score(bigrams.model("x\n"), brevity.prepare(tokenizer(), items[:1]))
+    assert scored == {"score": [0.0], "degenerate": [1.0]}
 
 
 def test_a_merge_that_repeats_itself_has_failed(talkers, tmp_path):

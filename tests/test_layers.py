@@ -45,7 +45,7 @@ LAYERS = """
     between
     tables calibration
     api
-    preview progress status doctor rebuilding caching
+    preview progress status doctor rebuilding caching further
     shelves merging comparing calibrating choosing examining
     cli
 """

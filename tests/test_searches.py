@@ -224,6 +224,35 @@ def test_map_leaves_a_front_that_it_can_not_trust_to_another_strategy(loss, says
     assert strategy.notes()[-1] == f"map: {says}: another strategy goes on"
 
 
+def noise(point):
+    """Losses that no surrogate explains; of the same point the same."""
+    return tuple(np.random.default_rng([round(1e6 * unit) for unit in point]).random(2))
+
+
+def test_map_knows_what_another_strategy_has_proposed():
+    """It asks for none of it again, and no point is predicted from itself."""
+    space = numeric(2)
+    then = {"name": "map", "otherwise": {"name": "sobol"}}
+    strategy = make("staged", {"candidates": 8, "then": then}, space)
+    alone = make("map", {"otherwise": {"name": "sobol"}}, space)
+    for one in (strategy, alone):
+        asked = []
+        while len(asked) < 12:
+            asked += (proposals := one.ask(1))
+            tell(one, proposals, lambda p: noise(p.point))
+        assert points(asked) == points(make("sobol", {}, space).ask(12))
+        one.ask(1)
+    assert strategy.notes() == alone.notes() and "another strategy" in alone.notes()[-1]
+
+
+def test_map_counts_a_point_once():
+    space = numeric(2)
+    design = [p.point for p in make("sobol", {}, space).ask(12)]
+    start = [(point, noise(point)) for point in design[:6]] * 3
+    strategy = plugins.begin("map", {}, space, ["o0", "o1"], seed=0, where="", start=start)
+    assert [p.point for p in strategy.ask(50)] == design[6:]
+
+
 def test_map_is_judged_by_the_groups_that_a_model_has(family):
     """Before a model is open it could have a tower; with that there were too many genes."""
     assert len(resolve(families.recipe(family, strategy="map")).space) == 6

@@ -6,12 +6,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
 import evomerge
-from evomerge import errors
+from evomerge import errors, plugins, seeds
 from evomerge.files.ledger import Ledger
+from evomerge.plugins import Observation
 from evomerge.recipe import resolve
 from tests import families, ledgers
 
@@ -80,8 +82,42 @@ def test_answers_of_another_run_are_free_in_a_budget_of_items(family, old, tmp_p
     assert sum(split == "search" for split in mine.values()) == 160
     known = [key for key in run.asked().values() if key in {plan for plan, _ in theirs}]
     assert len(run.asked()) == len(known) + 4  # two banks of 20 items each
-    # Both begin with Sobol points of one seed, which the other run has answered
-    assert len(known) >= 6
+    assert len(known) == len(taken(run)["points"])
+
+
+def test_the_strategy_does_not_repeat_what_the_other_run_began_with(family, old, new, tmp_path):
+    """Although the recipes have one seed; nor does a third run repeat the second."""
+    notes = []
+    third = evomerge.search(
+        seeded(family, new), tmp_path / "run",
+        report=lambda event, facts: notes.append(facts.get("text", "")),
+    )  # fmt: skip
+    assert old.recipe["seed"] == new.recipe["seed"] == third.recipe["seed"]
+    for run, before in ((new, [old]), (third, [old, new])):
+        first = len(taken(run)["points"])
+        asked = [run.asked()[f"c{id}"] for id in range(first, 9)]
+        assert not set(asked) & {key for other in before for key in other.asked().values()}
+    assert len({taken(new)["seed"], taken(third)["seed"], 3}) == 3
+    said = f"seeds: {first} of 9 candidates had been answered by {new.folder} before"
+    assert notes.count(said) == 1
+    again = evomerge.search(seeded(family, new), tmp_path / "again")
+    assert ledgers.content(again.folder) == ledgers.content(third.folder)
+
+
+def test_a_run_from_before_seeds_had_a_seed_goes_on_with_that_of_its_recipe(family, old, tmp_path):
+    recipe = seeded(family, old)
+    run = evomerge.search(recipe, tmp_path / "run")
+    with sqlite3.connect(run.folder / "ledger.sqlite") as db:
+        db.execute("UPDATE events SET body=json_remove(body, '$.seed') WHERE kind='seeds'")
+    with closing(Ledger(run.folder)) as ledger:
+        problem = resolve(recipe)
+        first = [tuple(point) for point in ledger.last("seeds")["points"].values()]
+        strategy = seeds.strategy(problem, ledger)
+        asked = strategy.ask(9)
+        assert [p.point for p in asked] == first
+        strategy.tell([Observation(p.id, p.point, (0.0, 0.0)) for p in asked])
+        sobol = plugins.begin("sobol", {}, problem.space, ["one", "two"], seed=3, where="")
+        assert [p.point for p in strategy.ask(3)] == [p.point for p in sobol.ask(3)]
 
 
 def test_a_plan_says_what_would_be_taken(family, old, new, run, tmp_path):
@@ -192,8 +228,9 @@ def test_what_is_no_run_is_refused(family, old, tmp_path):
         evomerge.search(seeded(family, old, seeds=f"run:{tmp_path}/nowhere"), tmp_path / "run")
     with pytest.raises(errors.RecipeError, match="is this run's own folder"):
         evomerge.search(seeded(family, old, seeds=f"run:{tmp_path}/run"), tmp_path / "run")
-    with pytest.raises(errors.RecipeError, match="seeds"):
-        resolve(seeded(family, old, seeds=str(old.folder)))
+    for wrong in (str(old.folder), "run:", ""):
+        with pytest.raises(errors.RecipeError, match=r"seeds: expected run:FOLDER, got '"):
+            resolve(seeded(family, old, seeds=wrong))
 
 
 def test_operators_to_choose_from_take_the_plans_of_one(family, old, tmp_path):
@@ -202,4 +239,5 @@ def test_operators_to_choose_from_take_the_plans_of_one(family, old, tmp_path):
     run = evomerge.search(recipe, tmp_path / "run")
     first = len(taken(run)["points"])
     asked = [run.asked()[f"c{id}"] for id in range(first)]
-    assert asked[0] == old.chosen.key and not set(asked) & {plan for plan, _ in hosts(run)[1]}
+    searched = {plan for (plan, _), split in hosts(run)[1].items() if split == "search"}
+    assert asked[0] == old.chosen.key and not set(asked) & searched

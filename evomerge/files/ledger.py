@@ -130,11 +130,9 @@ class Ledger:
 
     def append(self, kind: str, body: Any) -> int:
         """Add one event; its number."""
+        query = "INSERT INTO events (kind, body, time) VALUES (?, ?, ?)"
         with self.together():
-            written = self._db.execute(
-                "INSERT INTO events (kind, body, time) VALUES (?, ?, ?)",
-                (kind, _json(body), self._clock()),
-            )
+            written = self._db.execute(query, (kind, _json(body), self._clock()))
         return int(written.lastrowid or 0)
 
     def events(self, *kinds: str) -> Iterator[Event]:
@@ -151,8 +149,7 @@ class Ledger:
 
     def at(self, kind: str) -> int:
         """The number of the latest event of a kind, or 0."""
-        query = "SELECT ifnull(max(number), 0) || '' FROM events WHERE kind=?"
-        return int(self._first(query, kind))
+        return int(self._first("SELECT ifnull(max(number),0)||'' FROM events WHERE kind=?", kind))
 
     def body(self, number: int) -> Any:
         """That of the event with this number."""
@@ -160,8 +157,8 @@ class Ledger:
 
     def add_session(self, body: Any) -> None:
         """Note that a process starts to work on the run: on which machine, with which versions."""
+        row = (_json(body), self._clock())
         with self.together():
-            row = (_json(body), self._clock())
             self._db.execute("INSERT INTO sessions (body, time) VALUES (?, ?)", row)
 
     def last_session(self) -> Any:
@@ -180,14 +177,14 @@ class Ledger:
         return float(self._db.execute(f"SELECT max(t) FROM ({times})").fetchone()[0] or 0.0)
 
     def seconds(self) -> float:
-        """Time from the start of each session to its last event, added up."""
+        """Time from the start of each session of a search to its last event, added up."""
         starts = [row[0] for row in self._db.execute("SELECT time FROM sessions ORDER BY time")]
-        total = 0.0
-        for start, end in zip(starts, [*starts[1:], float("inf")], strict=False):
-            query = "SELECT max(time) FROM events WHERE time >= ? AND time < ?"
-            last = self._db.execute(query, (start, end)).fetchone()[0]
-            total += last - start if last is not None else 0.0
-        return total
+        ends = [*starts[1:], float("inf")] if starts else []
+        # What is asked of a finished run belongs to no session
+        query = """SELECT ifnull(max(time) - ?1, 0) FROM events
+            WHERE time >= ?1 AND time < ?2 AND kind NOT IN ('between', 'evaluated')"""
+        rows = (self._db.execute(query, span) for span in zip(starts, ends, strict=True))
+        return float(sum(row.fetchone()[0] for row in rows))
 
     def add_plans(self, plans: Iterable[tuple[str, str]]) -> None:
         """Keep plans, as (key, JSON)."""
@@ -214,11 +211,9 @@ class Ledger:
             )
 
     def record_failure(self, plan: str, reason: str, host: str, slot: int) -> None:
+        row = (plan, reason, self._clock(), host, slot)
         with self.together():
-            self._db.execute(
-                "INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?)",
-                (plan, reason, self._clock(), host, slot),
-            )
+            self._db.execute("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?)", row)
 
     def answers(self) -> Iterator[tuple[str, Answer]]:
         """All answers, as (plan key, answer)."""
@@ -234,8 +229,13 @@ class Ledger:
 
     def answered(self, split: str) -> int:
         """How many answers there are to items of a split."""
-        query = "SELECT count(*) FROM answers WHERE split=?"
-        return int(self._db.execute(query, (split,)).fetchone()[0])
+        rows = self._db.execute("SELECT count(*) FROM answers WHERE split=?", (split,))
+        return int(rows.fetchone()[0])
+
+    def copied(self) -> set[str]:
+        """Keys of the plans that have answers of another run."""
+        rows = self._db.execute("SELECT DISTINCT plan FROM answers WHERE host LIKE 'run:%'")
+        return {row[0] for row in rows}
 
     def forget_failures(self, plans: Iterable[str]) -> None:
         """Drop the failures of these plans, so that they can be tried again."""

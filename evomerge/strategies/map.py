@@ -29,6 +29,9 @@ WHERE = "strategy.map.otherwise"
 TRIES = 3
 """Times that pymoo mates anew for children which differ: a front may be a single point."""
 
+VAIN = 1024
+"""Sobol points after one another that are known, after which no more are drawn."""
+
 
 def needs(options: Mapping[str, Any]) -> frozenset[str]:
     """A quadratic has (D + 1)(D + 2) / 2 coefficients; and what the other strategy needs."""
@@ -42,7 +45,8 @@ class Strategy(Relayed):
     Each round waits for the one before and is fitted to everything known. Where a surrogate
     explains less than `least_fit` of a loss, points left out being predicted from the others,
     its front is not trusted: the strategy `otherwise` goes on from what is known. A front of few
-    points is filled up with Sobol points to half a round.
+    points is filled up with Sobol points to half a round. What is known is not proposed again, and
+    counts once: a point left out would be predicted from itself.
     `population`: candidates per round; `generations`: of NSGA-II on the surrogates.
     """
 
@@ -69,8 +73,9 @@ class Strategy(Relayed):
         self._fresh = self._rounds = 0
         self._notes: list[str] = []
         self._gave_up = False
-        measured = sum(pareto.measured(losses) for _, losses in start)
-        design = max(2 * quadratic.n_terms(len(space)) - measured, 1)
+        self._seen = {self._canonical(point) for point, _ in start}
+        measured = {self._canonical(point) for point, f in start if pareto.measured(f)}
+        design = max(2 * quadratic.n_terms(len(space)) - len(measured), 1)
         self._relay = Relay(Listed(self._sobol(design)), start)
 
     def ask(self, n: int) -> list[Proposal]:
@@ -86,20 +91,21 @@ class Strategy(Relayed):
 
     def _following(self) -> plugins.Strategy:
         """The next round, or the other strategy where surrogates do not fit."""
-        known = [(p, losses) for p, losses in self._relay.known if pareto.measured(losses)]
-        points = np.array([point for point, _ in known])
+        told = ((self._canonical(p), f) for p, f in self._relay.known if pareto.measured(f))
+        known = dict(told)  # the last time that a point was told counts
+        points = np.array(list(known))
         try:
-            surrogate = quadratic.fit(points, [losses for _, losses in known])
+            surrogate = quadratic.fit(points, list(known.values()))
         except (ValueError, IndexError):
             return self._give_up(f"{len(known)} candidates that did not fail are too few to fit")
         self._notes = [f"map: {self._fits(surrogate)}, by {len(known)} candidates"]
         if surrogate.explained.min() < self._least_fit:
             return self._give_up(f"a surrogate explains less than {self._least_fit:g}")
         self._rounds += 1
-        found = self._front(surrogate, points[pareto.nondominated([f for _, f in known])])
-        seen = {tuple(point.tolist()) for point in points}
-        new = dict.fromkeys(tuple(self._space.canonical(x).tolist()) for x in found)
-        unseen = [point for point in new if point not in seen]
+        found = self._front(surrogate, points[pareto.nondominated(list(known.values()))])
+        new = dict.fromkeys(self._canonical(x) for x in found)
+        unseen = [point for point in new if point not in known]
+        self._seen.update(unseen)
         # a front that is a few points, or is known by now, leaves room for what is not
         return Listed([*unseen, *self._sobol(max(self._population // 2 - len(unseen), 0))])
 
@@ -125,10 +131,22 @@ class Strategy(Relayed):
         return done.pop.get("X")
 
     def _sobol(self, count: int) -> list[tuple[float, ...]]:
-        """The next points of a Sobol sequence, canonical."""
-        rows = sequences.stretch(len(self._space), self._seed, self._fresh, count)
-        self._fresh += count
-        return [tuple(self._space.canonical(row).tolist()) for row in rows]
+        """The next `count` points of a Sobol sequence that are not known, canonical; fewer where
+        a small space seems to have no more."""
+        found: list[tuple[float, ...]] = []
+        vain = 0
+        while len(found) < count and vain < VAIN:
+            rows = sequences.stretch(len(self._space), self._seed, self._fresh, count - len(found))
+            self._fresh += len(rows)
+            drawn = dict.fromkeys(self._canonical(row) for row in rows)
+            fresh = [point for point in drawn if point not in self._seen]
+            found += fresh
+            self._seen.update(fresh)
+            vain = 0 if fresh else vain + len(rows)
+        return found
+
+    def _canonical(self, point: npt.ArrayLike) -> tuple[float, ...]:
+        return tuple(self._space.canonical(np.asarray(point)).tolist())
 
 
 class Surrogates(Problem):  # type: ignore[misc]
