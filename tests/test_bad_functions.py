@@ -75,6 +75,16 @@ def test_an_objective_that_was_put_right_goes_on(family, tmp_path):
     assert run.is_confirmed and run.failures() == {}
 
 
+def test_nothing_new_is_scored_without_a_function(family, tmp_path, refused):
+    """One that was given in Python, which no command has; it is named."""
+    run = evomerge.search(
+        families.recipe(family, budget={"candidates": 6}), tmp_path / "run",
+        objectives={"own": lambda model, tokenizer: 0.5},
+    )  # fmt: skip
+    says = "objective 'own' was given in Python and is not in the recipe"
+    refused("between", run.folder, "base", run.front[0].label, code=errors.USAGE, says=says)
+
+
 def test_too_many_failures_end_the_search(refused, tmp_path, functions):
     says = [
         "12 of the last 12 candidates failed; most often: objective 'a': RuntimeError: boom", "-o",
