@@ -217,7 +217,7 @@ def asked(folder):
         RACE,
         {"name": "seeded", "inner": RACE},
         {"name": "staged", "first": {"name": "sobol"}, "candidates": 3, "then": RACE},
-        {"name": "staged", "first": RACE, "candidates": 99},
+        {"name": "staged", "first": RACE, "candidates": 12},
         {"name": "restart", "inner": RACE},
     ],
     ids=["alone", "seeded", "then", "first", "restart"],
