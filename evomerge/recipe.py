@@ -45,12 +45,12 @@ def _find(source: str) -> Path:
     """A file, or a shipped recipe as `quickstart` or `recipes/quickstart.yaml`."""
     if Path(source).is_file():
         return Path(source)
-    if source and Path(source).is_dir():
-        raise errors.RecipeError(f"{source}: is a folder, expected a recipe file")
     shipped = banks.shipped("recipes")
     name = re.sub(r"^recipes/|\.ya?ml$", "", source)
     if (shipped / f"{name}.yaml").is_file() and "/" not in name:
         return shipped / f"{name}.yaml"
+    if source and Path(source).is_dir():
+        raise errors.RecipeError(f"{source}: is a folder, expected a recipe file")
     known = [path.stem for path in shipped.glob("*.yaml")]
     if "/" in name or Path(source).suffix:
         raise errors.RecipeError(

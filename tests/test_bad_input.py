@@ -10,6 +10,7 @@ import torch
 
 import evomerge
 from evomerge import api, errors
+from evomerge.recipe import read
 from tests import command, families
 
 GENES = "space.genes"
@@ -156,6 +157,13 @@ def test_yaml_that_is_no_recipe(refused, tmp_path, text, says):
     path = tmp_path / "recipe.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     refused("plan", path, code=errors.USAGE, says=says)
+
+
+def test_a_folder_does_not_hide_the_recipe_of_its_name(tmp_path, monkeypatch):
+    """`evomerge search quickstart -o quickstart`, again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()
+    assert read("quickstart")[0].name == "quickstart"
 
 
 def test_a_recipe_that_is_not_there(refused, tmp_path):
