@@ -54,7 +54,7 @@ def between(
     label = f"{run.point(first).label}~{run.point(second).label}@{share:g}"
     problem = resolve(run.recipe, pinned=pinned(run.folder))
     plan = interpolated(problem, run.plan(first), run.plan(second), share)
-    with _desk(run.folder, problem) as desk:
+    with _desk(run, problem) as desk:
         answers = desk.answers
         places = [*answers.places("validation"), *answers.places("test")]
         fresh = bool(answers.missing(plan.key, answers.places("test")))
@@ -69,14 +69,14 @@ def between(
 
 
 @contextmanager
-def _desk(folder: Path, problem: Problem) -> Iterator[Desk]:
+def _desk(run: Run, problem: Problem) -> Iterator[Desk]:
     """Where answers are given and recorded in a run; no other process writes there meanwhile."""
-    if lacking := [name for name in Run(folder).objectives if name not in problem.objectives]:
+    if lacking := [name for name in run.objectives if name not in problem.objectives]:
         raise errors.RecipeError(
-            f"{folder}: objective '{lacking[0]}' was given in Python and is not in the "
+            f"{run.folder}: objective '{lacking[0]}' was given in Python and is not in the "
             "recipe: nothing new can be scored"
         )
-    with closing(Ledger(folder, write=True)) as ledger:
+    with closing(Ledger(run.folder, write=True)) as ledger:
         require_same_scores(ledger, problem)
         answers = Answers(ledger, problem.setup)
         with closing(Desk(answers, ("inline", {}), Pace(answers.setup))) as desk:

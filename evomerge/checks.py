@@ -50,8 +50,8 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
     saving.size(recipe.disk_reserve, "disk_reserve")
     if recipe.budget.is_empty:
         raise errors.RecipeError("budget: give candidates, items, seconds or until")
+    most = recipe.budget.candidates
     for size in _sizes(recipe):
-        most = recipe.budget.candidates
         if size.given and size.key in REFUSED and most is not None and size.value > most:
             raise errors.RecipeError(
                 f"{size.where}: {size.value} candidates are more than the budget has ({most}): "

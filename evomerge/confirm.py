@@ -17,6 +17,7 @@ from evomerge.answers import Answers
 from evomerge.blocks import places
 from evomerge.constraints import Constraints, Margin
 from evomerge.desk import Desk
+from evomerge.estimation import is_skill
 from evomerge.maths import pareto
 from evomerge.objectives import Anchor, Losses, anchor, exact_anchor
 from evomerge.pace import Pace
@@ -100,9 +101,9 @@ def _anchors(problem: Problem, plans: Mapping[str, Plan], answers: Answers) -> d
             answers.column(plan.key, name, answers.places("search"), problem.signals[name])
             for plan in plans.values()
         )
-        scorer = plugins.load("scorer", problem.banks[name].scorer)
-        made = exact_anchor if getattr(scorer, "STRUCTURAL", False) else anchor
-        found[name] = replace(made(base, experts), skill=getattr(scorer, "SKILL", True))
+        scorer = problem.banks[name].scorer
+        made = exact_anchor if plugins.is_structural(scorer) else anchor
+        found[name] = replace(made(base, experts), skill=is_skill(scorer))
     return found
 
 

@@ -21,6 +21,11 @@ FEWEST_WHOLE, FEWEST_ITEMS = 8, 10
 NO_SKILL = "what is scored is no skill, so that there is no ability to fit"
 
 
+def is_skill(scorer: str) -> bool:
+    """Whether a score is an ability of the model; how short its texts are, say, is none."""
+    return bool(getattr(plugins.load("scorer", scorer), "SKILL", True))
+
+
 @dataclass(frozen=True)
 class View:
     """How the answers to one bank of I items are read; what a `calibrated` event holds of it.
@@ -112,8 +117,7 @@ class Estimation:
         for objective, signal in self.signals.items():
             rows = dict.fromkeys([*self.ends, *keys])
             table = np.stack([self.answers.row(key, objective, signal) for key in rows])
-            scorer = plugins.load("scorer", self.answers.setup.banks[objective].scorer)
-            skill = getattr(scorer, "SKILL", True)
+            skill = is_skill(self.answers.setup.banks[objective].scorer)
             found[objective] = asdict(self._view(table, self.views.get(objective), skill))
         return found
 

@@ -92,8 +92,6 @@ class Tested:
         for other in there:
             pair = places.index(label), places.index(other.label)
             found = self._resampled.difference(*pair, weights=mine.weights)
-            if all(len(scores) < 2 for scores in mine.scores["test"]):  # nothing to draw anew
-                found = intervals.Difference(found.difference, *3 * [float("nan")])
             pairs = zip(mine.scores["test"], other.scores["test"], strict=True)
             rows.append(
                 {

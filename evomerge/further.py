@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -32,38 +32,39 @@ def scores(
     banks = api.by_name([shelf.load(reference) for reference in references])
     points = [*run.front.points, *run.baselines.points]
     known = run.evaluated()
+    keys = _keys(points, banks, split)
     lacking = {
-        point.label: [bank for bank in banks.values() if _key(point, bank, split) not in known]
+        point.label: [name for name in banks if keys[point.label, name] not in known]
         for point in points
     }
     if any(lacking.values()):
         with closing(Ledger(run.folder, write=True)) as ledger:
             for point in points:
-                if asked := lacking[point.label]:
+                if asked := [banks[name] for name in lacking[point.label]]:
                     told(point.label)
                     found = api.evaluate(run.plan(point.label), asked, split=split)
                     with ledger.together():
-                        _keep(ledger, point, asked, split, found.values())
+                        for name, score in found.items():
+                            body = {"key": keys[point.label, name], "bank": name}
+                            ledger.append("evaluated", {**body, "scores": score.scores.tolist()})
         known = run.evaluated()
     return {
         point.label: {
-            name: api.Score.of(name, np.array(known[_key(point, bank, split)]))
-            for name, bank in banks.items()
+            name: api.Score.of(name, np.array(known[keys[point.label, name]])) for name in banks
         }
         for point in points
     }
 
 
-def _keep(
-    ledger: Ledger, point: Point, banks: Iterable[Bank], split: str, found: Iterable[api.Score]
-) -> None:
-    for bank, score in zip(banks, found, strict=True):
-        key = _key(point, bank, split)
-        ledger.append(
-            "evaluated", {"key": key, "bank": bank.name, "scores": score.scores.tolist()}
+def _keys(
+    points: Sequence[Point], banks: Mapping[str, Bank], split: str
+) -> dict[tuple[str, str], str]:
+    """What each score depends on, by label and bank."""
+    libraries = versions()
+    return {
+        (point.label, name): json.dumps(
+            [point.key, *bank.identity(), split, libraries], sort_keys=True
         )
-
-
-def _key(point: Point, bank: Bank, split: str) -> str:
-    """What a score depends on."""
-    return json.dumps([point.key, *bank.identity(), split, versions()], sort_keys=True)
+        for point in points
+        for name, bank in banks.items()
+    }

@@ -79,8 +79,8 @@ def prepare(tokenizer: Any, items: Sequence[Item], mark: Mark, options: Options)
     chat = options.get("chat", DEFAULTS["chat"])
     texts = [prompts.text(tokenizer, item, chat=chat) for item in items]
     rows = [prompts.tokens(tokenizer, text, chat=chat) for text in texts]
+    made = options.get("max_new_tokens", DEFAULTS["max_new_tokens"])
     for item, row in zip(items, rows, strict=True):
-        made = options.get("max_new_tokens", DEFAULTS["max_new_tokens"])
         prompts.check_length(tokenizer, item, len(row), made)
     return assemble(tokenizer, items, rows, mark, options)
 

@@ -164,7 +164,7 @@ class Search:
 
     def left(self) -> int:
         """How many more candidates the budget allows; a large number where it does not say."""
-        return max(0, min(self._new(), self._room()))
+        return min(self._new(), self._room())
 
     def _new(self) -> int:
         most = self.recipe.budget.candidates

@@ -86,12 +86,7 @@ class Seeded(Stages):
 
     def notes(self) -> list[str]:
         """How many candidates had been answered before, and what the strategy says."""
-        asked = {
-            row["id"]: row["plan"]
-            for event in self._ledger.events("ask")
-            for row in event.body["proposals"]
-        }
-        copied = self._ledger.copied()
+        asked, copied = Recorded(self._ledger.folder).asked(), self._ledger.copied()
         again = sum(key in copied for key in asked.values())
         line = f"seeds: {again} of {len(asked)} candidates had been answered by {{}} before"
         return [*([line.format(self._given["run"])] if again else []), *super().notes()]

@@ -181,9 +181,9 @@ class Ledger:
         starts = [row[0] for row in self._db.execute("SELECT time FROM sessions ORDER BY time")]
         ends = [*starts[1:], float("inf")] if starts else []
         # What is asked of a finished run belongs to no session
-        query = """SELECT ifnull(max(time) - ?1, 0) FROM events
-            WHERE time >= ?1 AND time < ?2 AND kind NOT IN ('between', 'evaluated')"""
-        rows = (self._db.execute(query, span) for span in zip(starts, ends, strict=True))
+        query = """SELECT ifnull(max(time) - ?, 0) FROM events
+            WHERE time >= ? AND time < ? AND kind NOT IN ('between', 'evaluated')"""
+        rows = (self._db.execute(query, row) for row in zip(starts, starts, ends, strict=True))
         return float(sum(row.fetchone()[0] for row in rows))
 
     def add_plans(self, plans: Iterable[tuple[str, str]]) -> None:

@@ -51,11 +51,12 @@ class Resampled:
     """What plans score on items drawn anew, the same ones for all.
 
     `measured` (plans, banks) are the means over the items themselves, `means` (repeats, plans,
-    banks) those of each repeat.
+    banks) those of each repeat. `drawn`: some bank has two items, or there is nothing to draw.
     """
 
     measured: Array
     means: Array
+    drawn: bool = True
 
     def difference(
         self, plan: int, other: int, level: float = 0.95, *, weights: Sequence[float] | None = None
@@ -65,6 +66,7 @@ class Resampled:
 
         Needs ten items on which the two differ: with 5 the interval covers the truth in 91 % of
         all cases instead of 95, with 3 in 87 %.
+        All are nan where nothing is drawn.
         Source: Efron and Tibshirani (1993), sections 13.3 and 15.4.
         """
         one, two = (np.average(self.measured[p], weights=weights) for p in (plan, other))
@@ -72,6 +74,8 @@ class Resampled:
             np.average(self.means[:, p], axis=1, weights=weights) for p in (plan, other)
         )
         middle, gains = float(one - two), (mine - theirs).round(12)
+        if not self.drawn:
+            return Difference(middle, *3 * [float("nan")])
         low, high = np.quantile(gains, [(1 - level) / 2, (1 + level) / 2])
         tail = min(np.count_nonzero(gains <= 0), np.count_nonzero(gains >= 0))
         p = min(1.0, 2 * (1 + tail) / (1 + len(gains)))
@@ -100,7 +104,7 @@ def resample(scores: Sequence[npt.ArrayLike], repeats: int = 10000, *, seed: int
     ):
         raise ValueError("expected the same items for all, at least one per bank")
     measured = np.stack([bank.mean(axis=1) for bank in banks], axis=1)
-    return Resampled(measured, resampled_means(banks, repeats, seed))
+    return Resampled(measured, resampled_means(banks, repeats, seed), _can_be_drawn(banks))
 
 
 def paired_bootstrap(
@@ -177,7 +181,7 @@ def bootstrap_hypervolume(
     measured = np.stack([bank.mean(axis=1) for bank in banks], axis=1)
     anchors = np.asarray(zero, dtype=np.float64), np.asarray(unit, dtype=np.float64)
     value = pareto.hypervolume((anchors[0] - measured) / anchors[1], reference)
-    if all(bank.shape[1] < 2 for bank in banks):
+    if not _can_be_drawn(banks):
         return value, float("nan"), float("nan")
     again = [
         pareto.hypervolume((anchors[0] - means) / anchors[1], reference)
@@ -185,3 +189,8 @@ def bootstrap_hypervolume(
     ]
     low, high = np.quantile(again, [(1 - level) / 2, (1 + level) / 2])
     return value, max(0.0, float(2 * value - high)), max(0.0, float(2 * value - low))
+
+
+def _can_be_drawn(banks: Sequence[Array]) -> bool:
+    """Whether items drawn anew can be others: one alone always is the same."""
+    return any(bank.shape[1] > 1 for bank in banks)

@@ -49,8 +49,7 @@ class Batch:
 def benchmark(keys: Sheet) -> Benchmark | None:
     """A task by name is a public one: whatever is asked of it is in what others report."""
     task = str(keys.options.get("task", ""))
-    public: Any = list(SPLITS)
-    return None if Path(task).suffix else Benchmark(name=task, public_test=public)
+    return None if Path(task).suffix else _public(task)
 
 
 def origin(keys: Sheet, path: Path) -> Origin:
@@ -74,12 +73,12 @@ def _benchmark(config: Any) -> Benchmark | None:
     files = json.dumps((config.dataset_kwargs or {}).get("data_files"), default=str)
     name = str(config.dataset_path or "")
     own = name in FILES and "://" not in files
-    public: Any = list(SPLITS)
-    return (
-        None
-        if own or not name or Path(name).is_dir()
-        else Benchmark(name=name, public_test=public)
-    )
+    return None if own or not name or Path(name).is_dir() else _public(name)
+
+
+def _public(name: str) -> Benchmark:
+    splits: Any = list(SPLITS)
+    return Benchmark(name=name, public_test=splits)
 
 
 def prepare(
