@@ -18,7 +18,6 @@ from evomerge.answers import Answers, Place, Scores
 from evomerge.estimation import Estimation
 from evomerge.maths.estimates import Estimate, standard_error
 from evomerge.plan import Plan
-from evomerge.plugins import REFERENCE_POINT
 from evomerge.schema import Keep
 
 
@@ -107,9 +106,9 @@ class Constraints:
         return f"'{name}' {where} ({self.keep[name].wanted()})"
 
 
-def penalised(losses: tuple[float, ...], lacks: float) -> tuple[float, ...]:
-    """The losses (M,), or beyond the reference point where something is lacking."""
-    return tuple(REFERENCE_POINT * (1 + lacks) for _ in losses) if lacks > 0 else losses
+def penalised(losses: tuple[float, ...], lacks: float, worst: float) -> tuple[float, ...]:
+    """The losses (M,), or beyond `worst` in all objectives where something is lacking."""
+    return tuple(worst * (1 + lacks) for _ in losses) if lacks > 0 else losses
 
 
 def _error(apart: Scores) -> float:

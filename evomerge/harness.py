@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from evomerge import errors, prompts
+from evomerge.files import plain
 from evomerge.files.items import Item, split_of
 
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "examples": 1234}
@@ -161,7 +162,7 @@ def _task(place: str) -> Any:
             raise errors.InputError("is a group, of which each task is a bank of its own")
         path = index[place].yaml_path
     if not path.is_file():
-        raise errors.InputError(f"{path}: no such file")
+        raise errors.InputError(f"{path}: {plain.absent(path)}")
     keys = load_yaml(path)
     if "group" in keys:
         raise errors.InputError("is a group, of which each task is a bank of its own")

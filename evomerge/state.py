@@ -5,6 +5,7 @@ It changes by events of the ledger alone, so that replaying them leads to where 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from evomerge.fidelity import Chosen
 from evomerge.maths import pareto
 from evomerge.objectives import Losses
 from evomerge.plan import Plan
-from evomerge.plugins import Observation, Proposal
+from evomerge.plugins import REFERENCE_POINT, Observation, Proposal
 from evomerge.recipe import Problem
 
 Report = Callable[[str, Mapping[str, Any]], None]
@@ -117,8 +118,16 @@ class State:
         candidate.lacks, candidate.keeps = self.constraints.lacking(
             candidate.key, kept, self.estimation, candidate.places
         )
-        candidate.losses = penalised(losses, candidate.lacks)
+        worst = self._worst if candidate.lacks > 0 else REFERENCE_POINT
+        candidate.losses = penalised(losses, candidate.lacks, worst)
         candidate.items = items
+
+    @functools.cached_property
+    def _worst(self) -> float:
+        """The largest loss that base and experts have, or the reference point."""
+        places = self.answers.places("search")
+        seen = [self.losses.seen(self.answers, key, places) for key in self.ends]
+        return max(REFERENCE_POINT, *(max(self.losses.of_scores(s)) for s in seen))
 
     def _pass_on(self, body: Sequence[Mapping[str, Any]]) -> None:
         """Give the strategy what a tell event holds."""

@@ -29,6 +29,9 @@ from evomerge.threads import one_thread
 SPECIAL, TEMPLATE = 64, 1024
 """Most tokens that are expected beside an item's own: those of a tokenizer, of a chat template."""
 
+STATED = 10**9
+"""A tokenizer that says of more tokens than this that models read them says nothing."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -241,8 +244,9 @@ def load(form: Form, dtype: str, device: torch.device) -> tuple[Any, Any]:
     quiet.disable_progress_bar()
     try:
         config = modules.config(form.base)
+        text = config.get_text_config()
         if form.untied:
-            config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
+            config.tie_word_embeddings = text.tie_word_embeddings = False
         kind: Any = modules.architecture(config, str(form.base))
         model: Any = kind.from_pretrained(
             form.base, config=config, dtype=getattr(torch, dtype), use_safetensors=True,
@@ -251,6 +255,8 @@ def load(form: Form, dtype: str, device: torch.device) -> tuple[Any, Any]:
         if form.rows is not None:
             model.resize_token_embeddings(form.rows, mean_resizing=False)
         tokenizer = _tokenizer(form)
+        if tokenizer is not None and tokenizer.model_max_length > STATED:
+            tokenizer.model_max_length = getattr(text, "max_position_embeddings", STATED)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         if "trust_remote_code" in str(error):

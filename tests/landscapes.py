@@ -13,7 +13,7 @@ NESTED = ("seeded", {"inner": {"name": "nsga2", "population": 8}})
 POPULATION = {"population": 8}
 QUICK = {
     "cma_es": {"population": 5},
-    "gp": {"startup": 12},
+    "gp": {"startup": 6},
     "map": {"generations": 4, **POPULATION},
     "nsga2": POPULATION,
     "nsga3": POPULATION,
@@ -61,8 +61,8 @@ def mixed():
 
 
 def few(name, number):
-    """Half of a number of proposals or turns for a strategy that takes long for each."""
-    return number // 2 if name in SLOW else number
+    """A third of a number of proposals or turns for a strategy that takes long for each."""
+    return number // 3 if name in SLOW else number
 
 
 def make(name, options, space, objectives=2, seed=0):

@@ -139,6 +139,7 @@ def test_few_rows_of_few_layers_are_read(tmp_path, monkeypatch):
     assert max(stop for *_, stop in read) == 3 * 80
 
 
+@pytest.mark.slow
 def test_a_mismatch_is_refused_and_can_be_allowed(refused, run, family, tmp_path):
     """A zoo of two ancestors: in `plan` and before a search, with the numbers."""
     other = tmp_path / "other"

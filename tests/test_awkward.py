@@ -167,6 +167,7 @@ GROWING = """
 """
 
 
+@pytest.mark.slow
 def test_a_candidate_is_told_twice_with_a_kill_between(family, tmp_path):
     """Killed after each number of recorded events in turn, the run ends like an untouched one."""
     (tmp_path / "lab").mkdir()

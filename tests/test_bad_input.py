@@ -224,6 +224,7 @@ def test_what_a_budget_ends_before_is_said(run, family, tmp_path, changes, says)
     assert len(found) == (says is not None) and (not found or re.match(says, found[0])), found
 
 
+@pytest.mark.slow
 def test_a_budget_of_items_has_no_more_candidates_than_is_said(run, family, tmp_path):
     path = command.write(
         tmp_path, families.recipe(family, budget={"items": 400}, strategy="sobol")

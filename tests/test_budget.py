@@ -116,6 +116,7 @@ def test_the_front_is_confirmed_within_the_time(timed):
     assert timed.clock.now - begun <= 900
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shortlist", [1, 3, 5])
 def test_incumbents_are_part_of_the_shortlist_and_of_the_time_kept_free(
     family, tmp_path, shortlist

@@ -82,6 +82,7 @@ def test_a_run_from_before_functions_had_a_code_goes_on():
     assert changes.between({"o": old}, {"o": [*new[:3], "margin"]})
 
 
+@pytest.mark.slow
 def test_one_byte_of_an_input(here, run, refused):
     """Refused with both sha256; allowed, the old candidates stay told and are not confirmed."""
     write(here)
@@ -192,6 +193,7 @@ def test_another_recipe_is_refused_whatever_one_insists_on(here, refused, change
     evomerge.search("recipe.yaml", "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"fidelity": {"name": "random", "items": 10}}, {"strategy": "m2n2"}]
 )

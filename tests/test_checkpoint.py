@@ -116,7 +116,7 @@ def test_folders_that_are_not_models(tmp_path):
     (tmp_path / "model-00001-of-00002.safetensors").write_text("")
     assert "neither model.safetensors nor model.safetensors.index.json" in refusal(tmp_path)
     (tmp_path / "model.safetensors").mkdir()
-    assert "model.safetensors: no such file" in refusal(tmp_path)
+    assert "model.safetensors: is a folder, expected a file" in refusal(tmp_path)
 
 
 def test_adapter_is_named_as_such(tmp_path):

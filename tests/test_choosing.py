@@ -131,6 +131,7 @@ def test_a_bank_of_another_day_scores_the_front_and_the_baselines(copied, family
         assert rows[point.label]["two"]["mean"] == pytest.approx(point.means("test")[1])
 
 
+@pytest.mark.slow
 def test_what_was_scored_on_a_bank_of_another_day_is_kept(copied, family, tmp_path, run):
     """By the bank's content and the libraries; a search counts no time for it, and goes on."""
     options = ("-b", family / "two.jsonl", "--front", "--json")

@@ -49,6 +49,7 @@ def searching(slow, pause):
     return process
 
 
+@pytest.mark.slow
 def test_a_search_that_is_stopped_goes_on(slow):
     """SIGTERM, then two Ctrl-C in one long answer, then to the end; meanwhile nobody else may."""
     folder = slow.parent / "run"
@@ -76,6 +77,7 @@ def test_a_search_that_is_stopped_goes_on(slow):
     assert set(before) <= set(ledgers.content(folder)["answers"])
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(family, tmp_path, run):
     """Files may not grow beyond 128 kB; without the limit the same command completes the run."""
     path = command.write(tmp_path, families.recipe(family))
@@ -254,6 +256,7 @@ def test_without_arguments_there_is_help(run):
     assert re.fullmatch(r"evomerge \d+\.\d+\.\d+\n", run("--version")[1])
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_traceback():
     process = command.start("list", "--json")
     process.stdout.close()

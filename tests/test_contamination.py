@@ -43,6 +43,7 @@ def test_a_test_split_that_is_public_is_only_reported(run, family, tmp_path, spl
     assert json.loads(out)["notes"] == []
 
 
+@pytest.mark.slow
 def test_what_is_allowed_is_said_in_the_search_the_report_and_the_card(run, family, tmp_path):
     recipe = marked(family, tmp_path, ["search", "test"])
     file = command.write(tmp_path, recipe | {"allow_contamination": True})
@@ -62,6 +63,7 @@ def test_what_is_allowed_is_said_in_the_search_the_report_and_the_card(run, fami
     assert "public test set of Words\\|1 \\(search\\)" in card
 
 
+@pytest.mark.slow
 def test_a_label_taken_off_later_does_not_clean_a_run(family, tmp_path):
     recipe = marked(family, tmp_path, ["search"]) | {"allow_contamination": True}
     first = evomerge.search(recipe, tmp_path / "run").contamination

@@ -54,6 +54,7 @@ def searched(talkers, folder, *banks, **changes):
     return evomerge.search(recipe, folder)
 
 
+@pytest.mark.slow
 def test_the_length_of_texts_is_an_objective(talkers, tmp_path):
     """After x, y=42 and a new line: five of at most 32 tokens. After q nothing that is a text."""
     short, long = (
@@ -94,6 +95,7 @@ def test_who_says_less_is_better():
     assert scored == {"score": [0.0], "degenerate": [1.0]}
 
 
+@pytest.mark.slow
 def test_a_merge_that_repeats_itself_has_failed(talkers, tmp_path):
     """Exactly those whose weights add up to more than the margin; the run goes on around them."""
     run = searched(talkers, tmp_path / "run", "says", "loops")
@@ -120,6 +122,7 @@ def test_what_the_base_does_too_is_no_failure(talkers, tmp_path):
     assert not run.failures() and len(run.asked()) == 4
 
 
+@pytest.mark.slow
 def test_a_resumed_run_fails_the_same(talkers, tmp_path):
     changes = {"budget": {"candidates": 6}}
     searched(talkers, tmp_path / "again", "says", **changes)

@@ -25,6 +25,7 @@ def searched(folder, recipe, **objectives):
     return evomerge.search(recipe, folder, objectives=objectives, report=report), notes
 
 
+@pytest.mark.slow
 def test_what_runs_out_of_memory_is_tried_again_with_half_a_batch(family, tmp_path):
     """Once: the second failure is final, and the search goes on."""
     fails = {7, 12, 13}

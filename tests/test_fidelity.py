@@ -36,6 +36,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_ends_as_one_left_alone(family, tmp_path):
     """Stopped in the calibration, and where elites answer new items; refits, choices of items and
     candidates told again are repeated to the last digit."""
@@ -62,6 +63,7 @@ def test_an_interrupted_search_ends_as_one_left_alone(family, tmp_path):
     assert [body["again"] for kind, body in whole["events"] if kind == "items"][2]
 
 
+@pytest.mark.slow
 def test_an_extended_search_chooses_as_the_longer_one(family, tmp_path):
     """The first ends where a fit is due, and items are chosen once there are more to ask."""
     recipe = soft(family, fidelity=INFORMATIVE, strategy="sobol")
@@ -76,7 +78,7 @@ def test_an_extended_search_chooses_as_the_longer_one(family, tmp_path):
     assert grown == whole and sum(kind == "items" for kind, _ in whole) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_kill_after_any_event_changes_nothing(family, tmp_path):
     recipe = soft(family, fidelity=INFORMATIVE, budget={"candidates": 15})
     done = subprocess.run(
@@ -270,6 +272,7 @@ def test_strata_without_an_item_are_pointed_out(family):
     assert not said(name="informative", items=10, estimator="p_irt")
 
 
+@pytest.mark.slow
 def test_optimism_is_told_beside_that_of_base_and_experts(family, tmp_path, run):
     """Items that are chosen are easier or harder than others, for whoever answers them."""
     recipe = soft(family, fidelity=INFORMATIVE, budget={"candidates": 16})

@@ -118,6 +118,7 @@ def test_a_folder_that_may_only_be_read(family, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root may write anywhere"
 )
@@ -151,6 +152,7 @@ def test_a_run_that_may_only_be_read_is_read(family, tmp_path):
     (tmp_path / "run").chmod(0o755)
 
 
+@pytest.mark.slow
 def test_inputs_that_are_deleted_during_a_run(family, tmp_path, refused):
     """What is mapped stays readable; what has to be opened again is named, and it goes on when
     the input is back."""

@@ -58,6 +58,7 @@ def test_names_are_resolved_to_commits_and_recorded(cache, family, tmp_path):
     assert api.plan_of("lab/base", named, "linear").key == twin.key  # content names a plan
 
 
+@pytest.mark.slow
 def test_a_branch_that_moves_does_not_move_a_run(cache, family, tmp_path):
     first = evomerge.search(recipe(family), tmp_path / "run")
     point(cache, "base", NEW)

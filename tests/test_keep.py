@@ -12,6 +12,7 @@ from evomerge.constraints import Constraints, penalised
 from evomerge.estimation import Estimation
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.maths.estimates import Estimate
+from evomerge.objectives import Anchor
 from evomerge.plugins import FAILED_LOSS, REFERENCE_POINT
 from evomerge.recipe import resolve
 from evomerge.schema import Keep
@@ -64,7 +65,7 @@ def test_who_lacks_something_is_worse_than_any_who_does_not(answers):
     found = [limits.lacking("", [Estimate(s, 0.1)], None, []) for s in scores]
     assert [lacks for lacks, _ in found] == pytest.approx([0, 0, 0.1, 0.5])
     assert [keeps for _, keeps in found] == pytest.approx([0.8413, 0.5, 0.1587, 0], abs=1e-4)
-    seen = [penalised((0.3, 0.9), lacks) for lacks, _ in found]
+    seen = [penalised((0.3, 0.9), lacks, REFERENCE_POINT) for lacks, _ in found]
     assert seen[0] == seen[1] == (0.3, 0.9)
     assert REFERENCE_POINT < seen[2][0] == seen[2][1] < seen[3][0] < FAILED_LOSS
 
@@ -87,6 +88,7 @@ def test_how_probable_it_is_that_something_is_lacking_goes_by_pairs(answers):
     assert keeps == pytest.approx(1 - NormalDist(0, error).cdf(lacks))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -138,6 +140,23 @@ def test_what_nothing_can_keep_ends_with_the_closest(family, tmp_path):
         evomerge.search(impossible, tmp_path)
     told = [losses for *_, losses in evomerge.Run(tmp_path).history()]
     assert told and all(REFERENCE_POINT < one[0] < FAILED_LOSS for one in told)
+
+
+def test_who_lacks_something_is_worse_than_the_worst_expert(family, tmp_path, run):
+    """Experts are many units below the base in how they agree with it."""
+    near = tmp_path / "near.yaml"
+    run("bank", "cache", family / "one.jsonl", "--expert", family / "base", "-o", near)
+    near.write_text(near.read_text().replace('"kl_to"', '"kl_to", "measure": "agreement"'))
+    wanted = recipe(family, {"two": {"at_least": 1.0}})
+    wanted["objectives"] = {"near": str(near)}
+    with pytest.raises(errors.Unconfirmed):
+        evomerge.search(wanted, tmp_path / "run")
+    scale = Anchor(**Ledger(tmp_path / "run").last("anchors")["near"])
+    ends = [evomerge.evaluate(family / n, [near], split="search") for n in ("left", "right")]
+    worst = max(scale.loss(end["near"].mean) for end in ends)
+    assert worst > 2 * REFERENCE_POINT
+    told = [losses for *_, losses in evomerge.Run(tmp_path / "run").history()]
+    assert told and all(one[0] > worst for one in told)
 
 
 @pytest.mark.parametrize(

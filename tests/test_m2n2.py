@@ -210,6 +210,7 @@ def test_wrong_options_are_named(options, says):
     assert says in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_search_that_is_extended_is_the_one_that_was_not_interrupted(family, tmp_path):
     objectives = {name: str(family / f"{name}.jsonl") for name in ("one", "two")}
     experts = {name: str(family / name) for name in ("left", "right")}

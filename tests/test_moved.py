@@ -34,6 +34,7 @@ def there(begun, tmp_path, monkeypatch):
     return tmp_path / "there"
 
 
+@pytest.mark.slow
 def test_a_copied_run_does_all_that_it_did(begun, there, run):
     """Its inputs are where they were: every command works, and a resume ends as it would have."""
     before = (begun / "run" / "recipe.json").read_text()
@@ -62,6 +63,7 @@ def test_a_copied_run_does_all_that_it_did(begun, there, run):
     assert (begun / "run" / "recipe.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_inputs_that_are_gone_are_named_until_a_recipe_finds_them(there, run, refused):
     """What needs no weights works without them; afterwards everything is as before."""
     shutil.move(there / "family", there / "new")

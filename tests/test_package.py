@@ -131,6 +131,7 @@ def stand_in(home):
         (folder / member).write_text("\n".join(lines))
 
 
+@pytest.mark.slow
 def test_the_wheel_runs_by_itself(installed, tmp_path):
     """Recipes and banks are found in an empty folder, and a recipe is checked whole."""
     where = evo(installed, code="import evomerge; print(evomerge.__file__)").strip()

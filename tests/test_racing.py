@@ -211,6 +211,7 @@ def asked(folder):
     return {p["id"]: p["items"] for body in asks for p in body["proposals"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -236,6 +237,7 @@ def test_who_comes_last_is_raced_too(family, tmp_path, strategy):
     assert ledgers.content(tmp_path) == done and status.read(tmp_path)["state"] == "confirmed"
 
 
+@pytest.mark.slow
 def test_a_race_that_is_interrupted_at_its_end_goes_on(family, tmp_path):
     recipe = families.recipe(
         family, fidelity="all", strategy=RACE, budget={"candidates": 6}, ask=8
@@ -258,6 +260,7 @@ def test_a_race_that_is_interrupted_at_its_end_goes_on(family, tmp_path):
     assert ledgers.content(tmp_path / "cut") == ledgers.content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_race_that_had_no_items_left_goes_on_with_more(family, tmp_path):
     """Nobody is new, and the run was confirmed: more items are more of the same race."""
     recipe = families.recipe(family, fidelity="all", strategy=RACE, ask=8)

@@ -44,6 +44,7 @@ def test_one_bit_shows(family, tmp_path, monkeypatch):
         rebuilding.rebuild(plan)
 
 
+@pytest.mark.slow
 def test_the_command(family, tmp_path, run):
     path = command.write(tmp_path, families.recipe(family, budget={"candidates": 6}))
     assert run("search", path, "-o", tmp_path / "run")[0] == 0

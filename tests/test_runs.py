@@ -87,6 +87,7 @@ def test_run_again_it_is_complete_and_asks_nothing(family, run):
     assert repr(again.front) == repr(run.front)
 
 
+@pytest.mark.slow
 def test_an_extended_run_is_the_longer_run(family, tmp_path):
     """Extension asks what the longer run would have asked, and looks at `test` a second time."""
     recipe = families.recipe(family, budget={"candidates": 6})
@@ -132,6 +133,7 @@ def searched(folder):
     return events, answers, json.loads(body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["nsga2", "cma_es"])
 def test_validation_and_test_never_reach_the_search(family, tmp_path, strategy):
     """With their answers permuted, all that is asked, answered and told in the search stays as it
@@ -165,6 +167,7 @@ def sometimes(model, tokenizer):
     return 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["sobol", "cma_es", "nsga2", "seeded"])
 def test_failed_candidates_do_not_stop_a_run(family, tmp_path, strategy):
     recipe = families.recipe(family, strategy=strategy)
@@ -286,6 +289,7 @@ def test_the_public_names():
     assert evomerge.search is api.search
 
 
+@pytest.mark.slow
 def test_a_search_by_surrogates_says_how_well_they_fit(family, tmp_path):
     """Random models answer at random: the fit is poor, and stays so after a resume."""
     said = []

@@ -76,6 +76,7 @@ def known(family, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_plan_asks_a_part_of_each_bank_and_a_search_all_of_it(known, family, run, monkeypatch):
     """Before the run by a probe, after it from its ledger; what is odd in the report too."""
     monkeypatch.chdir(known)

@@ -13,6 +13,7 @@ from tests import families, ledgers
 ANSWERS = [Answer("one", name, "search", 0.5, {}) for name in "ab"]
 
 
+@pytest.mark.slow
 def test_answers_that_are_read_again_from_the_ledger(family, tmp_path, monkeypatch):
     """A search that keeps hardly any in memory, whose racing candidates are asked more later."""
     inner = {"name": "nsga2", "population": 6}

@@ -1,7 +1,9 @@
 """Scorers against definitions: log-likelihoods one by one, greedy text by hand, labels."""
 
+import contextlib
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -234,6 +236,21 @@ def test_the_longest_item_that_a_model_reads(model, name):
     says = rf"^item x: has {reads} tokens and gets up to 2 more, the model reads {reads}$"
     with pytest.raises(errors.InputError, match=says):
         scorer.prepare(model[1], [fine, long], **options)
+
+
+def test_a_tokenizer_that_states_no_limit_has_that_of_the_config(family, tmp_path):
+    shutil.copytree(family / "base", tmp_path / "base")
+    for name, key in (("tokenizer_config", "model_max_length"), ("config", None)):
+        path = tmp_path / "base" / f"{name}.json"
+        keys = json.loads(path.read_text())
+        keys.pop(key, None)
+        path.write_text(json.dumps(keys if key else {**keys, "max_position_embeddings": 100}))
+    for length, fits in ((50, True), (120, False)):
+        item = {"prompt": "a" * length, "choices": ["b", "c"], "answer": 0, "split": "test"}
+        (tmp_path / "b.jsonl").write_text(json.dumps(item))
+        refusal = pytest.raises(errors.InputError, match="the model reads 100")
+        with contextlib.nullcontext() if fits else refusal:
+            assert len(evomerge.evaluate(tmp_path / "base", [tmp_path / "b.jsonl"])["b"].scores)
 
 
 @pytest.mark.parametrize("scorer", ["choice", "exact_match", "perplexity"])

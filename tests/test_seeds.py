@@ -140,7 +140,7 @@ def test_the_strategy_knows_what_they_scored(family, old, tmp_path):
     assert len(keys) == len(set(keys)) == 9
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("changes", [{}, {"strategy": {"name": "racing", "rungs": [10, 20]}}])
 def test_killed_at_every_event_it_ends_as_one_left_alone(family, old, tmp_path, changes):
     recipe = seeded(family, old, budget={"candidates": 16}, **changes)
@@ -171,6 +171,7 @@ def test_a_run_goes_on_without_the_one_that_it_began_with(family, old, tmp_path)
         evomerge.search({**recipe, "seeds": None}, halved.folder)
 
 
+@pytest.mark.slow
 def test_a_coarse_run_is_refined(family, old, tmp_path):
     """Its plans are others, its values are those of the finer groups."""
     coarse = {"blocks": 1, "genes": {"weight": [0, 1.2]}}

@@ -116,6 +116,7 @@ def test_what_can_not_be_measured_is_refused(family, objective, says):
         resolve(families.recipe(family, objectives={"a": objective}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

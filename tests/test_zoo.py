@@ -195,6 +195,7 @@ def _readable(commands: Any) -> Any:
             return
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks at /proc")
 @pytest.mark.parametrize("moment", ["texts", "banks", "training"])
 def test_a_real_build_killed_at_any_moment(moment: str, place: Path) -> None:
@@ -240,6 +241,7 @@ def test_a_home_that_is_a_file(place: Path) -> None:
         zoo.build("tiny", report=lambda *_: None)
 
 
+@pytest.mark.slow
 def test_a_failed_training_says_why(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     recipe = {**tiny.RECIPE, "members": ["base"]}

@@ -91,7 +91,7 @@ def test_a_build_makes_the_same_weights_again(members, tmp_path):
         assert ours.read_bytes() == theirs.read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_recipe_finds_a_merge_that_is_better_than_base_and_experts(tmp_path):
     run = evomerge.search("digits", tmp_path / "run")
     rows = {row["baseline"]: row for row in run.comparisons()}

@@ -96,6 +96,7 @@ def test_no_wrong_choice_answers_a_fact(family: Path) -> None:
         assert not any(choice.startswith(right) for choice in item["choices"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BANKS)
 def test_what_is_asked_was_not_trained_on(name: str, family: Path) -> None:
     trained = "".join(texts.split(name.removesuffix("_exact")).train)

@@ -62,7 +62,7 @@ def read(path: Path, where: str = "") -> dict[str, TensorInfo]:
     where = where or str(path)
     try:
         if not path.is_file():
-            raise ValueError("no such file")
+            raise ValueError(plain.absent(path))
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = _length(file.read(8), size)

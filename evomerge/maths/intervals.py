@@ -87,7 +87,13 @@ class Resampled:
 
         Source: probabilities of dominance, Hughes (2001), on items instead of a noise model.
         """
-        return np.asarray(np.mean([pareto.nondominated(-rows) for rows in self.means], axis=0))
+        kept = []
+        banks = np.ascontiguousarray(self.means.transpose(2, 0, 1))
+        for plan in range(banks.shape[2]):
+            mine = banks[:, :, plan, None]
+            better = (banks >= mine).all(axis=0) & (banks > mine).any(axis=0)
+            kept.append(1 - better.any(axis=1).mean())
+        return np.array(kept)
 
 
 def resample(scores: Sequence[npt.ArrayLike], repeats: int = 10000, *, seed: int) -> Resampled:

@@ -17,10 +17,10 @@ def of(run: Run) -> list[str]:
     found += [
         f"{run.chosen.label} and '{row['baseline']}' score otherwise on {count} of the test "
         "items: too few for their interval and p-value to hold."
-        if (count := row["items_that_differ"])
+        if count
         else f"{run.chosen.label} scores the same as '{row['baseline']}' on every test item."
-        for row in run.comparisons()
-        if row["items_that_differ"] < FEW
+        for row, count in ((row, row["items_that_differ"]) for row in run.comparisons())
+        if not count or (count < FEW and row["low"] == row["low"])
     ]
     found += [f"{line[0].upper()}{line[1:]}." for line in run.odd]
     named = {**run.confirmed["baselines"], **run.asked()}

@@ -24,6 +24,7 @@ def fuzz(folder, examples):
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["headers", "yaml", "paths"]
 
 
+@pytest.mark.slow
 def test_hostile_files_take_no_memory_and_are_refused(tmp_path):
     fuzz(tmp_path, 100)
 

@@ -42,6 +42,7 @@ def confirmed(hostile, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_it_literally(run, hostile, confirmed):
     """Marks that would end a style would otherwise end the program."""
     for words in (

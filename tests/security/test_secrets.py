@@ -54,6 +54,7 @@ def found(text: bytes | str, *canaries: str) -> list[str]:
     return [canary for canary in canaries if canary.encode() in data]
 
 
+@pytest.mark.slow
 def test_no_secret_leaves_a_search(planted, tmp_path, run):
     calls.clear()
     folder = tmp_path / "run"
