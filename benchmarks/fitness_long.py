@@ -19,7 +19,7 @@ from pathlib import Path
 import fitness_data
 from fitness_search import FORMER, SEARCH
 
-from evomerge import shelf
+from evomerge import recipe, shelf
 
 FILE = Path(__file__).parent / "data" / "fitness_long.npz"
 SKILLS = ("code", "docs", "unicode", "facts")
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/fitness-long"))
     parser.add_argument("-o", "--output", type=Path, default=FILE)
     options = parser.parse_args()
+    options.folder = options.folder.resolve()
     options.folder.mkdir(parents=True, exist_ok=True)
     objectives = {
         skill: {"bank": str(joined(skill, options.folder)), "signal": "probability"}
@@ -41,8 +42,11 @@ def main() -> None:
     }
     started = []
     for name, changes in POPULATIONS.items():
-        asked = json.dumps({**changes, "objectives": objectives, "fidelity": "all"})
-        arguments = ["quickstart", str(options.folder / name), "0", "100", asked]
+        keys = recipe.read("quickstart")[0].model_dump(mode="json")
+        asked = {**keys, **changes, "objectives": objectives, "fidelity": "all"}
+        path = options.folder / f"{name}.yaml"
+        path.write_text(json.dumps(asked))
+        arguments = [str(path), str(options.folder / name), "0", "100", "{}"]
         started.append(subprocess.Popen([sys.executable, "-c", SEARCH, *arguments]))
     if any([search.wait() for search in started]):
         sys.exit("a search failed")

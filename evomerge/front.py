@@ -73,6 +73,8 @@ class Tested:
     @cached_property
     def nondominated(self) -> dict[str, float]:
         """By label: the probability that no other point here beats it in every objective."""
+        if not self.points:
+            return {}
         found = self._resampled.nondominated()
         return dict(zip(self.points, found.tolist(), strict=True))
 
@@ -136,7 +138,7 @@ class Front(Sequence[Point]):
         return len(self.points)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A plain row a point: test scores with 95 % intervals, means of all three splits, and
+        """A plain row a point: test scores with 95 % intervals, means of all splits, and
         the probability to be nondominated among all points that were tested."""
         rows = []
         for point in self.points:
@@ -144,9 +146,7 @@ class Front(Sequence[Point]):
             for i, name in enumerate(self.objectives):
                 low, high = point.interval(i)
                 row |= {name: point.means("test")[i], f"{name}_low": low, f"{name}_high": high}
-            row |= {
-                f"mean_{split}": point.mean(split) for split in ("search", "validation", "test")
-            }
+            row |= {f"mean_{split}": point.mean(split) for split in point.scores}
             row["nondominated"] = self.tested.nondominated.get(point.label)
             rows.append({key: number(value) for key, value in row.items()})
         return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +64,15 @@ class Recorded:
     def evaluated(self) -> dict[str, list[float]]:
         """Scores on banks that the search did not have, by what they depend on."""
         return {e.body["key"]: e.body["scores"] for e in self._ledger.events("evaluated")}
+
+    def _further(self) -> dict[str, dict[str, list[float]]]:
+        """The same by bank, with the split unless it is `test`, then plan key; the latest count."""
+        found: dict[str, dict[str, list[float]]] = {}
+        for event in self._ledger.events("evaluated"):
+            plan, *_, split, _libraries = json.loads(event.body["key"])
+            name = event.body["bank"] + ("" if split == "test" else f", {split}")
+            found.setdefault(name, {})[plan] = event.body["scores"]
+        return found
 
     def history(self) -> Iterator[tuple[int, int, list[float]]]:
         """(id, items answered so far, losses) of each told candidate that did not fail.

@@ -105,6 +105,17 @@ class Run(Recorded):
         return self._fronts[1]
 
     @property
+    def further(self) -> Front:
+        """Front and baselines on banks that the search did not have; empty until
+        `evomerge evaluate RUN --front` scores them."""
+        found = self._further()
+        points = []
+        for p in [*self.front, *self.baselines] if found else []:
+            scores = [np.array(rows.get(p.key, ())) for rows in found.values()]
+            points.append(Point(p.label, p.key, {"test": scores}, p.chosen))
+        return Front(points, list(found), Tested([]))
+
+    @property
     def chosen(self) -> Point:
         """The one point that is claimed: best mean of the skills on `validation`, or as the
         recipe's `prefer` weighs."""
@@ -275,6 +286,7 @@ class Run(Recorded):
                     for row in self.comparisons()
                 ],
                 "kept": self.kept(),
+                "further": self.further.rows(),
                 "knee": self.knee.label,
                 "looks_at_test": self.looks,
                 "contamination": self.contamination,

@@ -23,6 +23,8 @@ def show(out: Console, run: Run) -> None:
     """The front, the baselines, the chosen point against them, and what to do next."""
     out.print(table_of("front (confirmed on validation, scored on test)", run.front))
     out.print(table_of("baselines (same items)", run.baselines))
+    if (further := run.further).points:
+        out.print(table_of("further banks (scored afterwards)", further))
     against = Table("chosen point against", "difference", "95 % interval", "p (Holm)")
     for row in run.comparisons():
         interval, difference = spread(row["low"], row["high"]), f"{row['difference']:+.3f}"
@@ -169,7 +171,9 @@ def saved(out: Console, folder: Path) -> None:
 def table_of(title: str, front: Front) -> Table:
     """A row a point: test score and 95 % interval of each objective, their mean, and how
     probable it is that the point is nondominated."""
-    columns = ("point", *front.objectives, "mean", "nondom.")
+    columns = ["point", *front.objectives, "mean"]
+    if front.tested.points:
+        columns.append("nondom.")
     table = Table(*columns, title=title, title_justify="left")
     for point in front:
         cells = []
@@ -179,5 +183,6 @@ def table_of(title: str, front: Front) -> Table:
             cells.append(faint(point.text(i).split(" ")[0], spread))
         label = Text(f"{point.label} (chosen)", "bold") if point.chosen else point.label
         mean = point.mean("test")
-        table.add_row(label, *cells, "-" if mean != mean else f"{mean:.3f}", front.stays(point))
+        stays = [front.stays(point)] if front.tested.points else []
+        table.add_row(label, *cells, "-" if mean != mean else f"{mean:.3f}", *stays)
     return table

@@ -129,6 +129,10 @@ def test_a_bank_of_another_day_scores_the_front_and_the_baselines(copied, family
     assert list(rows) == [p.label for p in (*copied.front, *copied.baselines)]
     for point in copied.front:
         assert rows[point.label]["two"]["mean"] == pytest.approx(point.means("test")[1])
+    kept = {row["point"]: row["two"] for row in json.loads(copied.to_json())["further"]}
+    assert kept == {label: pytest.approx(row["two"]["mean"]) for label, row in rows.items()}
+    assert "further banks" in run("front", copied.folder)[1]
+    assert "Further banks" in copied.report().read_text()
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ class Resampled:
         banks = np.ascontiguousarray(self.means.transpose(2, 0, 1))
         for plan in range(banks.shape[2]):
             mine = banks[:, :, plan, None]
-            better = (banks >= mine).all(axis=0) & (banks > mine).any(axis=0)
+            better = np.all(banks >= mine, axis=0) & np.any(banks > mine, axis=0)
             kept.append(1 - better.any(axis=1).mean())
         return np.array(kept)
 

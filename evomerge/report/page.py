@@ -29,6 +29,7 @@ $notes
 <p class="small">$reading</p>
 $front_plot
 <div class="wide">$front_table</div>
+$further
 <h2>The chosen point against each baseline</h2>
 <p class="small">Difference of the mean test scores, with its 95 % interval from a paired bootstrap
 over items: the same items for both, so that what is hard for both cancels out. Each interval
@@ -78,7 +79,7 @@ def write(run: Run) -> Path:
     page = _PAGE.substitute(
         title=_safe(f"{name}: front of merged models"), style=style.CSS, plotly=get_plotlyjs(),
         description=_safe(run.recipe["description"]), claim=_claim(run), notes=_notes(run),
-        reading=_READING, front_table=_front_table(run), against=_against(run),
+        reading=_READING, front_table=_front_table(run), further=_further(run), against=_against(run),
         chosen=_safe(run.chosen.label), summary=_summary(run), commands=_commands(run),
         front_plot=style.embedded(plots.front(run), "front"),
         genome_plot=style.embedded(plots.genome(run), "genome"),
@@ -141,10 +142,7 @@ def _row(run: Run, point: Point) -> str:
     words = {"chosen": " ★ chosen", "knee": " knee"}
     kind = run.kind(point)
     word = " ★ chosen, knee" if point.chosen and run.knee.chosen else words.get(kind, "")
-    cells = "".join(
-        f"<td>{mean}<br><small>{interval}</small></td>"
-        for mean, interval in (_cell(point, i) for i in range(len(run.objectives)))
-    )
+    cells = _cells(point, len(run.objectives))
     mean = point.mean("test")
     number = f"{mean:.3f}" if mean == mean else "-"
     style = ' class="chosen"' if point.chosen else ""
@@ -152,9 +150,24 @@ def _row(run: Run, point: Point) -> str:
     return f"<tr{style}><td>{_safe(point.label)}{word}</td>{cells}</tr>"
 
 
-def _cell(point: Point, objective: int) -> tuple[str, str]:
-    mean, _, interval = point.text(objective).partition(" ")
-    return mean, interval.strip("()")
+def _cells(point: Point, objectives: int) -> str:
+    parts = (point.text(i).partition(" ") for i in range(objectives))
+    return "".join(
+        f"<td>{mean}<br><small>{interval.strip('()')}</small></td>" for mean, _, interval in parts
+    )
+
+
+def _further(run: Run) -> str:
+    """What was scored after the search, on banks that it did not have."""
+    found = run.further
+    head = "".join(f"<th>{_safe(name)}</th>" for name in ("point", *found.objectives))
+    rows = "".join(
+        f"<tr class='{'chosen' if point.chosen else ''}'><td>{_safe(point.label)}</td>"
+        f"{_cells(point, len(found.objectives))}</tr>"
+        for point in found
+    )
+    table = f'<div class="wide"><table><thead><tr>{head}</tr></thead>{rows}</table></div>'
+    return f"<h2>Further banks, scored afterwards</h2>{table}" if rows else ""
 
 
 def _against(run: Run) -> str:
