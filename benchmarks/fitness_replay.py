@@ -23,9 +23,9 @@ METRICS = (
     "regret of the mean",
 )  # fmt: skip
 RISING = {"Spearman", "top 8", "Spearman (probability)"}
-ASKED = (10, 20, 30, 50, 100)
+ASKED = (10, 20, 30, 50, 100, 300)
 REFERENCE = ("score", "random", "mean")
-REFERENCE_ASKED = (5, 10, 20, 30, 50, 75, 100, 150)
+REFERENCE_ASKED = (5, 10, 20, 30, 50, 75, 100, 150, 300)
 
 
 class Protocol(NamedTuple):

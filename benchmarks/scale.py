@@ -91,7 +91,7 @@ def median(action: Callable[[], object]) -> float:
 
 def command_line(command: str, folder: Path) -> float:
     """Seconds from its start to its end, Python's own start and imports included."""
-    whole = [sys.executable, "-m", "evomerge.cli", command, str(folder)]
+    whole = [sys.executable, "-m", "evomerge", command, str(folder)]
     return median(lambda: subprocess.run(whole, check=True, stdout=subprocess.DEVNULL))
 
 

@@ -248,7 +248,3 @@ def options(
     ] = False,
 ) -> None:
     """Search for the best way to merge fine-tuned language models."""
-
-
-if __name__ == "__main__":
-    main()

@@ -13,7 +13,7 @@ from evomerge import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-PROGRAM = [sys.executable, "-m", "evomerge.cli"]
+PROGRAM = [sys.executable, "-m", "evomerge"]
 
 
 def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:

@@ -48,6 +48,7 @@ LAYERS = """
     preview progress status doctor rebuilding caching further
     shelves merging comparing calibrating choosing examining
     cli
+    __main__
 """
 ORDER = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 40

@@ -102,7 +102,7 @@ def installed(wheel, tmp_path_factory):
 def evo(installed, *arguments, code=None, **environment):
     """The output of the command line, or of `code`, of the installed wheel."""
     cwd, inherited = installed
-    command = ["-c", code] if code else ["-m", "evomerge.cli", *arguments]
+    command = ["-c", code] if code else ["-m", "evomerge", *arguments]
     done = subprocess.run(
         [sys.executable, *command], cwd=cwd, env={**inherited, **environment, "COLUMNS": "200"},
         capture_output=True, text=True,
