@@ -66,7 +66,7 @@ class Recorded:
         return {e.body["key"]: e.body["scores"] for e in self._ledger.events("evaluated")}
 
     def _further(self) -> dict[str, dict[str, list[float]]]:
-        """The same by bank, with the split unless it is `test`, then plan key; the latest count."""
+        """The same by bank, with the split unless it is `test`, then plan key; the latest."""
         found: dict[str, dict[str, list[float]]] = {}
         for event in self._ledger.events("evaluated"):
             plan, *_, split, _libraries = json.loads(event.body["key"])

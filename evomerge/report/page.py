@@ -79,7 +79,8 @@ def write(run: Run) -> Path:
     page = _PAGE.substitute(
         title=_safe(f"{name}: front of merged models"), style=style.CSS, plotly=get_plotlyjs(),
         description=_safe(run.recipe["description"]), claim=_claim(run), notes=_notes(run),
-        reading=_READING, front_table=_front_table(run), further=_further(run), against=_against(run),
+        reading=_READING, front_table=_front_table(run), further=_further(run),
+        against=_against(run),
         chosen=_safe(run.chosen.label), summary=_summary(run), commands=_commands(run),
         front_plot=style.embedded(plots.front(run), "front"),
         genome_plot=style.embedded(plots.genome(run), "genome"),
