@@ -41,6 +41,7 @@ class Candidate:
     event: int = 0
     lacks: float = 0.0
     keeps: float = 1.0
+    seen: tuple[float, ...] | None = None
 
     @property
     def told(self) -> bool:
@@ -49,7 +50,8 @@ class Candidate:
     def observed(self) -> dict[str, Any]:
         known = {"losses": self.losses, "errors": self.errors, "items": self.items}
         kept = {"lacks": self.lacks, "keeps": self.keeps} if self.keeps < 1 else {}
-        return {"id": self.id, **known, **kept}
+        seen = {"seen": self.seen} if self.lacks > 0 and not self.failed else {}
+        return {"id": self.id, **known, **kept, **seen}
 
 
 class Candidates:
@@ -96,9 +98,9 @@ class Candidates:
 
     @property
     def losses(self) -> npt.NDArray[np.float64]:
-        """Of those that have any, in order (n, M)."""
+        """Of those that have any and lack nothing that has to be kept, in order (n, M)."""
         rows = self._column("losses")
-        return np.asarray(rows[~np.isnan(rows).any(axis=1)])
+        return np.asarray(rows[~np.isnan(rows).any(axis=1) & ~(self._column("lacks") > 0)])
 
     def _column(self, name: str) -> npt.NDArray[Any]:
         """Of all candidates, in order (n, ...)."""

@@ -1,12 +1,14 @@
 """What a merge must not lose: scores that it has to keep on further banks.
 
-In the search a candidate that lacks some of it counts as worse than any that does not, by how much
-it lacks (feasibility first; Deb 2000). What is confirmed keeps it with confidence: the one-sided
-lower bound, paired where the limit is another model's score.
+In the search a candidate that lacks some of it counts as worse than any that does not and is no
+worse than the worst of base and experts, by how much it lacks (feasibility first; Deb 2000). What
+is confirmed keeps it with confidence: the one-sided lower bound, paired where the limit is another
+model's score.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -75,13 +77,11 @@ class Constraints:
     def _margin(self, name: str, one: Keep, key: str, split: str) -> Margin:
         places = self.answers.places(split)
         z = NormalDist().inv_cdf(one.confidence)
-        if one.within is None:
-            scores = self.answers.column(key, name, places)
-            mean, error = float(scores.mean()) - (one.at_least or 0.0), standard_error(scores)
-        else:
-            apart = self._apart(name, key, places)
-            mean, error = float(apart.mean()) + one.within, _error(apart)
-        return Margin(mean, mean - z * error)
+        if one.within is not None:
+            return margin_within(self._apart(name, key, places), one.within, one.confidence)
+        scores = self.answers.column(key, name, places)
+        mean = float(scores.mean()) - (one.at_least or 0.0)
+        return Margin(mean, mean - z * standard_error(scores))
 
     def kept(self, shortlist: Mapping[str, Plan], split: str) -> dict[str, dict[str, Margin]]:
         """Margins of those who keep everything, by label.
@@ -106,11 +106,24 @@ class Constraints:
         return f"'{name}' {where} ({self.keep[name].wanted()})"
 
 
+def margin_within(apart: Scores, within: float, confidence: float) -> Margin:
+    """Of differences to another model's scores (I,), of which the mean may be `within` below 0.
+
+    At the limit so many answers are lost at least: no error is smaller than that says, as in the
+    score test (Tango 1998).
+    """
+    mean, least = float(apart.mean()) + within, math.sqrt(within * (1 - within) / len(apart))
+    return Margin(mean, mean - NormalDist().inv_cdf(confidence) * max(_error(apart), least))
+
+
 def penalised(losses: tuple[float, ...], lacks: float, worst: float) -> tuple[float, ...]:
     """The losses (M,), or beyond `worst` in all objectives where something is lacking."""
     return tuple(worst * (1 + lacks) for _ in losses) if lacks > 0 else losses
 
 
 def _error(apart: Scores) -> float:
-    """The standard error of the mean of differences."""
-    return float(np.sqrt(apart.var() / len(apart)))
+    """The standard error of the mean of differences, as if of two more items one were won for one
+    lost by halves: few items that agree prove little (Agresti and Min 2005)."""
+    n = len(apart) + 2
+    variance = ((apart**2).sum() + 1) / n - (apart.sum() / n) ** 2
+    return math.sqrt(float(variance) / n)

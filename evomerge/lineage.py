@@ -109,10 +109,13 @@ class Lineage(ABC, Generic[Member]):
             for point in islice(bred, TRIES):
                 if point not in self._asked:
                     return point
-        block, row = divmod(self._fresh, sequences.BLOCK)
-        self._fresh += 1
-        points = sequences.sobol(len(self._space), self._seed, block)
-        return canonical(self._space, points[row])
+        for _ in range(TRIES):
+            (fresh,) = sequences.stretch(len(self._space), self._seed, self._fresh, 1)
+            self._fresh += 1
+            point = canonical(self._space, fresh)
+            if point not in self._asked:
+                break
+        return point
 
 
 def canonical(space: Space, point: npt.ArrayLike) -> Unit:

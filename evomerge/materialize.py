@@ -76,11 +76,12 @@ class Workshop:
         module, name = work.module, "" if work.pooled else work.place.name
         if not hasattr(module, "prepare") or not work.prepares:
             return {}
-        key = (*merged.inputs_of(work), name, work.scope)
+        brief = self.once and hasattr(module, "bracket")
+        # Those in brief are for the genes of one plan alone
+        key = (merged.plan.key if brief else "", *merged.inputs_of(work), name, work.scope)
         if key not in self._stats:
             names = [name] if name else merged.mergeable
             scopes = {n: work.scope_of(merged.places[n]) for n in names}
-            brief = self.once and hasattr(module, "bracket")
             found = passes.bracketed(module, merged, scopes) if brief else None
             self._stats[key] = found or passes.prepare(module, merged, scopes)
         return self._stats[key]

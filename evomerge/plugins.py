@@ -21,9 +21,9 @@ REFERENCE_POINT = 1.1
 """Loss that bounds the hypervolume in every objective: 0 is the best of base and experts, 1 is
 one unit worse (usually the base model)."""
 
-FAILED_LOSS = 2 * REFERENCE_POINT
-"""What a library is told of a failed candidate where it insists on a number: never infinity,
-on which hypervolume code hangs or crashes."""
+FAILED_LOSS = 1000.0
+"""What a library is told of a failed candidate where it insists on a number: beyond any loss (20
+is a score of 0 at the least unit); never infinity, on which hypervolume code hangs or crashes."""
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Shown:
         if begun < self._next:
             return
         search: Search = facts["search"]
-        told = len(search.candidates.losses)
+        told = search.candidates.told
         budget = search.recipe.budget.candidates
         text = summary(search)
         self._bar.update(self._task, completed=told, total=budget, facts=text)
@@ -117,7 +117,8 @@ def summary(search: Search) -> str:
     """Best search score per objective, hypervolume and items so far."""
     losses = search.candidates.losses
     if not len(losses):
-        return "no scores yet"
+        kept = search.candidates.told and search.recipe.keep
+        return "none keeps all that it has to yet" if kept else "no scores yet"
     reference = np.full(losses.shape[1], plugins.REFERENCE_POINT)
     best = ", ".join(
         f"{name} {anchor.zero - anchor.unit * low:.2f}"

@@ -18,7 +18,7 @@ import numpy as np
 from evomerge import errors, plugins
 from evomerge.files.ledger import Answer, Ledger, begun
 from evomerge.genome import Gene, Value
-from evomerge.maths import pareto
+from evomerge.maths import pareto, sequences
 from evomerge.plan import Plan
 from evomerge.recipe import Problem
 from evomerge.recorded import Recorded
@@ -156,7 +156,7 @@ def _of(problem: Problem, path: Path, old: Ledger) -> Seeds:
     later = sum(event.body["looked"] for event in old.events("between"))
     looks = confirmed["looks"] + later
     before = _seed(old, (old.meta("identity") or {}).get("seed", 0))
-    seed = int(np.random.SeedSequence([problem.recipe.seed, before]).generate_state(1)[0])
+    seed = sequences.seed(problem.recipe.seed, before)
     return Seeds(path, points, reasons, same, _banks(problem, old), looks, seed)
 
 

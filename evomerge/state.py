@@ -119,7 +119,7 @@ class State:
             candidate.key, kept, self.estimation, candidate.places
         )
         worst = self._worst if candidate.lacks > 0 else REFERENCE_POINT
-        candidate.losses = penalised(losses, candidate.lacks, worst)
+        candidate.seen, candidate.losses = losses, penalised(losses, candidate.lacks, worst)
         candidate.items = items
 
     @functools.cached_property
@@ -205,9 +205,9 @@ class State:
 
     def _front(self) -> list[str]:
         """Plans of the nondominated among base, experts and candidates."""
-        scores = [[e.score for e in self.estimation.of(key, self.answers.places("search"))[0]]
-                  for key in self.ends]  # fmt: skip
-        losses = [self.losses.of_scores(row) for row in scores]
+        places, objectives = self.answers.places("search"), len(self.losses.anchors)
+        found = [self.estimation.of(key, places)[0][:objectives] for key in self.ends]
+        losses = [self.losses.of_scores([e.score for e in row]) for row in found]
         known = list(self._known())
         losses += [c.losses for c in known if c.losses is not None]
         keys = [*self.ends, *(c.key for c in known)]

@@ -21,6 +21,8 @@ from evomerge.tables import words
 EVERY = 2.0
 """Seconds between two looks of `--watch`."""
 
+LACKING = "lacks what it has to keep"
+
 SHOWN = 20
 """Points of an unconfirmed front that are shown."""
 
@@ -47,8 +49,8 @@ def read(folder: Path) -> dict[str, Any]:
             "writer": writer,
             "candidates": asked,
             "told": len(told),
-            "failed": sum(losses is None for _, losses in told.values()),
-            "items": sum(items for items, _ in told.values()),
+            "failed": sum(losses is None for _, losses, _ in told.values()),
+            "items": sum(items for items, *_ in told.values()),
             "seconds": round(ledger.seconds(), 1),
             "seconds since last event": round(time.time() - ledger.last_time(), 1),
             "budget": {k: v for k, v in session.get("budget", {}).items() if v is not None},
@@ -70,43 +72,58 @@ def _state(ledger: Ledger, writer: str | None) -> str:
     return f"in its {stage}" if writer else f"interrupted in its {stage}"
 
 
-Told = dict[int, tuple[int, tuple[float, ...] | None]]
-"""By candidate: items and losses (None: failed), as they were told last."""
+Losses = tuple[float, ...] | None
+Told = dict[int, tuple[int, Losses, Losses]]
+"""By candidate, as they were told last: items, losses (None: failed), and those of its scores,
+which are others where something is lacking that has to be kept (None: not recorded)."""
 
 
 def _told(ledger: Ledger) -> Told:
     # Tuples of numbers: a hundred thousand dictionaries would keep the garbage collector busy.
     return {
-        row["id"]: (row["items"], None if row["losses"] is None else tuple(row["losses"]))
+        row["id"]: (row["items"], _tuple(row["losses"]), _tuple(_seen(row)))
         for event in ledger.events("tell")
         for row in event.body
     }
 
 
+def _tuple(losses: list[float] | None) -> Losses:
+    return None if losses is None else tuple(losses)
+
+
+def _seen(row: dict[str, Any]) -> list[float] | None:
+    found: list[float] | None = row.get("seen" if row.get("lacks", 0) > 0 else "losses")
+    return found
+
+
 def front(told: Told, anchors: dict[str, Anchor]) -> list[dict[str, Any]]:
-    """The nondominated candidates among those with the most items."""
-    most = max((items for items, losses in told.values() if losses is not None), default=0)
-    full = {i: losses for i, (items, losses) in told.items() if losses and items == most}
+    """The nondominated candidates among those with the most items; None where no score is
+    recorded."""
+    most = max((items for items, losses, _ in told.values() if losses is not None), default=0)
+    full = {i: losses for i, (items, losses, _) in told.items() if losses and items == most}
     if not full:
         return []
     kept = pareto.nondominated(np.array(list(full.values())))
-    best = [
-        (i, losses) for (i, losses), is_kept in zip(full.items(), kept, strict=True) if is_kept
-    ]
-    return [
-        {"point": f"c{i}", "items": most}
-        | {n: a.score(float(x)) for (n, a), x in zip(anchors.items(), losses, strict=True)}
-        for i, losses in sorted(best, key=lambda pair: sum(pair[1]))
-    ]
+    best = [i for i, is_kept in zip(full, kept, strict=True) if is_kept]
+    rows = []
+    for i in sorted(best, key=lambda i: sum(full[i])):
+        seen = told[i][2] or [None] * len(anchors)
+        scores = zip(anchors.items(), seen, strict=True)
+        rows.append({"point": f"c{i}", "items": most, LACKING: told[i][1] != told[i][2]}
+                    | {n: None if x is None else a.score(x) for (n, a), x in scores})  # fmt: skip
+    return rows
 
 
 def front_table(facts: dict[str, Any]) -> Table:
     """The front of the search, marked as what it is."""
     rows = facts["front"]
-    names = [key for key in rows[0] if key not in ("point", "items")] if rows else []
-    table = Table("point", *names, "items", title=UNCONFIRMED, title_justify="left")
+    names = [key for key in rows[0] if key not in ("point", "items", LACKING)] if rows else []
+    lacking = [LACKING] if any(row[LACKING] for row in rows) else []
+    table = Table("point", *names, "items", *lacking, title=UNCONFIRMED, title_justify="left")
     for row in rows[:SHOWN]:
-        table.add_row(row["point"], *(f"{row[name]:.3f}" for name in names), str(row["items"]))
+        scores = ("-" if row[name] is None else f"{row[name]:.3f}" for name in names)
+        marks = ["yes" if row[LACKING] else "no" for _ in lacking]
+        table.add_row(row["point"], *scores, str(row["items"]), *marks)
     if len(rows) > SHOWN:
         table.caption = f"and {len(rows) - SHOWN} more (--json)"
     return table

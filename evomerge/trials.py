@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import optuna
 
 
@@ -27,8 +26,3 @@ def study(objectives: int) -> optuna.Study:
     """A study in memory that minimises."""
     with quiet():
         return optuna.create_study(directions=["minimize"] * objectives)
-
-
-def seed(strategy: int, number: int) -> int:
-    """Of the sampler for one ask: how many numbers were drawn before does not matter."""
-    return int(np.random.SeedSequence([strategy, number]).generate_state(1)[0])

@@ -307,6 +307,25 @@ def test_dependence_with_missing_cells_is_that_of_the_complete_rows():
     assert counts[0, 1] == 40 and counts[0, 2] == 60
 
 
+@pytest.mark.parametrize(("models", "slope", "seed"), [(10, 3.0, 2), (10, 3.0, 3), (29, 4.0, 3)])
+def test_slopes_do_not_run_away_where_items_are_many(models, slope, seed):
+    """Posteriors of abilities are narrow there: between two nodes a slope would cost nothing."""
+    draw = np.random.default_rng(seed)
+    theta, b = draw.normal(size=models), draw.normal(size=400) * 1.5
+    answers = (draw.random((models, 400)) < expit(slope * theta[:, None] + b)) * 1.0
+    found = irt.fit(answers)
+    assert slope - 0.2 < found.items.slopes[0] < slope + 1.2
+    assert found.abilities.std() == pytest.approx(theta.std(), rel=0.4)
+
+
+@pytest.mark.parametrize("slope", [4, 10, 20])
+def test_an_ability_is_the_mode_however_steep_items_are(slope):
+    """Both sides of it are flat: a step of half a unit leads from one to the other and back."""
+    steep = Items(np.full(2, float(slope)), np.full(2, -0.25 * slope))
+    theta = irt.ability(steep, [[1.0, 0.0]])[0][0]
+    assert slope * (1 - 2 * expit(slope * (theta - 0.25))) == pytest.approx(theta, abs=1e-9)
+
+
 def test_a_wrong_key_is_named():
     _, _, answers = simulated(100, 20, seed=9)
     answers[:, 5] = 1 - answers[:, 5]

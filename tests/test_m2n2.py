@@ -117,7 +117,10 @@ def test_items_are_shared_among_those_who_solve_them():
     soft = [{"x": 0.2, "y": 0.0}, {"x": 0.6, "y": 0.0}]
     assert (2 * niches.shares(soft, 1.0)).sum(axis=0) == pytest.approx([1, 0])
     odd = niches.shares([{"x": 1.0}, {"y": 1.0}, {}], 1.0)
-    assert odd == pytest.approx(np.array([[1 / 3, 0], [0, 1 / 3], [0, 0]]))
+    none = np.nan
+    assert odd == pytest.approx(
+        np.array([[1 / 3, none], [none, 1 / 3], [none, none]]), nan_ok=True
+    )
 
 
 def test_a_mate_is_strong_where_the_first_is_weak():
@@ -126,6 +129,9 @@ def test_a_mate_is_strong_where_the_first_is_weak():
     pairs = {niches.mates(solved, rng) for _ in range(300)}
     assert pairs == {(0, 2), (1, 2), (2, 0), (2, 1)}
     assert {niches.mates(np.zeros((3, 2)), rng)[0] for _ in range(100)} == {0, 1, 2}
+    # what the first has not been asked says nothing of who is strong where it is weak
+    other = np.array([[1, np.nan, 0.0], [np.nan, 5.0, np.nan], [np.nan, np.nan, 1.0]])
+    assert {b for a, b in (niches.mates(other, rng) for _ in range(300)) if a == 0} == {2}
 
 
 def tell(strategy, answers, lacks=()):

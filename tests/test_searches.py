@@ -1,5 +1,6 @@
 """What each strategy promises for itself: its options, restarts, first merges."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from evomerge import errors, plugins
 from evomerge.genome import Gene, Space
-from evomerge.maths import quadratic
+from evomerge.maths import pareto, quadratic, sequences
 from evomerge.plugins import Observation, Proposal
 from evomerge.recipe import resolve
 from evomerge.strategies import nsga3
@@ -219,7 +220,7 @@ def test_map_leaves_a_front_that_it_can_not_trust_to_another_strategy(loss, says
     strategy = make("map", {"otherwise": {"name": "sobol"}}, space)
     tell(strategy, strategy.ask(50), loss)
     assert points(strategy.ask(5)) == [
-        (p.id + 12, p.point) for p in make("sobol", {}, space).ask(5)
+        (p.id + 12, p.point) for p in make("sobol", {}, space, seed=sequences.seed(0, 0)).ask(5)
     ]
     assert strategy.notes()[-1] == f"map: {says}: another strategy goes on"
 
@@ -234,15 +235,26 @@ def test_map_knows_what_another_strategy_has_proposed():
     space = numeric(2)
     then = {"name": "map", "otherwise": {"name": "sobol"}}
     strategy = make("staged", {"candidates": 8, "then": then}, space)
-    alone = make("map", {"otherwise": {"name": "sobol"}}, space)
-    for one in (strategy, alone):
-        asked = []
-        while len(asked) < 12:
-            asked += (proposals := one.ask(1))
-            tell(one, proposals, lambda p: noise(p.point))
-        assert points(asked) == points(make("sobol", {}, space).ask(12))
-        one.ask(1)
-    assert strategy.notes() == alone.notes() and "another strategy" in alone.notes()[-1]
+    asked = []
+    while len(asked) < 12:
+        asked += (proposals := strategy.ask(1))
+        tell(strategy, proposals, lambda p: noise(p.point))
+    first = make("sobol", {}, space).ask(8)
+    second = make("sobol", {}, space, seed=sequences.seed(0, 1)).ask(4)
+    assert [p.point for p in asked] == [p.point for p in (*first, *second)]
+    strategy.ask(1)
+    fitted, gave_up = strategy.notes()
+    assert fitted.endswith("by 12 candidates") and "another strategy" in gave_up
+
+
+def test_map_takes_the_front_of_its_surrogates_alone():
+    """Of one objective that is a point: what is left of a population are points of a sequence."""
+    space = numeric(2)
+    strategy = make("map", {"population": 8}, space, objectives=1)
+    told = search(strategy, 16, objectives=1)
+    new = np.array([o.point for o in told[-4:]])
+    assert abs(new[0] - 0.6).max() < 0.02
+    assert min(np.abs(a - b).max() for a, b in itertools.combinations(new, 2)) > 0.05
 
 
 def test_map_counts_a_point_once():
@@ -308,9 +320,49 @@ def test_staged_hands_over_what_the_first_strategy_found():
     assert points(first) == points(make("sobol", {}, space).ask(6))
     known = [(o.point, o.losses) for o in first]
     second = plugins.begin(
-        "nsga2", {"population": 8}, space, ["o0", "o1"], seed=0, where="", start=known
-    )
+        "nsga2", {"population": 8}, space, ["o0", "o1"], seed=sequences.seed(0, 1), where="",
+        start=known,
+    )  # fmt: skip
     assert [p.point for p in strategy.ask(9)] == [p.point for p in second.ask(9)]
+    many = make("staged", {"candidates": 8, "then": then}, space)
+    asked = search(many, 16)
+    assert len({o.point for o in asked}) >= 12  # the half of a first generation is new
+
+
+@pytest.mark.parametrize("name", ["nsga2", "smsemoa"])
+def test_failures_are_worse_than_any_loss(name):
+    """Half of the space fails beside where losses are largest: the search moves away from it."""
+    options = {"population": 8}
+    strategy, told = make(name, options, numeric(4)), []
+    for _ in range(15):
+        for p in strategy.ask(8):
+            at = float(np.mean(p.point))
+            losses = None if at > 0.5 else (3 + 4 * at, 3.5 + 4 * at)
+            told.append(Observation(p.id, p.point, losses))
+        strategy.tell(told[-8:])
+    first, last = told[:32], told[-32:]
+    failed = [sum(o.losses is None for o in part) for part in (first, last)]
+    assert failed[1] < failed[0] / 2
+    low = [min(o.losses[0] for o in part if o.losses) for part in (first, last)]
+    assert low[1] < low[0]
+
+
+def test_restart_leaves_alone_what_still_comes_nearer():
+    """All is beyond the reference point, so that there is no volume to grow."""
+    inner = {"name": "nsga2", "population": 8}
+    space = numeric(6)
+    found = {}
+    for name, options in (("nsga2", {"population": 8}), ("restart", {"inner": inner})):
+        options = options | ({"patience": 24} if name == "restart" else {})
+        strategy, told = make(name, options, space), []
+        for _ in range(12):
+            for p in strategy.ask(8):
+                far = 5 + 20 * float(np.mean(np.abs(np.array(p.point) - 0.1)))
+                told.append(Observation(p.id, p.point, (far, far + 1)))
+            strategy.tell(told[-8:])
+        found[name] = told
+    assert points(found["restart"]) == points(found["nsga2"])
+    assert pareto.hypervolume([o.losses for o in found["nsga2"]], 1.1) == 0
 
 
 def test_staged_goes_on_when_the_first_strategy_ends():

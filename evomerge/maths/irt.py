@@ -22,8 +22,10 @@ FEW_ROWS = 30
 """Below so many models slopes of their own are noise: all items share one."""
 SPREAD_OF_SLOPES, SPREAD_OF_INTERCEPTS, SPREAD_OF_LEVEL = 0.5, 2.0, 1.0
 """Standard deviations of the priors: of log a around its level, of b, and of that level."""
-REACH, FINEST, COARSEST = 8.0, 0.05, 0.2
+REACH, FINEST, COARSEST = 8.0, 0.02, 0.2
 """Nodes reach to +-8 standard deviations of ability; bounds of the distance between two."""
+STEEPEST = 4.0
+"""Bound of the typical slope."""
 LEAST_DISPERSION = 1e-3
 """Answers that P meets exactly say something of ability, but not everything."""
 INFLATION = 1.5
@@ -99,6 +101,7 @@ def fit(answers: npt.ArrayLike, model: str | None = None) -> Fit:
     posterior = _Posterior(table, kind == "2PL")
     found = minimize(
         posterior, posterior.start, jac=True, method="L-BFGS-B",
+        bounds=posterior.bounds,
         options={"maxiter": 1000, "maxcor": 20, "ftol": 1e-11, "gtol": 1e-4},
     )  # fmt: skip
     items = posterior.items(found.x)
@@ -136,6 +139,8 @@ class _Posterior:
         rate = (self.right.sum(axis=0) + 0.5) / (known.sum(axis=0) + 1)
         free = np.zeros(table.shape[1] if own_slopes else 0)
         self.start = np.concatenate([[0.0], logit(rate), free])
+        # Beyond it a posterior falls between two nodes, and slopes would cost nothing
+        self.bounds = [(None, np.log(STEEPEST)), *[(None, None)] * (len(self.start) - 1)]
 
     def _parts(self, x: Array) -> tuple[float, Array, Array]:
         n = self.right.shape[1]
@@ -190,6 +195,7 @@ def ability(
     known = ~np.isnan(table)
     filled = np.where(known, table, 0.0)
     theta = np.full(len(table), prior.mean)
+    before, most = np.zeros(len(table)), np.full(len(table), 0.5)
     precision = np.full(len(table), prior.sd**-2)
     for _ in range(200):
         p = items.probability(theta)
@@ -197,8 +203,9 @@ def ability(
         score -= (theta - prior.mean) / prior.sd**2
         information = np.where(known, p * (1 - p), 0.0) @ items.slopes**2
         precision = information / dispersion + prior.sd**-2
-        # A Newton step may overshoot where the logistic curve is flat; half a unit may not
-        step = np.clip(score / precision, -0.5, 0.5)
+        # A Newton step may overshoot where the logistic curve is flat; where it has, half as far
+        most = np.where(score * before < 0, most / 2, most)
+        step, before = np.clip(score / precision, -most, most), score
         theta = theta + step
         if np.abs(step).max() < 1e-12 * max(1.0, np.abs(theta).max()):
             break

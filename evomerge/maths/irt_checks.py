@@ -86,7 +86,8 @@ def held_out(answers: npt.ArrayLike, *, seen: int = 30, seed: int = 0) -> HeldOu
         raise ValueError(f"no model answered more than {shown} items: nothing to predict")
     errors = np.stack(units)
     gains = errors - errors[:, :1]
-    spread = gains.std(axis=0, ddof=1) / np.sqrt(len(gains))
+    # The draws share models and fits: Nadeau and Bengio (2003), section 3
+    spread = gains.std(axis=0, ddof=1) * np.sqrt(1 / len(gains) + 1 / (FOLDS - 1))
     columns = (errors.mean(axis=0), gains.mean(axis=0), spread)
     return HeldOut(shown, *(dict(zip(ESTIMATORS, c.tolist(), strict=True)) for c in columns))
 

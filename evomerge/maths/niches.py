@@ -18,14 +18,13 @@ def shares(answers: Sequence[Mapping[str, float]], alpha: float) -> Array:
 
     A score is divided by (the sum over all members)^alpha: an item that all solve is worth little
     to each. Where members have answered different items, the sum is P times the mean of those who
-    have, and an item not answered gives nothing and does not count.
+    have, and an item not answered is nan and does not count.
     """
     items = sorted(set().union(*answers))
     scores = np.array([[row.get(item, np.nan) for item in items] for row in answers])
     scores = scores.reshape(len(answers), len(items))
     there = ~np.isnan(scores)
-    scores = np.where(there, scores, 0.0)
-    total = len(answers) * scores.sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+    total = len(answers) * np.nansum(scores, axis=0) / np.maximum(there.sum(axis=0), 1)
     worth = np.where(total > 0, total, 1.0) ** alpha
     return np.asarray(scores / worth / np.maximum(there.sum(axis=1, keepdims=True), 1))
 
@@ -34,10 +33,10 @@ def mates(shares: Array, rng: np.random.Generator) -> tuple[int, int]:
     """Two different members by their shares (P, I): one by what it gets, and one that attracts it.
 
     The second is drawn in proportion to what it gets beyond the first, summed over the items where
-    it gets more.
+    it gets more, of those that both have answered.
     """
-    first = _drawn(shares.sum(axis=1), rng)
-    attraction = np.maximum(shares - shares[first], 0.0).sum(axis=1)
+    first = _drawn(np.nansum(shares, axis=1), rng)
+    attraction = np.nansum(np.maximum(shares - shares[first], 0.0), axis=1)
     others = np.delete(np.arange(len(shares)), first)
     return first, int(others[_drawn(attraction[others], rng)])
 

@@ -13,6 +13,11 @@ BLOCK = 64
 """Points per block: a power of two, which keeps every block balanced."""
 
 
+def seed(run: int, number: int) -> int:
+    """One of a run's further seeds, each of which begins another sequence."""
+    return int(np.random.SeedSequence([run, number]).generate_state(1)[0])
+
+
 def sobol(dimension: int, seed: int, block: int) -> npt.NDArray[np.float64]:
     """Block number `block` (BLOCK, dimension) of one scrambled Sobol sequence in [0, 1)."""
     sequence = qmc.Sobol(dimension, scramble=True, rng=np.random.default_rng(seed))

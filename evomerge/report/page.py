@@ -64,7 +64,8 @@ _READING = (
     "Points that no other one beats in every objective on validation. All scores are those on "
     "test, between 0 and 1, more is better; bars and small numbers are 95 % intervals (Wilson; "
     "the bar of the mean by the normal law). The mean is that of skills: measures of the model "
-    "count if the recipe's `prefer` says so. The chosen point has the best on validation, "
+    "count if the recipe's `prefer` says so. The chosen point has the best on validation, by what "
+    "the search saw (the probability of the right choice, where it is the objective's signal), "
     "the knee the best trade-off there. Base, experts and textbook merges answered the same "
     "items. Nondominated: how probable it is, by items drawn anew, that no other point of the "
     "table beats this one in every objective."
@@ -128,7 +129,7 @@ def _notes(run: Run) -> str:
 def _front_table(run: Run) -> str:
     head = "".join(f"<th>{_safe(name)}</th>" for name in run.objectives)
     kinds = (
-        ("Front, best mean on validation first", list(run.front)),
+        ("Front, best mean score on validation first", list(run.front)),
         ("Baselines", list(run.baselines)),
     )
     body = ""

@@ -97,7 +97,7 @@ class Strategy:
         study.add_trials(list(self._trials(values)))
         with trials.quiet(), one_thread():
             study.sampler = optuna.samplers.GPSampler(
-                seed=trials.seed(self._seed, number),
+                seed=sequences.seed(self._seed, number),
                 n_startup_trials=1,
             )
             trial = study.ask(self._axes)

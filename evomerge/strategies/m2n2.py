@@ -90,7 +90,7 @@ class Strategy(Lineage[Told]):
 
     def worst(self, members: Sequence[Told]) -> int:
         lacks = np.array([told.lacks for told in members])
-        gain = self._shares(members).sum(axis=1)
+        gain = np.nansum(self._shares(members), axis=1)
         return int(np.lexsort((gain, -lacks))[0])
 
     def bred(

@@ -67,7 +67,7 @@ class Strategy(Relayed):
         self._least_fit = least_fit
         self._otherwise = functools.partial(
             plugins.begin, *plugins.inner(otherwise, WHERE), space, objectives,
-            seed=seed, where=WHERE,
+            seed=sequences.seed(seed, 0), where=WHERE,  # else its first points were asked here
         )  # fmt: skip
         self._otherwise()  # wrong options show now, not an hour later
         self._fresh = self._rounds = 0
@@ -120,7 +120,7 @@ class Strategy(Relayed):
 
     def _front(self, surrogate: quadratic.Quadratic, first: npt.NDArray[np.float64]) -> Any:
         """Points (J, D) of the surrogates' front."""
-        seed = int(np.random.SeedSequence([self._seed, self._rounds]).generate_state(1)[0])
+        seed = sequences.seed(self._seed, self._rounds)
         fresh = np.random.default_rng(seed).random((self._population, len(self._space)))
         algorithm = NSGA2(
             pop_size=self._population, sampling=np.vstack([first, fresh])[: self._population]
@@ -128,7 +128,7 @@ class Strategy(Relayed):
         algorithm.mating.n_max_iterations = TRIES
         problem = Surrogates(surrogate, len(self._space), len(self._objectives))
         done = minimize(problem, algorithm, ("n_gen", self._generations), seed=seed)
-        return done.pop.get("X")
+        return done.opt.get("X")
 
     def _sobol(self, count: int) -> list[tuple[float, ...]]:
         """The next `count` points of a Sobol sequence that are not known, canonical; fewer where

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from evomerge import plugins
 from evomerge.genome import Space
-from evomerge.maths import pareto
+from evomerge.maths import pareto, sequences
 from evomerge.plugins import REFERENCE_POINT, Proposal, Start
 from evomerge.relay import Relay, Relayed
 
@@ -52,7 +52,7 @@ class Strategy(Relayed):
         self._name, self._options = plugins.inner(inner, WHERE)
         self._patience, self._tolerance, self._growth = patience, tolerance, growth
         self._restarts = 0
-        self._best = 0.0
+        self._best = -np.inf
         self._volumes: list[float] = []
         self._kept: list[tuple[float, ...]] = []
         self._relay = Relay(self._begin(start), start)
@@ -73,7 +73,7 @@ class Strategy(Relayed):
     def _look(self) -> None:
         """Go on, or begin anew."""
         measured = [losses for losses in self._relay.own if pareto.measured(losses)]
-        volume = pareto.hypervolume(measured, REFERENCE_POINT) if measured else 0.0
+        volume = _reached(measured)
         self._volumes.append(volume)
         first, last = self._volumes[0], self._volumes[-2:][0]
         if len(self._volumes) == 1 or volume - last > self._tolerance * (volume - first):
@@ -92,7 +92,7 @@ class Strategy(Relayed):
     def _begin(self, start: Start) -> plugins.Strategy:
         options, seed = self._options, self._seed
         if self._restarts:
-            seed = int(np.random.SeedSequence([seed, self._restarts]).generate_state(1)[0])
+            seed = sequences.seed(seed, self._restarts)
             options = self._larger(self._name, options)
         return plugins.begin(
             self._name, options, self._space, self._objectives,
@@ -114,3 +114,12 @@ class Strategy(Relayed):
                 inner, given = plugins.inner(value, f"{WHERE}.{key}")
                 found[key] = {"name": inner, **self._larger(inner, given)}
         return found
+
+
+def _reached(measured: Sequence[Sequence[float]]) -> float:
+    """The hypervolume; where there is none yet, how far the nearest is beyond the reference point,
+    below zero."""
+    if not measured:
+        return -np.inf
+    beyond = min(max(losses) for losses in measured) - REFERENCE_POINT
+    return pareto.hypervolume(measured, REFERENCE_POINT) or -max(beyond, 0.0)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from evomerge import plugins
 from evomerge.genome import Space
+from evomerge.maths import sequences
 from evomerge.plugins import Start
 from evomerge.relay import Stages
 
@@ -47,11 +48,12 @@ class Strategy(Stages):
         candidates: Annotated[int, Field(ge=1)] = 32,
         then: Mapping[str, Any] = THEN,
     ) -> None:
+        other = sequences.seed(seed, 1)  # else it would begin with points that were asked
         begin, following = (
             functools.partial(
                 plugins.begin, *plugins.inner(stage, f"{WHERE}.{key}"), space, objectives,
-                seed=seed, where=f"{WHERE}.{key}",
+                seed=own, where=f"{WHERE}.{key}",
             )
-            for key, stage in (("first", first), ("then", then))
+            for key, stage, own in (("first", first, seed), ("then", then, other))
         )  # fmt: skip
         super().__init__(begin(start=start), following, start, candidates)

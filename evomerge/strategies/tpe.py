@@ -84,7 +84,7 @@ class Strategy:
     def _modelled(self, study: optuna.Study, number: int) -> Point:
         with trials.quiet():
             study.sampler = optuna.samplers.TPESampler(
-                seed=trials.seed(self._seed, number),
+                seed=sequences.seed(self._seed, number),
                 n_startup_trials=self._startup,
                 multivariate=True,
                 group=True,
