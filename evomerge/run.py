@@ -117,8 +117,8 @@ class Run(Recorded):
 
     @property
     def chosen(self) -> Point:
-        """The one point that is claimed: best mean on `validation` of what the search saw of skills, or as the
-        recipe's `prefer` weighs."""
+        """The one point that is claimed: best mean on `validation` of what the search saw of
+        skills, or as the recipe's `prefer` weighs."""
         return next(point for point in self.front.points if point.chosen)
 
     @property

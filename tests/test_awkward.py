@@ -60,6 +60,23 @@ def test_ties_in_one_pass_has_the_bits_of_all_passes(family, monkeypatch, scope,
     assert any(some) == (density < 1)
 
 
+def test_two_nested_plans_of_ties_have_thresholds_of_their_own(family, monkeypatch):
+    """In one pass, which looks for those of one density alone."""
+    monkeypatch.setattr(sparsify, "_LEAST_SAMPLE", 50)
+    monkeypatch.setattr(sparsify, "_MOST_CELLS", 2**21)
+    monkeypatch.setattr(passes, "SAMPLED", 1)
+    names = {name: family / name for name in ("left", "right")}
+    inner = [
+        nested(ties_plan(family, density=density), name)
+        for name, density in zip(names, (0.2, 0.8), strict=True)
+    ]
+    outer = plan_of(family / "base", names, "linear", weight=[0.5, 0.5])
+    plan = outer.model_copy(update={"experts": tuple(inner)})
+    brief = Merged(plan, Workshop.of(plan))
+    full = Merged(plan, dataclasses.replace(Workshop.of(plan), once=False))
+    assert all(torch.equal(brief.read(name), full.read(name)) for name in full.tensors)
+
+
 def test_a_gene_that_a_plan_does_not_name_has_its_default(family):
     """Even the one that says over what statistics are pooled."""
     named = ties_plan(family, density=0.3)
