@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -77,8 +79,23 @@ def _start(ray: Any, address: str | None, workers: int | None) -> None:
         options["address"] = address
     else:  # without `local` it would join whatever cluster was started here last
         options.update(address="local", num_cpus=workers, include_dashboard=False)
-    with _silent():
+    with _silent(), _our_signals():
         ray.init(**options)
+
+
+@contextmanager
+def _our_signals() -> Iterator[None]:
+    """Ray's own handler of SIGTERM ends the process at once: whoever had set one keeps it."""
+    if threading.current_thread() is not threading.main_thread():  # Ray sets none there either
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: of C, which Python can not set again
+                signal.signal(number, handler)
 
 
 @contextmanager

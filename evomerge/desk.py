@@ -22,9 +22,9 @@ TRIES: Mapping[str, int] = {
 
 A worker that the machine's memory monitor ended need not have been the cause of the shortage."""
 
-SLOW, PATIENCE, LEARNT = 10.0, 60.0, 2
-"""A job hangs after this many times the expected seconds, but never before so many; nothing is
-expected before so many jobs (base and an expert) are done."""
+SLOW, PATIENCE = 10.0, 60.0
+"""A job hangs after this many times the expected seconds, but never before so many, nor before
+anything is expected."""
 
 LOOK = 1.0
 """Seconds between two looks for jobs that hang."""
@@ -85,7 +85,7 @@ class Desk:
 
     def _limit(self, job: Job) -> float:
         """Seconds after which a job is taken to hang."""
-        if self.pace.jobs < LEARNT:
+        if not self.pace.is_learnt:
             return math.inf
         return max(PATIENCE, SLOW * self.pace.of(job.blocks))
 

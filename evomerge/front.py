@@ -82,10 +82,13 @@ class Tested:
         self, label: str, others: Sequence[Point], kind: Callable[[Point], str]
     ) -> list[dict[str, Any]]:
         """A row for each other point that was tested; `p_holm` counts all of them, so that it
-        holds whichever is looked at, and for the `best` of a kind too.
+        holds whichever is looked at, and for the `best` of a kind too. No rows for a label that
+        was not tested.
 
         Interval and p-values are nan where every objective is one number, such as a function's.
         """
+        if label not in self.points:
+            return []
         there, places = [p for p in others if p.label in self.points], list(self.points)
         mine = self.points[label]
         kinds = {p.label: kind(p) for p in there}

@@ -13,6 +13,9 @@ from evomerge.worker import Result, Setup
 BUILD = ""
 """What building is called among the seconds of a job; all other names are objectives."""
 
+LEARNT = 2
+"""Jobs (base and an expert) before which nothing is expected of others."""
+
 REMEMBERED = 50
 """Jobs: a machine that others use too is not always equally fast."""
 
@@ -25,13 +28,19 @@ class Pace:
         self._setup = setup
         self._known = dict(known or {})
         self._seen: dict[str, deque[float]] = {}
-        self.jobs = 0
+        self._jobs = 0
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether a job can be expected to take some time: enough of them are done, or an earlier
+        session has known what a build takes and an item of each objective."""
+        return self._jobs >= LEARNT or self._known.keys() >= {BUILD, *self._setup.banks}
 
     def add(self, result: Result) -> None:
         """Learn from a job that did not fail."""
         if result.failed is not None:
             return
-        self.jobs += 1
+        self._jobs += 1
         items: dict[str, int] = {}
         for answer in result.answers:
             items[answer.bank] = items.get(answer.bank, 0) + 1

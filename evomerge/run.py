@@ -204,8 +204,16 @@ class Run(Recorded):
     def comparisons(self) -> list[dict[str, Any]]:
         """The chosen point against each baseline: difference of mean test scores, its 95 %
         interval and p-value from a paired bootstrap over items, and `p_holm`, adjusted for the
-        number of baselines. A baseline that could not be scored is left out."""
+        number of baselines. A baseline that could not be scored is left out; where the chosen
+        point could not be, `untested` says why, and there are no comparisons."""
         return [dict(row) for row in self._compared]
+
+    @property
+    def untested(self) -> str:
+        """Why the chosen point has no scores on `test`; empty where it has."""
+        if self.chosen.label in self.front.tested.points:
+            return ""
+        return self.failures().get(self.chosen.key, "it has not answered")
 
     @cached_property
     def _compared(self) -> list[dict[str, Any]]:
@@ -213,11 +221,13 @@ class Run(Recorded):
 
     def hypervolume(self, points: Sequence[Point]) -> tuple[float, float, float]:
         """Of the points' `test` losses, to the reference point 1.1 in every objective, with its
-        95 % interval over items."""
+        95 % interval over items; 0 where none of them was tested."""
         from evomerge.plugins import REFERENCE_POINT
 
         anchors = self.losses.anchors.values()
         tested = [point for point in points if np.isfinite(point.mean("test"))]
+        if not tested:
+            return 0.0, float("nan"), float("nan")
         scores = stacked(tested)
         zero, unit = [a.zero for a in anchors], [a.unit for a in anchors]
         return intervals.bootstrap_hypervolume(scores, zero, unit, REFERENCE_POINT, seed=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+import platform
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,7 +84,7 @@ class Result:
     spent: Mapping[str, float] = field(default_factory=dict)
     cause: Cause = ""
     trace: str = ""
-    host: str = field(default_factory=lambda: os.uname().nodename)
+    host: str = field(default_factory=platform.node)
     slot: int = 0
 
 

@@ -78,6 +78,19 @@ def test_a_search_that_is_stopped_goes_on(slow):
 
 
 @pytest.mark.slow
+def test_a_search_on_ray_that_is_stopped_goes_on(slow):
+    """Ray sets a handler of SIGTERM of its own, after that of the search."""
+    pytest.importorskip("ray")
+    recipe = yaml.safe_load(slow.read_text())
+    command.write(slow.parent, {**recipe, "executor": {"name": "ray", "workers": 1}})
+    process = searching(slow, 0.3)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = command.finish(process)
+    assert code == errors.INTERRUPTED and "run the same command again to go on" in err
+    assert ledgers.content(slow.parent / "run")["answers"]
+
+
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(family, tmp_path, run):
     """Files may not grow beyond 128 kB; without the limit the same command completes the run."""
     path = command.write(tmp_path, families.recipe(family))

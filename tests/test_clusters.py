@@ -167,6 +167,28 @@ def test_a_node_that_does_not_see_the_models_gets_a_copy(family, tmp_path, clust
         assert staging.files(str(blind_node / "inputs" / sha256)) == staging.files(str(folder))
 
 
+def test_a_result_that_is_lost_with_its_node_is_asked_for_again(family, tmp_path, monkeypatch):
+    """Its node has gone after the worker had answered, and before the answers were fetched."""
+    ray = pytest.importorskip("ray")
+    get, calls, notes = ray.get, [], []
+
+    def lossy(refs, **options):
+        calls.append(refs)
+        if len(calls) == 6:
+            raise ray.exceptions.OwnerDiedError(refs.hex(), b"", "")
+        return get(refs, **options)
+
+    monkeypatch.setattr(ray, "get", lossy)
+    recipe = families.recipe(family, budget={"candidates": 6}, deterministic=True)
+    evomerge.search(
+        {**recipe, "executor": {"name": "ray", "workers": 1}}, tmp_path / "lossy",
+        report=lambda event, facts: notes.append(facts["text"]) if event == "note" else None,
+    )  # fmt: skip
+    assert sum("the node of its worker was lost; tried again" in text for text in notes) == 1
+    evomerge.search(recipe, tmp_path / "inline")
+    assert ledgers.content(tmp_path / "lossy") == ledgers.content(tmp_path / "inline")
+
+
 CONNECT = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
 
 

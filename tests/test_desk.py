@@ -5,13 +5,13 @@ import math
 import pytest
 
 import evomerge
-from evomerge import errors, worker
+from evomerge import desk, errors, worker
 from evomerge.files.items import Item
 from evomerge.recipe import resolve
 from evomerge.session import versions
 from evomerge.watch import WINDOW, Reserve, too_many
 from evomerge.worker import Job, Worker
-from tests import families, ledgers
+from tests import families, ledgers, patient
 
 
 def searched(folder, recipe, **objectives):
@@ -66,6 +66,20 @@ def test_results_that_come_twice_or_late_count_once(family, tmp_path):
     _, notes = searched(tmp_path / "twice", again)
     assert sum("a late or second result of a job is ignored" in note for note in notes) > 10
     assert ledgers.content(tmp_path / "once") == ledgers.content(tmp_path / "twice")
+
+
+@pytest.mark.slow
+def test_jobs_of_a_resumed_run_may_hang_from_the_first(family, tmp_path):
+    """Of a new one nothing is expected yet; then, what the last session has seen is."""
+    recipe = families.recipe(
+        family, executor="tests.patient", strategy="sobol", budget={"candidates": 6}
+    )
+    patient.LIMITS.clear()
+    evomerge.search(recipe, tmp_path)
+    assert patient.LIMITS[0] == math.inf
+    patient.LIMITS.clear()
+    evomerge.search(recipe, tmp_path, budget={"candidates": 9})
+    assert patient.LIMITS[0] == desk.PATIENCE
 
 
 @pytest.mark.parametrize(

@@ -281,6 +281,36 @@ def test_failures_are_noted_with_their_reasons(recipe, tmp_path):
     assert note in " ".join(Reader(run.report().read_text()).text.split("\n"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spared", "says"),
+    [
+        (slice(3), "could not be scored on test, so nothing is claimed"),  # base and experts
+        (slice(3, None), "on test, where no baseline has a score"),  # the candidates
+        (slice(0), "could not be scored on test, so nothing is claimed"),
+    ],
+)
+def test_what_could_not_be_scored_on_test_is_said(recipe, tmp_path, capsys, spared, says):
+    seen = []
+
+    def fussy(model, tokenizer, split):
+        mine = float(sum(p.sum() for p in model.parameters()))
+        if split == "search":
+            seen.append(mine)
+        if split == "test" and mine not in seen[spared]:
+            raise ValueError(f"{EVIL} is too long")
+        return 0.5
+
+    run = evomerge.search(recipe, tmp_path / "run", objectives={"own": fussy})
+    assert run.comparisons() == [] == json.loads(run.to_json())["chosen_against"]
+    tables.show(Console(width=200), run)
+    told = capsys.readouterr().out
+    report = Reader(run.report().read_text()).text
+    assert f"The chosen merge {run.chosen.label} " in report and says in report
+    assert bool(run.untested) == ("could not" in says) == (EVIL in run.untested)
+    assert (f"{run.chosen.label} could not be scored on test: " in told) == bool(run.untested)
+
+
 def half(model, tokenizer):
     return 0.5
 

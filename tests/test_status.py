@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 
 import pytest
 
@@ -45,6 +46,36 @@ def test_the_state_of_a_run_and_its_own_front(family, tmp_path, run):
     evomerge.search(recipe, tmp_path / "run", objectives={"looked": looked})
     assert status.read(tmp_path / "run")["state"] == "confirmed"
     assert seen[-1]["state"] == "in its confirmation"
+
+
+WINDOWS = """
+import os, signal, sys
+sys.modules["fcntl"] = None
+del signal.SIGALRM, signal.setitimer
+import evomerge
+from evomerge.worker import Result
+evomerge.merge(sys.argv[1], [sys.argv[2]], "linear", out=sys.argv[3])
+del os.uname  # which torch asks where it takes the system for Linux
+assert Result("key").host
+"""
+
+
+@pytest.mark.slow
+def test_without_locks_of_files_one_merges_all_the_same(family, tmp_path):
+    """As on Windows, of which this is what Python has not."""
+    done = subprocess.run(
+        [sys.executable, "-c", WINDOWS, family / "base", family / "left", tmp_path / "out"],
+        env=command.ENVIRONMENT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_without_locks_of_files_no_run_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(errors.MachineError, match="has no locks of files"):
+        Ledger(tmp_path / "run", write=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_writer_that_is_gone_is_none(tmp_path):

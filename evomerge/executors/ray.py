@@ -136,17 +136,17 @@ class Executor:
         """What has come from a worker: a result, or that it has started (None)."""
         slot = self._running.pop(ref)
         job, slot.job = slot.job, None
-        crashes = (self._ray.exceptions.RayActorError, self._ray.exceptions.OutOfMemoryError)
+        known = self._ray.exceptions
         try:
             found = self._ray.get(ref)
-        except crashes as error:
+        except (known.RayActorError, known.OutOfMemoryError, known.ObjectLostError) as error:
             if job is None:
                 self._fail_to_start(slot, error)
                 return None
             self._renew(slot)
             cause = _cause(self._ray, error)
             return _failure(job, slot, _WORDS[cause], cause)
-        except self._ray.exceptions.RayTaskError as error:  # a result that can not be sent
+        except known.RayTaskError as error:  # a result that can not be sent
             assert job is not None
             return _failure(job, slot, f"{type(error.cause).__name__}: {error.cause}", "")
         self._failed_starts, slot.ready = 0, None
@@ -215,7 +215,9 @@ def _cause(ray: Any, error: Exception) -> Cause:
     low = isinstance(error, ray.exceptions.OutOfMemoryError)
     if low or "running low on memory" in str(error):
         return "evicted"
-    return "lost" if "node has died" in str(error) else "died"
+    # A result of more than some 100 kB stays on its node until it is fetched, and is lost with it
+    gone = isinstance(error, ray.exceptions.ObjectLostError) or "node has died" in str(error)
+    return "lost" if gone else "died"
 
 
 def _failure(job: Job, slot: _Slot, reason: str, cause: Cause) -> Result:

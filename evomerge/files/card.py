@@ -6,9 +6,11 @@ import html
 import re
 import shlex
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import PureWindowsPath
 
 import yaml
+
+from evomerge.files import hub
 
 
 def card(
@@ -60,12 +62,16 @@ def escape(text: str) -> str:
 
 def _named(reference: str) -> str:
     """A model as others may know it: a name as it is, of a folder on this machine its own."""
-    return PurePath(reference).name if reference.startswith(("/", "~")) else reference
+    known = hub.is_name(reference) and not reference.startswith(".")
+    if known or reference.startswith("zoo:") or not set("/\\") & set(reference):
+        return reference
+    return PureWindowsPath(reference).name or "."  # which parts at slashes too
 
 
 def _without_folders(command: str) -> str:
     words = shlex.split(command)
-    named = [_named(word) for word in words]
+    # what follows the first `=` is the value of an option, or the model of a name
+    named = ["=".join(map(_named, word.split("=", 1))) for word in words]
     return command if named == words else shlex.join(named)
 
 

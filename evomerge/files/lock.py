@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import platform
 import re
 from pathlib import Path
 
@@ -12,6 +12,13 @@ from evomerge import errors
 
 def take(folder: Path) -> int:
     """Lock a folder, made if it is not there; MachineError, naming the other, if it is in use."""
+    try:
+        import fcntl  # which Windows has not; all that writes no run does without
+    except ImportError:
+        raise errors.MachineError(
+            f"{folder}: this system ({platform.system()}) has no locks of files (fcntl), without "
+            "which two searches might write here at once: search on Linux, macOS or in WSL"
+        ) from None
     if folder.exists() and not folder.is_dir():
         raise errors.MachineError(f"{folder}: is a file, expected a folder for the run")
     try:
@@ -42,7 +49,7 @@ def release(descriptor: int) -> None:
 
 
 def _me() -> str:
-    return f"pid {os.getpid()} on {os.uname().nodename}, boot {_boot()}"
+    return f"pid {os.getpid()} on {platform.node()}, boot {_boot()}"
 
 
 def writer_of(folder: Path) -> str | None:
@@ -56,7 +63,7 @@ def writer_of(folder: Path) -> str | None:
     except OSError:
         return None
     found = re.fullmatch(r"pid (\d+) on (.*), boot (.*)", said)
-    if found is None or found[2] != os.uname().nodename:
+    if found is None or found[2] != platform.node():
         return said or None  # of another machine nothing is known
     return said if is_alive(int(found[1])) and found[3] == _boot() else None
 

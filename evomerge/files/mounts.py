@@ -18,17 +18,18 @@ def journal(kind: str) -> str:
     return "DELETE" if kind in _NETWORK else "WAL"
 
 
-def file_system(folder: Path) -> str:
+def file_system(folder: Path, table: Path = Path("/proc/mounts")) -> str:
     """Type of the file system a folder lies on; empty where the machine does not tell."""
     try:
-        mounts = Path("/proc/mounts").read_text()
+        mounts = table.read_text()
     except OSError:
         return ""
     best = ("", "")
     for line in mounts.splitlines():
         _, point, kind, *_ = line.split()
         inside = folder.resolve().is_relative_to(point.replace("\\040", " "))
-        if inside and len(point) > len(best[0]):
+        # Of two at one place the later lies on top, as NFS does on systemd's autofs
+        if inside and len(point) >= len(best[0]):
             best = (point, kind)
     return best[1]
 

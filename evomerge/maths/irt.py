@@ -91,7 +91,8 @@ def fit(answers: npt.ArrayLike, model: str | None = None) -> Fit:
     along with slopes instead has no finite optimum once abilities are penalised and the slope is
     shared: they shrink as it grows. Priors: log a ~ N(m, 0.5^2), m ~ N(0, 1), b ~ N(0, 2^2), so
     that constant columns and single rows have finite values; an item nobody answered has b = 0
-    and the typical slope. `model` defaults to 1PL below 30 rows, else 2PL.
+    and the typical slope, which is at most STEEPEST. `model` defaults to 1PL below 30 rows, else
+    2PL.
     Raises ValueError for another shape, no cell, or values outside [0, 1].
     """
     table = checked(answers)

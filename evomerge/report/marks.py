@@ -169,6 +169,8 @@ def _name_best(figure: go.Figure, run: Run, lanes: Mapping[str, float]) -> None:
             for point in run.baselines
             if np.isfinite(value := [*point.means("test"), point.mean("test")][column])
         ]
+        if not scored:  # none of them was tested
+            continue
         value, best = max(scored, key=lambda pair: pair[0])
         figure.add_annotation(
             x=column + lanes[run.kind(best)], y=value, text=style.plain(best.label),

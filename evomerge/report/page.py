@@ -100,7 +100,12 @@ def _safe(text: object) -> str:
 def _claim(run: Run) -> str:
     """The one sentence that the run may say of itself."""
     chosen = run.chosen
+    name = f"The chosen merge <b>{_safe(chosen.label)}</b>"
+    if run.untested:
+        return f"{name} could not be scored on test, so nothing is claimed: {_safe(run.untested)}."
     rows = {row["baseline"]: row for row in run.comparisons()}
+    if not rows:
+        return f"{name} scores {chosen.mean('test'):.3f} on test, where no baseline has a score."
     best = max(run.baselines, key=lambda p: p.mean("test") if p.label in rows else -1)
     row = rows[best.label]
     verdict = "not distinguishable from"
@@ -112,7 +117,7 @@ def _claim(run: Run) -> str:
     p = _safe(shown(row["p_holm"]))
     over = f"over {len(run.objectives)} objectives " if len(run.objectives) > 1 else ""
     return (
-        f"The chosen merge <b>{_safe(chosen.label)}</b> scores {chosen.mean('test'):.3f} "
+        f"{name} scores {chosen.mean('test'):.3f} "
         f"{over}on {n:,} test items and is <b>{verdict}</b> the best baseline on these items, "
         f"{_safe(best.label)} with {best.mean('test'):.3f}: difference {row['difference']:+.3f} "
         f"(95 % paired interval {spread(row['low'], row['high'])}; p {p}, adjusted for "

@@ -1,6 +1,7 @@
 """Planted secrets reach nothing that a run writes or shows."""
 
 import json
+import shlex
 import shutil
 import sqlite3
 
@@ -119,3 +120,29 @@ def test_a_merge_names_no_folder(family, tmp_path, monkeypatch):
     assert str(tmp_path) not in text and "~" not in text
     assert "- my base\n- code\n- org/math\n" in text
     assert "\nevomerge merge 'my plan.json' -o out\n" in text
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("./../audit/rec.yaml", "rec.yaml"),
+        ("../private", "private"),
+        ("--out=/tmp/x/out", "--out=out"),
+        ("code=/home/alice/secret/code", "code=code"),
+        ("code=~/secret/a=b", "code=a=b"),
+        ("/home/alice=/private/y", "alice=y"),
+        ("./private/y/", "y"),
+        ("alice/secret/code", "code"),
+        (r"C:\Users\alice\code", "code"),
+        (r"--out=C:\Users\alice\out", "--out=out"),
+        ("org/name", "org/name"),
+        ("code=org/name@refs/pr/1", "code=org/name@refs/pr/1"),
+        ("zoo:tiny/sort", "zoo:tiny/sort"),
+        ("density=0.5", "density=0.5"),
+    ],
+)
+def test_of_paths_a_card_has_the_last_parts_alone(word, shown):
+    text = writer.card("t", base=word, experts=[], plan="k", command=shlex.join(["merge", word]))
+    assert f"\nmerge {shown}\n" in text
+    if "=" not in word:
+        assert f"\n- {shown}\n" in text
