@@ -45,6 +45,12 @@ def search(
     `allow_change` goes on with a run although its inputs or libraries have changed, and records
     it. An interruption (Ctrl-C) raises Interrupted; nothing is lost.
     """
+    given = {} if objectives is None else objectives
+    if not isinstance(given, Mapping) or not all(map(callable, given.values())):
+        raise errors.RecipeError(
+            f"objectives: expected a mapping of names to functions, got {objectives!r}; banks "
+            "stand under 'objectives' of the recipe"
+        )
     name = changes.get("name") or read(recipe)[0].name
     place = Path(folder) if folder is not None else Path("runs") / name
     problem = resolve(recipe, functions=objectives, pinned=pinned(place), **changes)
@@ -73,14 +79,16 @@ def plan_of(
     """
     if isinstance(experts, str | Path):
         experts = [experts]
+    _expected(experts, operator)
+    blocks, seed, dtype = _native(blocks), _native(seed), str(dtype).removeprefix("torch.")
     called = experts if isinstance(experts, Mapping) else named(experts)
-    references = {name: str(expert) for name, expert in called.items()}
+    references = {str(name): str(expert) for name, expert in called.items()}
     found = inputs.load(str(base), references, Path.cwd(), tokenizer=tokenizer)
     ancestry.refuse(found.ancestry, allow_mismatch)
     wanted = plain.check(Layers, {"blocks": blocks}, "plan", raises=errors.RecipeError)
     names = found.sources[0].tensors
     layers = stacks.layers(found.base.folder, names, wanted.model_dump())
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise errors.RecipeError(f"seed: expected a whole number of at least 0, got {seed!r}")
     template = Template(
         base=found.inputs[0], experts=found.inputs[1:], layers=layers,
@@ -102,13 +110,26 @@ def plan_of_recipe(source: str, genes: Mapping[str, Any]) -> Plan:
     return problem.template.plan({**problem.fixed, **_values(problem.template, genes)})
 
 
+def _expected(experts: Any, operator: Any) -> None:
+    """Raise RecipeError for arguments of other kinds."""
+    if not isinstance(experts, Mapping | Sequence) or not experts:
+        raise errors.RecipeError(f"experts: expected {{name: model}}, at least one, got {experts}")
+    if not isinstance(operator, str):
+        raise errors.RecipeError(f"operator: expected the name of one, got {operator!r}")
+
+
+def _native(value: Any) -> Any:
+    """A number or an array of numpy or torch as Python has it."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _values(template: Template, genes: Mapping[str, Any]) -> dict[str, Value]:
     """Gene values by key, from values by name."""
     placed = template.genes()
     names = [expert.name for expert in template.experts]
     found: dict[str, Value] = {}
     for name, value in genes.items():
-        copies = layout.named(placed, name, " or ".join(template.operators))
+        copies, value = layout.named(placed, name, " or ".join(template.operators)), _native(value)
         if isinstance(value, Sequence) and not isinstance(value, str):
             if len(value) != len(names):
                 raise errors.RecipeError(
@@ -120,7 +141,7 @@ def _values(template: Template, genes: Mapping[str, Any]) -> dict[str, Value]:
             expected = f"a value for each of {per}" if per else "one value, for all experts"
             raise errors.RecipeError(f"{name}: expected {expected}, got {dict(value)}")
         for gene in copies:
-            one = value[gene.expert] if isinstance(value, Mapping) else value
+            one = _native(value[gene.expert]) if isinstance(value, Mapping) else value
             gene.check(one, name)
             found[gene.key] = one
     return found
@@ -181,8 +202,13 @@ def evaluate(
 
     Raises EvaluationError, saying why, if the model can not be scored.
     """
-    if batch < 1:
-        raise errors.RecipeError(f"batch: expected at least 1, got {batch}")
+    if not isinstance(batch, int) or batch < 1:
+        raise errors.RecipeError(f"batch: expected a whole number of at least 1, got {batch!r}")
+    if not isinstance(model, str | Path | Plan):
+        raise errors.RecipeError(
+            f"model: expected a folder, a name or a Plan, got a {type(model).__name__}; merge "
+            "with `out=FOLDER` and evaluate the folder, or evaluate the plan of plan_of"
+        )
     plan = model if isinstance(model, Plan) else alone(model, dtype)
     if isinstance(bank, str | Path | banks.Bank):
         bank = [bank]

@@ -89,9 +89,9 @@ def at(place: str) -> Iterator[None]:
         raise type(error)(f"{place}: {error}") from error
 
 
-def unknown(where: str, what: str, got: str, known: Iterable[str]) -> str:
+def unknown(where: str, what: str, got: object, known: Iterable[str]) -> str:
     """The message for an unknown name: where, what, got, the nearest valid name, all of them."""
-    names = sorted(known)
+    names, got = sorted(known), str(got)
     begun = [name for name in names if got and name.startswith(got)]
     near = begun or difflib.get_close_matches(got, names, n=1, cutoff=0.5)
     guess = f" Did you mean '{near[0]}'?" if near else ""

@@ -185,6 +185,15 @@ class Front(Sequence[Point]):
         return "-" if found is None else f"{found:.2f}"
 
 
+def afterwards(points: Sequence[Point], found: Mapping[str, Mapping[str, Any]]) -> Front:
+    """Points with their scores on further banks, by plan key; none where there is no such bank."""
+    scored = []
+    for p in points if found else []:
+        scores = [np.array(rows.get(p.key, ())) for rows in found.values()]
+        scored.append(Point(p.label, p.key, {"test": scores}, p.chosen))
+    return Front(scored, list(found), Tested([]))
+
+
 def _cell(point: Point, objective: int) -> str:
     return f"<td>{point.text(objective)}</td>"
 

@@ -76,6 +76,7 @@ def export(
     from evomerge.run import Run
 
     saving.size(shard_size, "--shard-size")
+    _one_of({"--plan": plan or None, "--mergekit": mergekit, "--adapter": adapter})
     opened = None if run.suffix == ".json" else Run(run)
     if opened is None and point != "best":
         raise errors.RecipeError(f"{run}: is a plan, which is one point; leave out '{point}'")
@@ -117,6 +118,15 @@ def import_(
     for note in found.notes:
         err.print(note, style="yellow", highlight=False, soft_wrap=True)
     out.print(str(found.path), highlight=False, soft_wrap=True)
+
+
+def _one_of(options: dict[str, Any]) -> None:
+    """Raise RecipeError where more than one option is given."""
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise errors.RecipeError(
+            f"{' and '.join(given)} exclude each other: each is another thing to write"
+        )
 
 
 def _command() -> str:

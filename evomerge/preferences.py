@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,13 @@ class Preference:
     near: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for option in ("weights", "at_least", "near"):
+            given = getattr(self, option)
+            numbers = isinstance(given, Mapping) and all(
+                isinstance(value, Real) for value in given.values()
+            )
+            if not numbers:
+                raise errors.RecipeError(f"{option}: expected {{objective: number}}, got {given}")
         for name, weight in self.weights.items():
             if not 0 <= weight < float("inf"):
                 raise errors.RecipeError(f"prefer: '{name}' weighs {weight}, expected 0 or more")

@@ -32,7 +32,7 @@ def read(source: str | Path | Mapping[str, Any]) -> tuple[Recipe, str, Path]:
     are looked at by `resolve`.
     """
     if isinstance(source, Mapping):
-        where, folder, data = "recipe", Path.cwd(), dict(source)
+        where, folder, data = "recipe", Path.cwd(), plain.texts(source)
     else:
         path = _find(str(source))
         where, folder = str(source), path.parent

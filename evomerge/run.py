@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge import errors
-from evomerge.front import Front, Point, Tested, number, stacked
+from evomerge.front import Front, Point, Tested, afterwards, number, stacked
 from evomerge.maths import intervals, pareto
 from evomerge.objectives import Losses, anchor
 from evomerge.preferences import Preference
@@ -106,14 +106,8 @@ class Run(Recorded):
 
     @property
     def further(self) -> Front:
-        """Front and baselines on banks that the search did not have; empty until
-        `evomerge evaluate RUN --front` scores them."""
-        found = self._further()
-        points = []
-        for p in [*self.front, *self.baselines] if found else []:
-            scores = [np.array(rows.get(p.key, ())) for rows in found.values()]
-            points.append(Point(p.label, p.key, {"test": scores}, p.chosen))
-        return Front(points, list(found), Tested([]))
+        """Front and baselines on what `evomerge evaluate RUN --front` has scored afterwards."""
+        return afterwards([*self.front, *self.baselines], self._further())
 
     @property
     def chosen(self) -> Point:
@@ -136,7 +130,8 @@ class Run(Recorded):
         near: Mapping[str, float] | None = None,
     ) -> Point:
         """The point of the front that suits preferences best, by `validation`; see Preference."""
-        return Preference(weights or {}, at_least or {}, near or {}).pick(self)
+        given = ({} if asked is None else asked for asked in (weights, at_least, near))
+        return Preference(*given).pick(self)
 
     @property
     def looks(self) -> int:
@@ -240,16 +235,16 @@ class Run(Recorded):
         return Plan.parse(relocated(data, self._ledger.meta("paths") or {}), str(self.folder))
 
     def save(
-        self, which: str, folder: str | Path, *, adapter: int | None = None, **details: Any
+        self, which: str | Point, folder: str | Path, *, adapter: int | None = None, **details: Any
     ) -> Path:
         """Write a point as a Hugging Face folder with a model card and its plan.
 
         With `adapter`, as a LoRA adapter of that rank; `fit.json` says what it leaves out.
-
         `details` (shard_size, told) are those of saving.write.
         """
         from evomerge import saving
 
+        which = which.label if isinstance(which, Point) else which
         point = self.point(which)
         scores = [
             (name, point.means("test")[i], *point.interval(i))

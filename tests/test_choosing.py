@@ -22,6 +22,21 @@ def done(family, tmp_path_factory):
     return evomerge.search(families.recipe(family), folder)
 
 
+def test_a_preferred_point_is_saved_and_wrong_kinds_are_named(done, tmp_path, refused):
+    saved = done.save(done.prefer({"one": 1}), tmp_path / "point")
+    assert (saved / "model.safetensors").is_file()
+    for wrong in ("one=2", {"one": "2"}, ["one"]):
+        with pytest.raises(errors.RecipeError, match="weights: expected"):
+            done.prefer(wrong)
+    with pytest.raises(errors.EvomergeError, match="unknown point 'None'"):
+        done.save(None, tmp_path / "none")
+    options = ("--plan", "--mergekit", tmp_path / "x.yaml")
+    refused("export", done.folder, *options, code=2, says="--plan and --mergekit exclude")
+    for functions in ([len], {"mine": "tiny_code"}):
+        with pytest.raises(errors.RecipeError, match="objectives: expected a mapping of names"):
+            evomerge.search(done.recipe, tmp_path / "run", objectives=functions)
+
+
 @pytest.fixture
 def copied(done, tmp_path):
     return evomerge.Run(shutil.copytree(done.folder, tmp_path / "run"))

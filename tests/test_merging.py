@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.console import Console
 import evomerge
 from evomerge import api, errors, progress, saving
 from evomerge.files.checkpoint import Checkpoint
-from evomerge.recipe import named
+from evomerge.recipe import named, resolve
 from tests import families
 
 
@@ -85,6 +86,60 @@ def test_another_dtype_is_another_plan(family):
     plan = api.plan_of(family / "base", [family / "left"], "linear")
     assert plan.dtype == "float32"
     assert saving.in_dtype(plan, "float32").key == plan.key != saving.in_dtype(plan, "float16").key
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(family):
+    """Whatever a sweep counts in; and torch's own name of a dtype."""
+    base, both = family / "base", [family / "left", family / "right"]
+    plan = api.plan_of(base, both, "linear", blocks=2, seed=3, weight=[0.25, 0.5])
+    same = api.plan_of(
+        base, both, "linear", blocks=np.int64(2), seed=np.int64(3), weight=np.float32([0.25, 0.5])
+    )
+    each = api.plan_of(
+        base, both, "linear", blocks=2, seed=3, dtype=torch.float32,
+        weight={"left": np.float32(0.25), "right": torch.tensor(0.5)},
+    )  # fmt: skip
+    assert plan.key == same.key == each.key
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"experts": {}}, "experts: expected .*at least one"),
+        ({"experts": None}, "experts: expected"),
+        ({"operator": None}, "operator: expected the name of one, got None"),
+        ({"operator": ["ties"]}, "operator: expected the name of one"),
+        ({"seed": True}, "seed: expected a whole number"),
+        ({"dtype": 8}, "unknown dtype '8'"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(family, changes, says):
+    given = {"experts": {1: family / "left"}, "operator": "linear", **changes}
+    with pytest.raises(errors.RecipeError, match=says):
+        api.plan_of(family / "base", **given)
+
+
+def test_a_recipe_in_python_may_hold_paths(family):
+    texts = families.recipe(family)
+    paths = {
+        **texts, "base": Path(texts["base"]),
+        "experts": {name: Path(text) for name, text in texts["experts"].items()},
+        "objectives": {"one": {"bank": family / "one.jsonl"}, "two": family / "two.jsonl"},
+    }  # fmt: skip
+    assert resolve(paths).inputs.inputs == resolve(texts).inputs.inputs
+
+
+def test_a_live_model_is_not_evaluated_but_a_plan_is(family):
+    model = evomerge.merge(family / "base", [family / "left"])
+    with pytest.raises(
+        errors.RecipeError, match="got a LlamaForCausalLM; merge with `out=FOLDER`"
+    ):
+        evomerge.evaluate(model, family / "one.jsonl")
+    for batch in ("25", 2.5, 0):
+        with pytest.raises(errors.RecipeError, match="batch: expected a whole number"):
+            evomerge.evaluate(family / "base", family / "one.jsonl", batch=batch)
+    with pytest.raises(errors.EvomergeError, match="unknown split 'None'"):
+        evomerge.evaluate(family / "base", family / "one.jsonl", split=None)
 
 
 @pytest.mark.parametrize(

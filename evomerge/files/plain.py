@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 import typing
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +56,15 @@ def shown(value: object, limit: int = 80) -> str:
     """A value as it may stand in a message: quoted, printable, cut to `limit` characters."""
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def texts(value: Any) -> Any:
+    """Paths as texts, at whatever depth: Python's callers have them, files do not."""
+    if isinstance(value, Mapping):
+        return {key: texts(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [texts(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def absent(path: Path) -> str:
