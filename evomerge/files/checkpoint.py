@@ -109,11 +109,6 @@ class Checkpoint:
     def _where(self) -> str:
         return str(self.folder) if self.folder.name == self.name else f"{self.name}: {self.folder}"
 
-    @property
-    def integer_names(self) -> tuple[str, ...]:
-        """The tensors that are not floating point, which no operator can merge."""
-        return tuple(n for n, info in self.tensors.items() if not info.dtype.is_floating_point)
-
     @cached_property
     def sha256(self) -> str:
         """Over the sorted names and sha256 of the config and of the weight files."""
