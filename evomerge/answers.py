@@ -87,7 +87,7 @@ class Answers:
             self.ledger.forget_failures(failed)
 
     def places(self, split: str, items: int | None = None) -> list[Place]:
-        """As `worker.places`: one list for all candidates that are asked them."""
+        """As `blocks.places`: one list for all candidates that are asked them."""
         known = self._places.get((split, items))
         if known is None:
             known = places(self.setup.banks, split, self.setup.batch, items)

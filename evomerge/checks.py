@@ -23,6 +23,9 @@ from evomerge.scorers import brevity, function, structural
 AUTO = "auto"
 """The device that is there."""
 
+WITHOUT_FLOAT64 = ("mps",)
+"""Devices on which torch has no float64, in which operators sum."""
+
 REFUSED = {
     "population": "no generation would follow the first one",
     "candidates": "its second strategy would never begin",
@@ -245,7 +248,7 @@ def device(recipe: Recipe) -> str:
 
     here = torch.accelerator.current_accelerator(check_available=True)
     if recipe.device == AUTO:
-        return here.type if here is not None else "cpu"
+        return here.type if here is not None and here.type not in WITHOUT_FLOAT64 else "cpu"
     try:
         wanted = torch.device(recipe.device)
     except RuntimeError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import pkgutil
@@ -124,10 +123,8 @@ PARTS = {
 """What a module must have to be a plug-in of each kind."""
 
 
-@functools.cache
-def _modules(kind: str) -> dict[str, ModuleType]:
-    """Those already loaded, by name: names are looked up for every tensor of every candidate."""
-    return {}
+_LOADED: dict[tuple[str, str], ModuleType] = {}
+"""Modules by kind and name: names are looked up for every tensor of every candidate."""
 
 
 def known(kind: str) -> list[str]:
@@ -141,10 +138,9 @@ def load(kind: str, name: str, where: str = "") -> ModuleType:
 
     Raises RecipeError for an unknown name, with the nearest known one.
     """
-    loaded = _modules(kind)
-    if name not in loaded:
-        loaded[name] = _import(kind, name, where or kind)
-    return loaded[name]
+    if (kind, name) not in _LOADED:
+        _LOADED[kind, name] = _import(kind, name, where or kind)
+    return _LOADED[kind, name]
 
 
 def _import(kind: str, name: str, where: str) -> ModuleType:

@@ -42,7 +42,8 @@ def files(folder: str) -> dict[str, str]:
     """sha256 by name of the files that a model can be read from; no other formats of weights."""
     root = Path(folder)
     found = [*root.glob("*"), *root.glob("additional_chat_templates/*.jinja")]
-    names = [p.relative_to(root).as_posix() for p in found if p.is_file()]
+    names = {p.relative_to(root).as_posix() for p in found if p.is_file()}
+    names.update(inputs.opened(root).files)  # an index may name files in folders of their own
     kept = [n for n in sorted(names) if not n.endswith(UNREAD)]
     return {n: digest(inside(root, n, folder), folder) for n in kept}
 
@@ -55,7 +56,7 @@ def piece(folder: str, name: str, start: int) -> bytes:
 
 
 def _bring(path: Path, sha256: str, folder: str, name: str, far: Far) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         while data := far(piece, folder, name, file.tell()):
             file.write(data)

@@ -73,13 +73,11 @@ def test_unknown_tensor_names_the_nearest(tmp_path):
         found.read("norm.weigt")
 
 
-def test_order_is_natural_and_integers_are_named(tmp_path):
+def test_order_is_natural(tmp_path):
     names = ["layers.10.w", "layers.2.w", "layers.2.a", "layers.1.w", "9" * 5000]
     tensors = {name: torch.ones(1) for name in names}
-    tensors["ids"] = torch.arange(3)
     found = Checkpoint.open(save(tmp_path, tensors))
     assert [n for n in found.tensors if n[0] == "l"] == [names[i] for i in (3, 2, 1, 0)]
-    assert found.integer_names == ("ids",)
 
 
 def test_sha256_covers_weights_and_config(tmp_path):

@@ -1,5 +1,6 @@
 """Inputs for a machine that does not see them where the driver does."""
 
+import json
 import shutil
 
 import pytest
@@ -37,6 +38,21 @@ def test_it_is_brought_once_and_whole(family, tmp_path, far):
     far.sent.clear()
     assert staging.local(sha256, str(tmp_path / "nothing" / "left"), far) == copy
     assert not far.sent
+
+
+def test_weights_in_a_folder_of_their_own_are_brought(family, tmp_path, far):
+    far.family = tmp_path / "there"
+    sharded = far.family / "sharded"
+    shutil.copytree(family / "left", sharded)
+    names = list(inputs.opened(sharded).tensors)
+    (sharded / "a" / "b").mkdir(parents=True)
+    (sharded / "model.safetensors").rename(sharded / "a" / "b" / "w.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "a/b/w.safetensors")}
+    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    sha256 = inputs.opened(sharded).sha256
+    copy = staging.local(sha256, str(tmp_path / "nothing" / "sharded"), far)
+    assert inputs.opened(copy).sha256 == sha256
+    assert "a/b/w.safetensors" in staging.files(copy)
 
 
 def test_what_is_there_is_used_unless_it_is_another_model(family, tmp_path, far):

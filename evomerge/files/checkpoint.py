@@ -55,7 +55,7 @@ class Checkpoint:
     """The tensors of one model, memory-mapped; use `open`.
 
     `tensors` is in canonical order (layer 2 before layer 10), without a head that only repeats
-    the embedding. `tied` says that the head is the embedding.
+    the embedding. `tied` says that the head is the embedding; `files` names those with weights.
     """
 
     CONFIG = "config.json"
@@ -64,7 +64,7 @@ class Checkpoint:
         self, folder: Path, name: str, config: dict[str, Any], shards: dict[str, Headers]
     ) -> None:
         self.folder, self.name, self.config = folder, name, config
-        self._files = tuple(shards)
+        self.files = tuple(shards)
         self._maps: dict[Path, mmap.mmap] = {}
         self._flats: dict[str, torch.Tensor] = {}
         self._views: dict[str, torch.Tensor] = {}
@@ -109,16 +109,11 @@ class Checkpoint:
     def _where(self) -> str:
         return str(self.folder) if self.folder.name == self.name else f"{self.name}: {self.folder}"
 
-    @property
-    def integer_names(self) -> tuple[str, ...]:
-        """The tensors that are not floating point, which no operator can merge."""
-        return tuple(n for n, info in self.tensors.items() if not info.dtype.is_floating_point)
-
     @cached_property
     def sha256(self) -> str:
         """Over the sorted names and sha256 of the config and of the weight files."""
         whole = hashlib.sha256()
-        for name in sorted([*self._files, self.CONFIG]):
+        for name in sorted([*self.files, self.CONFIG]):
             path = inside(self.folder, name, self._where)
             whole.update(f"{name}\0{digest(path, self._where)}\n".encode())
         return whole.hexdigest()

@@ -186,7 +186,7 @@ class Place:
         yield from self.shared
 
 
-def places(merge: Merge, names: Iterable[str], base: Model | None, where: str) -> dict[str, Place]:
+def places(merge: Merge, names: Iterable[str], where: str) -> dict[str, Place]:
     """The place of every tensor; RecipeError for slices that change the order of layers."""
     names = list(names)
     numbers = {name: _LAYER.search(name) for name in names}

@@ -120,7 +120,7 @@ def _steps(
     module = plugins.load("operator", method.operator)
     declared = {gene.name: gene for gene in module.GENES}
     _known_parameters(merge, method, where)
-    for name, place in mergekit.places(merge, tensors, base, where).items():
+    for name, place in mergekit.places(merge, tensors, where).items():
         with errors.at(f"{where}: {name}"):
             shared = {
                 key: _value(place, None, key, default, name)

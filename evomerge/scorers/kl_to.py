@@ -83,7 +83,7 @@ def score(model: Any, batch: Batch) -> dict[str, list[float]]:
             )
         top = answer.top.to(logits.device)
         kls.append(divergence(answer.log_p, merged(logits, top).cpu()).mean().item())
-        agreements.append((logits.argmax(1) == top[:, 0]).double().mean().item())
+        agreements.append((logits.argmax(1) == top[:, 0]).cpu().double().mean().item())
     near = torch.tensor(kls).neg().exp().tolist()
     return {
         "score": near if batch.measure == "kl" else agreements,
