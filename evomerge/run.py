@@ -200,15 +200,8 @@ class Run(Recorded):
         """The chosen point against each baseline: difference of mean test scores, its 95 %
         interval and p-value from a paired bootstrap over items, and `p_holm`, adjusted for the
         number of baselines. A baseline that could not be scored is left out; where the chosen
-        point could not be, `untested` says why, and there are no comparisons."""
+        point could not be, there are none."""
         return [dict(row) for row in self._compared]
-
-    @property
-    def untested(self) -> str:
-        """Why the chosen point has no scores on `test`; empty where it has."""
-        if self.chosen.label in self.front.tested.points:
-            return ""
-        return self.failures().get(self.chosen.key, "it has not answered")
 
     @cached_property
     def _compared(self) -> list[dict[str, Any]]:

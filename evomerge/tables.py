@@ -30,8 +30,8 @@ def show(out: Console, run: Run) -> None:
         interval, difference = spread(row["low"], row["high"]), f"{row['difference']:+.3f}"
         against.add_row(named(row), difference, interval, shown(row["p_holm"]))
     out.print(against)
-    if run.untested:
-        line = f"{run.chosen.label} could not be scored on test: {run.untested}"
+    if reason := remarks.untested(run):
+        line = f"{run.chosen.label} could not be scored on test: {reason}"
         out.print(Text(line, "yellow"))
     if kept := run.kept():
         table = Table("has to keep", "wanted", "margin on validation", "lower bound", "test")

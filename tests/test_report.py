@@ -307,8 +307,9 @@ def test_what_could_not_be_scored_on_test_is_said(recipe, tmp_path, capsys, spar
     told = capsys.readouterr().out
     report = Reader(run.report().read_text()).text
     assert f"The chosen merge {run.chosen.label} " in report and says in report
-    assert bool(run.untested) == ("could not" in says) == (EVIL in run.untested)
-    assert (f"{run.chosen.label} could not be scored on test: " in told) == bool(run.untested)
+    reason = remarks.untested(run)
+    assert bool(reason) == ("could not" in says) == (EVIL in reason)
+    assert (f"{run.chosen.label} could not be scored on test: " in told) == bool(reason)
 
 
 def half(model, tokenizer):

@@ -101,8 +101,8 @@ def _claim(run: Run) -> str:
     """The one sentence that the run may say of itself."""
     chosen = run.chosen
     name = f"The chosen merge <b>{_safe(chosen.label)}</b>"
-    if run.untested:
-        return f"{name} could not be scored on test, so nothing is claimed: {_safe(run.untested)}."
+    if reason := remarks.untested(run):
+        return f"{name} could not be scored on test, so nothing is claimed: {_safe(reason)}."
     rows = {row["baseline"]: row for row in run.comparisons()}
     if not rows:
         return f"{name} scores {chosen.mean('test'):.3f} on test, where no baseline has a score."

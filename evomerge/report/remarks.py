@@ -11,6 +11,13 @@ FEW = 10
 """With fewer items on which two plans differ, intervals of the difference cover less than 94 %."""
 
 
+def untested(run: Run) -> str:
+    """Why the chosen point has no scores on `test`; empty where it has."""
+    if run.chosen.label in run.front.tested.points:
+        return ""
+    return run.failures().get(run.chosen.key, "it has not answered")
+
+
 def of(run: Run) -> list[str]:
     """What to know beside the numbers: a result not new, useless experts, failures."""
     found = list(run.contamination)
