@@ -23,7 +23,10 @@ def merge(
     ],
     folder: Folder = Path("merged"),
     gene: Annotated[
-        list[str] | None, typer.Option("--set", help="gene value for a recipe: weight=0.3")
+        list[str] | None,
+        typer.Option(
+            "--set", help="gene value for a recipe: weight=0.3, or each expert's: [0.3,1]"
+        ),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16, if not as the plan says")
@@ -50,12 +53,15 @@ def merge(
     out.print(str(written), highlight=False, soft_wrap=True)
 
 
-def _assignment(text: str) -> tuple[str, float | str]:
+def _assignment(text: str) -> tuple[str, Any]:
+    """A gene and its value: a number, a name, or in JSON a list or mapping of each expert's."""
     name, sign, value = text.partition("=")
     if not sign:
         raise errors.RecipeError(f"--set: expected gene=value, got '{text}'")
     try:
-        return name, float(value)
+        return name, json.loads(value) if value[:1] in ("[", "{") else float(value)
+    except json.JSONDecodeError as error:
+        raise errors.RecipeError(f"--set: '{value}' is not JSON: {error}") from None
     except ValueError:
         return name, value
 

@@ -31,7 +31,7 @@ from evomerge.files.items import Item, constant
 from evomerge.files.ledger import Ledger, begun
 from evomerge.files.writer import atomic_text
 from evomerge.maths import shingles
-from evomerge.recipe import Problem, read, resolve
+from evomerge.recipe import Problem, named, read, resolve
 from evomerge.worker import Worker
 
 SHOWN = 5
@@ -164,7 +164,7 @@ def check_bank(
     from evomerge import api
 
     bank = shelf.load(file)
-    models = {"base": base, **dict(_named(text) for text in experts or _siblings(base))}
+    models = {"base": base, **_experts(experts or _siblings(base))}
     scores = []
     for name, model in models.items():
         score = api.evaluate(model, [bank], split=split)[bank.name]
@@ -223,11 +223,10 @@ def look_at(items: Sequence[Item]) -> dict[str, Any]:
     return {"near_duplicates": {"pairs": len(pairs), "shown": shown}, "answers": most}
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, sign, folder = text.partition("=")
-    if not sign:
-        raise errors.RecipeError(f"--expert: expected name=folder, got '{text}'")
-    return name, folder
+def _experts(texts: Sequence[str]) -> dict[str, str]:
+    """Folders by the names that are given, else by those of their own."""
+    given = dict(text.split("=", 1) for text in texts if "=" in text)
+    return given | named(text for text in texts if "=" not in text)
 
 
 def _siblings(base: str) -> list[str]:

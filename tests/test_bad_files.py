@@ -268,4 +268,4 @@ def test_wrong_evaluations(refused, family, tmp_path):
     refused("evaluate", base, *twins, code=errors.USAGE, says="two banks have the name 'one'")
     refused("bank", "check", tmp_path / "x.jsonl", code=errors.INPUT, says="no such file")
     wrong = [family / "one.jsonl", "--base", base, "--expert", "left"]
-    refused("bank", "check", *wrong, code=errors.USAGE, says="expected name=folder, got 'left'")
+    refused("bank", "check", *wrong, code=errors.INPUT, says="left: no such folder")

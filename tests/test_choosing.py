@@ -32,9 +32,8 @@ def test_a_preferred_point_is_saved_and_wrong_kinds_are_named(done, tmp_path, re
         done.save(None, tmp_path / "none")
     options = ("--plan", "--mergekit", tmp_path / "x.yaml")
     refused("export", done.folder, *options, code=2, says="--plan and --mergekit exclude")
-    for functions in ([len], {"mine": "tiny_code"}):
-        with pytest.raises(errors.RecipeError, match="objectives: expected a mapping of names"):
-            evomerge.search(done.recipe, tmp_path / "run", objectives=functions)
+    with pytest.raises(errors.RecipeError, match="objectives: expected a mapping of names"):
+        evomerge.search(done.recipe, tmp_path / "run", objectives=[len])
 
 
 @pytest.fixture

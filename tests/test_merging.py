@@ -82,6 +82,21 @@ def test_a_plan_merges_like_the_call_that_made_it(family, run, tmp_path):
         assert torch.equal(tensor, tensors(by_call)[name]) and torch.equal(tensor, model[name])
 
 
+def test_each_expert_may_have_a_value_of_its_own(family, run, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(json.dumps(families.recipe(family)))
+    for name, text in (("list", "[0.25, 0.5]"), ("mapping", '{"right": 0.5, "left": 0.25}')):
+        given = ("--set", f"weight={text}", "-o", tmp_path / name)
+        code, _, err = run("merge", tmp_path / "recipe.yaml", *given)
+        assert code == 0, err
+    first, second = (tensors(tmp_path / name) for name in ("list", "mapping"))
+    both = [family / "left", family / "right"]
+    named_ones = api.plan_of(
+        family / "base", both, "task_arithmetic", blocks=2, seed=3, weight=[0.25, 0.5]
+    )
+    by_call = tensors(saving.write(named_ones, tmp_path / "call"))
+    assert all(torch.equal(first[n], t) and torch.equal(second[n], t) for n, t in by_call.items())
+
+
 def test_another_dtype_is_another_plan(family):
     plan = api.plan_of(family / "base", [family / "left"], "linear")
     assert plan.dtype == "float32"
@@ -149,6 +164,8 @@ def test_a_live_model_is_not_evaluated_but_a_plan_is(family):
         (["--shard-size", "much"], "--shard-size: expected a size such as 5GB"),
         (["--set", "weight"], "--set: expected gene=value, got 'weight'"),
         (["--set", "weigth=1"], "Did you mean 'weight'"),
+        (["--set", "weight=[1, "], "is not JSON"),
+        (["--set", "weight=[1]"], "expected 2 values (left, right), got 1"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_written(
