@@ -103,11 +103,14 @@ def words(value: Any) -> str:
 
 
 def facts(out: Console, found: dict[str, Any]) -> None:
-    """A row a fact, with a line for each part of one that has parts; bytes as MB or GB."""
+    """A row a fact, with a line for each part of one that has parts, and for each sentence;
+    bytes as MB or GB."""
     table = Table(show_header=False)
     for key, value in found.items():
         parts = value if isinstance(value, dict) else {}
         lines = [f"{name}: {_said(key, part)}" for name, part in parts.items()]
+        if isinstance(value, list) and any(" " in str(part) for part in value):
+            lines = [words(part) for part in value]
         lines = lines or [_said(key, value)]
         table.add_row(key.removesuffix(BYTES), "\n".join(lines))
     out.print(table)
