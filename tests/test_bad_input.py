@@ -107,7 +107,7 @@ WRONG = [
     ({"space": {"blocks": 0}}, "space.blocks: expected a whole number from 1, or 'all', got 0"),
     ({"space": {"blocks": "al"}}, "expected a whole number from 1, or 'all', got 'al'"),
     ({"space": {"roles": ["mpl"]}}, "(did you mean 'mlp'?), got 'mpl'"),
-    ({"batch": 0}, "batch: expected a whole number of at least 1, got 0"),
+    ({"batch": 0}, "batch: expected at least 1, got 0"),
     ({"ask": 0}, "ask: expected at least 1, got 0"),
     ({"seed": -1}, "seed: expected at least 0, got -1"),
     ({"seed": 2**70}, "seed: expected less than"),
