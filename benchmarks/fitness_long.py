@@ -40,9 +40,9 @@ def main() -> None:
         skill: {"bank": str(joined(skill, options.folder)), "signal": "probability"}
         for skill in SKILLS
     }
+    keys = recipe.read("quickstart")[0].model_dump(mode="json")
     started = []
     for name, changes in POPULATIONS.items():
-        keys = recipe.read("quickstart")[0].model_dump(mode="json")
         asked = {**keys, **changes, "objectives": objectives, "fidelity": "all"}
         path = options.folder / f"{name}.yaml"
         path.write_text(json.dumps(asked))

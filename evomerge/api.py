@@ -45,8 +45,7 @@ def search(
     `allow_change` goes on with a run although its inputs or libraries have changed, and records
     it. An interruption (Ctrl-C) raises Interrupted; nothing is lost.
     """
-    given = {} if objectives is None else objectives
-    if not isinstance(given, Mapping):
+    if not isinstance(objectives, Mapping | None):
         raise errors.RecipeError(
             f"objectives: expected a mapping of names to functions, got {objectives!r}; banks "
             "stand under 'objectives' of the recipe"

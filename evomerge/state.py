@@ -118,8 +118,9 @@ class State:
         candidate.lacks, candidate.keeps = self.constraints.lacking(
             candidate.key, kept, self.estimation, candidate.places
         )
-        worst = self._worst if candidate.lacks > 0 else REFERENCE_POINT
-        candidate.seen, candidate.losses = losses, penalised(losses, candidate.lacks, worst)
+        candidate.seen = candidate.losses = losses
+        if candidate.lacks > 0:
+            candidate.losses = penalised(losses, candidate.lacks, self._worst)
         candidate.items = items
 
     @functools.cached_property

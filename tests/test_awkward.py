@@ -45,13 +45,18 @@ def test_ties_is_the_same_in_any_tiles(family, scope, balanced):
         assert all(torch.equal(tiled[name], untiled[name]) for name in untiled)
 
 
-@pytest.mark.parametrize("scope", ["model", "tensor"])
-@pytest.mark.parametrize("density", [0.3, 1.0])
-def test_ties_in_one_pass_has_the_bits_of_all_passes(family, monkeypatch, scope, density):
-    """A merge without a search looks for one threshold, between bounds that a sample gives."""
+@pytest.fixture
+def small_sample(monkeypatch):
+    """One pass brackets thresholds by a sample, which a model of this size is too small for."""
     monkeypatch.setattr(sparsify, "_LEAST_SAMPLE", 50)
     monkeypatch.setattr(sparsify, "_MOST_CELLS", 2**21)
     monkeypatch.setattr(passes, "SAMPLED", 1)
+
+
+@pytest.mark.parametrize("scope", ["model", "tensor"])
+@pytest.mark.parametrize("density", [0.3, 1.0])
+def test_ties_in_one_pass_has_the_bits_of_all_passes(family, small_sample, scope, density):
+    """A merge without a search looks for one threshold, between bounds that a sample gives."""
     plan = ties_plan(family, density=density, weight=[1, 0.5], threshold_scope=scope)
     brief = Merged(plan, Workshop.of(plan))
     full = Merged(plan, dataclasses.replace(Workshop.of(plan), once=False))
@@ -60,11 +65,8 @@ def test_ties_in_one_pass_has_the_bits_of_all_passes(family, monkeypatch, scope,
     assert any(some) == (density < 1)
 
 
-def test_two_nested_plans_of_ties_have_thresholds_of_their_own(family, monkeypatch):
+def test_two_nested_plans_of_ties_have_thresholds_of_their_own(family, small_sample):
     """In one pass, which looks for those of one density alone."""
-    monkeypatch.setattr(sparsify, "_LEAST_SAMPLE", 50)
-    monkeypatch.setattr(sparsify, "_MOST_CELLS", 2**21)
-    monkeypatch.setattr(passes, "SAMPLED", 1)
     names = {name: family / name for name in ("left", "right")}
     inner = [
         nested(ties_plan(family, density=density), name)
