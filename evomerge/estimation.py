@@ -66,6 +66,9 @@ class View:
         if self.estimator == "p_irt":
             prior = irt.Prior(*self.prior)
             return estimates.p_irt(answers, self.items, prior, self.dispersion, self.misfit)
+        if self.estimator == "equated":
+            prior, means = irt.Prior(*self.prior), np.array(self.item_means)
+            return estimates.equated(answers, self.items, prior, means, self.misfit)
         return estimates.stratified(answers, self.strata)
 
     def ability(self, answers: Scores) -> float:

@@ -62,15 +62,15 @@ class Fidelity(_Part):
 
     All of them, the `first` of a fixed order, a `random` draw, one in equal parts from strata of
     difficulty, or the most informative for the front and a share `random` from strata. Everybody
-    is asked the same `items`. `estimator` is `mean`, `stratified` or `p_irt`. When `every` further
-    candidates, and half as many again, have been told, item response theory is fitted anew, and
-    at most a share `rotate` of the items is replaced. The first `calibration` candidates, and
-    the first `recalibration` after each fit, are asked every item.
+    is asked the same `items`. `estimator` is `mean`, `stratified`, `p_irt` or `equated`. When
+    `every` further candidates, and half as many again, have been told, item response theory is
+    fitted anew, and at most a share `rotate` of the items is replaced. The first `calibration`
+    candidates, and the first `recalibration` after each fit, are asked every item.
     """
 
     name: Literal["all", "first", "random", "stratified", "informative"] = "all"
     items: int | None = Field(default=None, ge=1)
-    estimator: Literal["mean", "stratified", "p_irt"] | None = None
+    estimator: Literal["mean", "stratified", "p_irt", "equated"] | None = None
     random: float = Field(default=0.3, ge=0, le=1)
     calibration: int | None = Field(default=None, ge=0)
     recalibration: int | None = Field(default=None, ge=0)
@@ -92,7 +92,7 @@ class Fidelity(_Part):
     @property
     def modelled(self) -> bool:
         """Whether item response theory is fitted."""
-        return self.name == "informative" or self.reads == "p_irt"
+        return self.name == "informative" or self.reads in ("p_irt", "equated")
 
     @property
     def whole(self) -> int:

@@ -86,3 +86,33 @@ def p_irt(
     scatter = dispersion * float(noise[rest].sum()) / int(rest.sum()) ** 2
     variance = (slope * float(error)) ** 2 + scatter + misfit**2
     return Estimate(total / len(answers), share * float(np.sqrt(variance)))
+
+
+def equated(
+    answers: Array, items: Items, prior: Prior, item_means: Array, misfit: float = 0.0
+) -> Estimate:
+    """The mean of what was answered, and on the rest what a line through the known models gives:
+    their mean there, and how far the answers are from their means, times the ratio of slopes.
+
+    The ratio is that of the mean slopes of P at the prior's mean, so that items chosen because
+    they tell models apart do not exaggerate how far apart these are. Beside `p_irt`, items are
+    not weighed by the theory that chose them. Source: linear equating by item response theory
+    (Kolen and Brennan 2014, ch. 6). The error is that of the answers around their means, through
+    the ratio and on the rest, and `misfit`. Raises ValueError where there is no answer.
+    """
+    known = np.isfinite(answers)
+    rest = ~known
+    if not known.any():
+        raise ValueError("no answers to estimate a score from")
+    if not rest.any():
+        return Estimate(float(answers.mean()), 0.0)
+    p = items.probability(prior.mean)
+    slopes = p * (1 - p) * items.slopes
+    ratio = float(slopes[rest].mean() / slopes[known].mean())
+    apart = answers[known] - item_means[known]
+    predicted = float(item_means[rest].mean()) + ratio * float(apart.mean())
+    share = float(rest.mean())
+    total = (1 - share) * float(answers[known].mean()) + share * min(max(predicted, 0.0), 1.0)
+    scatter = float(apart.var()) or float((p * (1 - p)).mean())
+    variance = scatter * (ratio**2 / int(known.sum()) + 1 / int(rest.sum())) + misfit**2
+    return Estimate(total, share * float(np.sqrt(variance)))
