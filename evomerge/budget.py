@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +15,19 @@ from evomerge import errors
 Clock = Callable[[], float]
 """Seconds since the epoch."""
 
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Somebody, or a terminal that is closed, ends the process."""
+
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _TIMES = {"": 1, "k": 10**3, "M": 10**6}
 _SPAN = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _SECONDS))
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kM]?)(?:[- ]?(candidates|items))?")
+
+
+def steady() -> Clock:
+    """This machine's clock as it is now, going on evenly whatever is done to that clock."""
+    apart = time.time() - time.monotonic()
+    return lambda: apart + time.monotonic()
 
 
 def parse(text: str) -> dict[str, float]:

@@ -87,10 +87,10 @@ def _fidelity(fidelity: Fidelity) -> None:
         ("items", not every and fidelity.items is None, f"'{name}' needs a number of items"),
         ("estimator", every and reads != "mean", "'all' asks every item: there is only the mean"),
         ("estimator", name == "informative" and reads == "mean", "the mean of the most "
-         "informative items is not that of all: expected p_irt or stratified"),
+         "informative items is not that of all: expected equated, p_irt or stratified"),
         ("random", name != "informative" and "random" in given, "goes with 'informative'"),
         ("rotate", fidelity.rotates > 0 and not fidelity.draws, f"'{name}' has one fixed order"),
-        *((key, reads == "mean" and key in given, "goes with the estimators stratified and p_irt:"
+        *((key, reads == "mean" and key in given, "goes with estimators other than the mean:"
            " means of different items can not be compared")
           for key in ("calibration", "recalibration", "every", "rotate")),
     ):  # fmt: skip

@@ -19,6 +19,7 @@ import typer
 from rich.text import Text
 
 from evomerge import calibrating, choosing, comparing, errors, examining, merging, shelves
+from evomerge.budget import ENDING
 from evomerge.console import Table, err, out
 
 app = typer.Typer(
@@ -43,7 +44,9 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if not sys.warnoptions:  # a library's advice to programmers is none to a user
         warnings.simplefilter("ignore")
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(number, _terminated)
     try:
         app(prog_name="evomerge")
     except errors.EvomergeError as error:
@@ -67,7 +70,7 @@ def _stop(message: str, code: int) -> NoReturn:
 
 
 def _terminated(number: int, frame: Any) -> None:
-    """Before and after a search, which has its own way to stop, SIGTERM is like Ctrl-C."""
+    """Before and after a search, which has its own way to stop, these are like Ctrl-C."""
     raise KeyboardInterrupt
 
 

@@ -162,7 +162,10 @@ def best_of_front(told: Sequence[Candidate], n: int, weights: Sequence[float]) -
     has to be kept only where all do.
     """
     if not told:
-        raise errors.Unconfirmed("no candidate has a score: nothing to confirm")
+        raise errors.Unconfirmed(
+            "no candidate has a score: nothing to confirm. Give the run more time or candidates "
+            "(--until, --budget), or look at what `evomerge status` says failed"
+        )
     most = max((c.asked for c in told if c.asked is not None), default=None)
     there = [c for c in told if c.asked in (None, most)]
     kept = [c for c in there if not c.lacks]

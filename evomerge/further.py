@@ -33,14 +33,14 @@ def scores(
     points = [*run.front.points, *run.baselines.points]
     known = run.evaluated()
     keys = _keys(points, banks, split)
-    lacking = {
-        point.label: [name for name in banks if keys[point.label, name] not in known]
+    lacking = {  # a point of the front may be a baseline too
+        point.key: (point, [name for name in banks if keys[point.label, name] not in known])
         for point in points
     }
-    if any(lacking.values()):
+    if any(names for _, names in lacking.values()):
         with closing(Ledger(run.folder, write=True)) as ledger:
-            for point in points:
-                if asked := [banks[name] for name in lacking[point.label]]:
+            for point, names in lacking.values():
+                if asked := [banks[name] for name in names]:
                     told(point.label)
                     found = api.evaluate(run.plan(point.label), asked, split=split)
                     with ledger.together():

@@ -11,14 +11,14 @@ from typing import Any
 
 from evomerge import confirm, forecast, plugins, seeds
 from evomerge.answers import Answers, Place, text
-from evomerge.budget import Clock
+from evomerge.budget import Clock, steady
 from evomerge.candidates import Candidate, Candidates
 from evomerge.degenerate import Judge
 from evomerge.desk import Desk
 from evomerge.files.ledger import Ledger
 from evomerge.pace import Pace
 from evomerge.recipe import Problem
-from evomerge.session import facts, open_run, refuse_model
+from evomerge.session import facts, open_run, refuse_model, refuse_past
 from evomerge.state import State
 from evomerge.watch import WINDOW, Watch, interruptible, too_many
 from evomerge.worker import Result
@@ -38,14 +38,14 @@ class Search:
         folder: Path,
         report: Report,
         *,
-        clock: Clock = time.time,
+        clock: Clock | None = None,
         allow_change: bool = False,
     ) -> None:
         self.problem = problem
         self.recipe = problem.recipe
         self.folder = folder
         self.report = report
-        self.clock = clock
+        self.clock, self._recorded = clock or time.time, clock or steady()
         self.allow_change = allow_change
         self._ready: set[int] = set()
         self._awaited: dict[str, list[Candidate]] = {}
@@ -58,7 +58,8 @@ class Search:
         """
         given = seeds.found(self.problem, self.folder)  # refused before there is a folder
         refuse_model(self.folder)
-        ledger = Ledger(self.folder, write=True, clock=self.clock)
+        refuse_past(self.recipe.budget.until, self.folder, self.clock())
+        ledger = Ledger(self.folder, write=True, clock=self._recorded)
         desk = None
         try:
             changed = open_run(ledger, self.problem, allow_change=self.allow_change)

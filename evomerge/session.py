@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from evomerge import __version__, changes, errors
+from evomerge import __version__, budget, changes, errors
 from evomerge.files.ledger import Ledger, begun
 from evomerge.files.writer import atomic_text
 from evomerge.recipe import Problem
@@ -22,6 +22,12 @@ def refuse_model(folder: Path) -> None:
     is_model = (folder / "config.json").exists() or any(folder.glob("*.safetensors"))
     if is_model and not begun(folder):
         raise errors.RecipeError(f"{folder}: holds a model, expected a new folder for the run")
+
+
+def refuse_past(until: str | None, folder: Path, now: float) -> None:
+    """RecipeError for a new run that is to end before it begins; one that is there may confirm."""
+    if until is not None and budget.until(until, now) < now and not begun(folder):
+        raise errors.RecipeError(f"budget.until: '{until}' is over; give a time to come (--until)")
 
 
 def open_run(ledger: Ledger, problem: Problem, *, allow_change: bool) -> list[str]:

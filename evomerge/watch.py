@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import errors
-from evomerge.budget import Clock, Deadline
+from evomerge.budget import ENDING, Clock, Deadline
 from evomerge.desk import Desk
 from evomerge.saving import size
 from evomerge.schema import Recipe
@@ -57,7 +57,9 @@ class Reserve:
             f"paused: {free / 1e6:,.0f} MB are free for {self.folder}, less than the reserve of "
             f"{self.size / 1e6:,.0f} MB (disk_reserve); it goes on when there is room"
         )
-        while self.free(self.folder) < self.size and not is_over():
+        while self.free(self.folder) < self.size:
+            if is_over():
+                return
             self.sleep(1.0)
         note("there is room again: it goes on")
 
@@ -117,8 +119,8 @@ def too_many(
 
 @contextmanager
 def interruptible(stop: threading.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the search between two answers, the second at once; after
-    SIGTERM, so does the end of the grace time."""
+    """The first SIGINT or one of ENDING ends the search between two answers, the second at once;
+    after one of ENDING, so does the end of the grace time."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -127,11 +129,13 @@ def interruptible(stop: threading.Event) -> Iterator[None]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        if number == signal.SIGTERM:
+        if number in ENDING:
             signal.setitimer(signal.ITIMER_REAL, GRACE)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-    before = {s: signal.signal(s, ask_to_stop) for s in numbers}
+    numbers = (signal.SIGINT, signal.SIGALRM, *ENDING)
+    # `nohup` has one ignored
+    taken = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, ask_to_stop) for number in taken}
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from evomerge import cli
+from evomerge.budget import ENDING
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
@@ -19,7 +20,7 @@ PROGRAM = [sys.executable, "-m", "evomerge"]
 def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     """Exit code, output and messages of `main()`; anything else that it raises is a failure."""
     monkeypatch.setattr(sys, "argv", ["evomerge", *map(str, arguments)])
-    terminate = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in ENDING}
     code = 0
     try:
         with warnings.catch_warnings():
@@ -27,7 +28,8 @@ def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     except SystemExit as leaving:
         code = leaving.code or 0
     finally:
-        signal.signal(signal.SIGTERM, terminate)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     said = capsys.readouterr()
     assert "Traceback" not in said.out + said.err
     return code, said.out, said.err

@@ -1,14 +1,18 @@
 """Banks, models, run folders and plans that can not be used, and what is said of each."""
 
 import json
+import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
 import evomerge
 from evomerge import errors
-from evomerge.files import header
+from evomerge.files import header, lock
 from tests import command, families
 
 
@@ -187,6 +191,52 @@ def test_folders_without_a_confirmed_run(refused, finished, tmp_path, what):
     refused(what, tmp_path, code=errors.INPUT, says="not a readable ledger")
     folder = spoilt(finished, tmp_path / "run", "DELETE FROM events WHERE kind='confirmed'")
     refused(what, folder, code=errors.UNCONFIRMED, says="run the search again to go on")
+
+
+def test_a_ledger_that_is_damaged_in_the_middle(refused, family, finished, tmp_path):
+    """SQLite opens it, and finds out when it reads."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    ledger = folder / "ledger.sqlite"
+    whole = ledger.read_bytes()
+    page = int.from_bytes(whole[16:18], "big")
+    ledger.write_bytes(whole[: 2 * page] + b"\xaa" * (len(whole) - 2 * page))
+    path = command.write(tmp_path, families.recipe(family))
+    for arguments in (["front", folder], ["report", folder], ["search", path, "-o", folder]):
+        refused(*arguments, code=errors.INPUT, says=[str(ledger), "not a readable ledger"])
+
+
+def test_a_run_folder_that_is_a_link_to_nowhere(refused, family, tmp_path):
+    path, link = command.write(tmp_path, families.recipe(family)), tmp_path / "run"
+    link.symlink_to(tmp_path / "unmounted")
+    says = [str(link), f"a link to {tmp_path / 'unmounted'}, which is not there"]
+    refused("search", path, "-o", link, code=errors.ENVIRONMENT, says=says)
+
+
+FORKING = """
+import os, sys, time
+from pathlib import Path
+from evomerge.files import lock
+held = lock.take(Path(sys.argv[1]))
+if not os.fork():
+    print("here", flush=True)
+    time.sleep(60)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_child_that_outlives_its_run_does_not_hold_it(tmp_path):
+    started = subprocess.Popen(
+        [sys.executable, "-c", FORKING, str(tmp_path)], env=command.ENVIRONMENT, text=True,
+        stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert started.stdout.readline() == "here\n" and started.wait() == -signal.SIGKILL
+        lock.release(lock.take(tmp_path))
+        os.killpg(started.pid, 0)  # it is still there
+    finally:
+        os.killpg(started.pid, signal.SIGKILL)
+        started.stdout.close()
 
 
 def test_a_run_folder_that_is_a_file(refused, family, tmp_path):

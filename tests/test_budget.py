@@ -67,6 +67,21 @@ def test_an_hour_that_yaml_reads_as_a_number(family):
     assert problem.recipe.budget.until == "19:30"
 
 
+def test_a_new_run_that_is_to_end_before_it_begins(family, tmp_path):
+    recipe = families.recipe(family, budget={"until": "2020-01-01"})
+    with pytest.raises(errors.RecipeError, match="'2020-01-01' is over"):
+        evomerge.search(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_clock_that_is_put_forward_costs_no_time(monkeypatch):
+    now = budget.time.time()
+    steady = budget.steady()
+    assert 0 <= steady() - now < 1
+    monkeypatch.setattr(budget.time, "time", lambda: now + 86400)
+    assert 0 <= steady() - now < 1
+
+
 class Clock:
     def __init__(self):
         self.now = 1e9

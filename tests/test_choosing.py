@@ -145,6 +145,9 @@ def test_a_bank_of_another_day_scores_the_front_and_the_baselines(copied, family
         assert rows[point.label]["two"]["mean"] == pytest.approx(point.means("test")[1])
     kept = {row["point"]: row["two"] for row in json.loads(copied.to_json())["further"]}
     assert kept == {label: pytest.approx(row["two"]["mean"]) for label, row in rows.items()}
+    with closing(Ledger(copied.folder)) as ledger:  # one may be in the front and a baseline too
+        once = {point.key for point in (*copied.front, *copied.baselines)}
+        assert sum(1 for _ in ledger.events("evaluated")) == len(once)
     assert "further banks" in run("front", copied.folder)[1]
     assert "Further banks" in copied.report().read_text()
 

@@ -51,12 +51,14 @@ def searching(slow, pause):
 
 @pytest.mark.slow
 def test_a_search_that_is_stopped_goes_on(slow):
-    """SIGTERM, then two Ctrl-C in one long answer, then to the end; meanwhile nobody else may."""
+    """SIGTERM, a closed terminal, then two Ctrl-C in one long answer, then to the end; meanwhile
+    nobody else may."""
     folder = slow.parent / "run"
-    process = searching(slow, 0.3)
-    process.send_signal(signal.SIGTERM)
-    code, _, err = command.finish(process)
-    assert code == errors.INTERRUPTED and "run the same command again to go on" in err
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        process = searching(slow, 0.3)
+        process.send_signal(number)
+        code, _, err = command.finish(process)
+        assert code == errors.INTERRUPTED and "run the same command again to go on" in err
     before = ledgers.content(folder)["answers"]
     assert before
 

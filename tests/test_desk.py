@@ -120,6 +120,7 @@ def test_below_the_reserve_it_waits(tmp_path):
     Reserve(tmp_path, 600, free=lambda folder: 600).wait(said.append, lambda: False)
     assert len(said) == 2
     Reserve(tmp_path, 600, free=lambda folder: 0).wait(said.append, lambda: True)
+    assert len(said) == 3 and "paused" in said[2]
 
 
 def test_other_inputs_or_libraries_are_refused_unless_one_insists(family, tmp_path, monkeypatch):

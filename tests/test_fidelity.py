@@ -14,7 +14,7 @@ from evomerge.confirm import endpoints
 from evomerge.estimation import Estimation
 from evomerge.fidelity import Chosen
 from evomerge.files.ledger import Answer, Ledger
-from evomerge.maths import irt
+from evomerge.maths import estimates, irt
 from evomerge.recipe import resolve
 from evomerge.schema import Fidelity
 from evomerge.worker import Result
@@ -143,6 +143,17 @@ def test_informative_items_have_the_most_information_and_a_share_is_drawn(known)
     assert view.trusted and view.whole == 10 and view.estimator == "stratified"
     asked_for = estimated(known, name="informative", items=10, estimator="p_irt")[0].views["one"]
     assert asked_for.trusted and asked_for.estimator == "p_irt"
+    equated = estimated(known, name="random", items=10, estimator="equated")[0].views["one"]
+    answers = known[0].row(keys[0], "one", known[1].signals["one"])
+    seen = np.where(np.arange(len(answers)) < 10, answers, np.nan)
+    assert equated.trusted and equated.of(answers).score == pytest.approx(answers.mean())
+    assert equated.of(seen) == estimates.equated(
+        seen,
+        equated.items,
+        irt.Prior(*equated.prior),
+        np.array(equated.item_means),
+        equated.misfit,
+    )
     event = chosen.choose(5, estimation, keys[:4], 1.0)
     chosen.use(event["blocks"], "here")
     asked = [id for _, _, block in chosen.wanted(None) for id in block][:10]

@@ -1,5 +1,6 @@
 """On what kind of file system a folder lies, by the machine's table of mounts."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,13 @@ def test_what_was_mounted_last_is_in_force(tmp_path, folder, kind, journal):
     table.write_text(TABLE)
     assert mounts.file_system(Path(folder), table) == kind
     assert mounts.journal(kind) == journal
+
+
+def test_a_path_that_begins_with_two_slashes(tmp_path):
+    with closing(mounts.connect(tmp_path / "a.sqlite")) as db:
+        db.execute("CREATE TABLE one (number)")
+    with closing(mounts.connect(Path(f"/{tmp_path / 'a.sqlite'}"))) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("one",)]
 
 
 def test_a_machine_that_does_not_tell(tmp_path):

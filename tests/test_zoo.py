@@ -53,6 +53,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_home_on_a_disk_that_is_not_there(place: Path) -> None:
+    (place / "home").symlink_to(place / "unmounted")
+    _, said = (asked := ask(place, 0)).communicate()
+    assert asked.returncode and "can not build zoo:fake, a link leads nowhere" in said
+    assert "EVOMERGE_HOME names another place" in said and not (place / "builds").exists()
+
+
 def ask(place: Path, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", ASK, str(place / "families")],

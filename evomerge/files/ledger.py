@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ from typing import Any
 
 from evomerge import errors
 from evomerge.files import lock
-from evomerge.files.mounts import connect, file_system, journal
+from evomerge.files.mounts import connect, file_system, journal, plainly
 
 NAME = "ledger.sqlite"
 SCHEMA = 2
@@ -82,7 +81,7 @@ class Ledger:
             raise errors.InputError(f"{folder}: no run here ({NAME} is missing or empty)")
         self._lock = lock.take(folder) if write else None
         try:
-            with _plain(self.path):
+            with plainly(self.path):
                 self._db = connect(self.path)
                 self._open(write)
         except BaseException:
@@ -119,9 +118,13 @@ class Ledger:
     def meta(self, key: str) -> Any:
         return self._first("SELECT value FROM meta WHERE key=?", key)
 
+    def _rows(self, query: str, *values: Any) -> Iterator[Any]:
+        with plainly(self.path):  # what is damaged shows only when it is read
+            yield from self._db.execute(query, values)
+
     def _first(self, query: str, *values: Any) -> Any:
         """The JSON that a query finds first, or None."""
-        row = self._db.execute(query, values).fetchone()
+        row = next(self._rows(query, *values), None)
         return json.loads(row[0]) if row else None
 
     def set_meta(self, key: str, value: Any) -> None:
@@ -140,7 +143,7 @@ class Ledger:
         marks = ",".join("?" * len(kinds))
         where = f"WHERE kind IN ({marks})" if kinds else ""
         query = f"SELECT number, kind, body, time FROM events {where} ORDER BY number"
-        for number, kind, body, when in self._db.execute(query, kinds):
+        for number, kind, body, when in self._rows(query, *kinds):
             yield Event(number, kind, json.loads(body), when)
 
     def last(self, kind: str) -> Any:
@@ -169,22 +172,22 @@ class Ledger:
         """How many candidates have been asked."""
         query = """SELECT count(DISTINCT json_extract(p.value, '$.id')) FROM events,
             json_each(events.body, '$.proposals') AS p WHERE events.kind='ask'"""
-        return int(self._db.execute(query).fetchone()[0])
+        return int(next(self._rows(query))[0])
 
     def last_time(self) -> float:
         """When the latest event or session was, in seconds since the epoch."""
         times = "SELECT max(time) AS t FROM events UNION SELECT max(time) FROM sessions"
-        return float(self._db.execute(f"SELECT max(t) FROM ({times})").fetchone()[0] or 0.0)
+        return float(next(self._rows(f"SELECT max(t) FROM ({times})"))[0] or 0.0)
 
     def seconds(self) -> float:
         """Time from the start of each session of a search to its last event, added up."""
-        starts = [row[0] for row in self._db.execute("SELECT time FROM sessions ORDER BY time")]
+        starts = [row[0] for row in self._rows("SELECT time FROM sessions ORDER BY time")]
         ends = [*starts[1:], float("inf")] if starts else []
         # What is asked of a finished run belongs to no session
         query = """SELECT ifnull(max(time) - ?, 0) FROM events
             WHERE time >= ? AND time < ? AND kind NOT IN ('between', 'evaluated')"""
-        rows = (self._db.execute(query, row) for row in zip(starts, starts, ends, strict=True))
-        return float(sum(row.fetchone()[0] for row in rows))
+        spans = zip(starts, starts, ends, strict=True)
+        return float(sum(next(self._rows(query, *span))[0] for span in spans))
 
     def add_plans(self, plans: Iterable[tuple[str, str]]) -> None:
         """Keep plans, as (key, JSON)."""
@@ -194,7 +197,7 @@ class Ledger:
 
     def plan(self, key: str) -> Any:
         """A plan's JSON by its key; raises InputError if the run has none."""
-        row = self._db.execute("SELECT plan FROM plans WHERE key=?", (key,)).fetchone()
+        row = next(self._rows("SELECT plan FROM plans WHERE key=?", key), None)
         if row is None:
             raise errors.InputError(f"{self.folder}: no plan {key[:12]}")
         kept = row[0]
@@ -218,24 +221,24 @@ class Ledger:
     def answers(self) -> Iterator[tuple[str, Answer]]:
         """All answers, as (plan key, answer)."""
         query = "SELECT plan, bank, item, split, score, extra FROM answers"
-        for plan, bank, item, split, score, extra in self._db.execute(query):
+        for plan, bank, item, split, score, extra in self._rows(query):
             yield plan, Answer(bank, item, split, score, json.loads(extra))
 
     def answers_of(self, plan: str) -> Iterator[Answer]:
         """Those of one plan."""
         query = "SELECT bank, item, split, score, extra FROM answers WHERE plan=?"
-        for bank, item, split, score, extra in self._db.execute(query, (plan,)):
+        for bank, item, split, score, extra in self._rows(query, plan):
             yield Answer(bank, item, split, score, json.loads(extra))
 
     def answered(self, split: str) -> int:
         """How many answers there are to items of a split."""
-        rows = self._db.execute("SELECT count(*) FROM answers WHERE split=?", (split,))
-        return int(rows.fetchone()[0])
+        query = "SELECT count(*) FROM answers WHERE split=?"
+        return int(next(self._rows(query, split))[0])
 
     def copied(self) -> set[str]:
         """Keys of the plans that have answers of another run."""
-        rows = self._db.execute("SELECT DISTINCT plan FROM answers WHERE host LIKE 'run:%'")
-        return {row[0] for row in rows}
+        query = "SELECT DISTINCT plan FROM answers WHERE host LIKE 'run:%'"
+        return {row[0] for row in self._rows(query)}
 
     def forget_failures(self, plans: Iterable[str]) -> None:
         """Drop the failures of these plans, so that they can be tried again."""
@@ -244,7 +247,7 @@ class Ledger:
 
     def failures(self) -> dict[str, str]:
         """Reason by plan key."""
-        return dict(self._db.execute("SELECT plan, reason FROM failures"))
+        return dict(self._rows("SELECT plan, reason FROM failures"))
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -253,7 +256,7 @@ class Ledger:
         if outer:
             yield
             return
-        with _plain(self.path):
+        with plainly(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -277,24 +280,10 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-@contextmanager
-def _plain(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise errors.MachineError(
-            f"{path}: {error}. Nothing recorded is lost: look at space and rights, and run the "
-            "same command again"
-        ) from error
-    except sqlite3.DatabaseError as error:
-        raise errors.InputError(f"{path}: not a readable ledger: {error}") from error
-
-
 def begun(folder: Path) -> bool:
     """Whether a folder has a ledger: a process that died as it made one has left none."""
     path = folder / NAME
     if not (path.is_file() and path.stat().st_size):
         return False
-    with _plain(path), closing(connect(path)) as db:
+    with plainly(path), closing(connect(path)) as db:
         return db.execute("SELECT 1 FROM sqlite_master").fetchone() is not None

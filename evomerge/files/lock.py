@@ -9,6 +9,18 @@ from pathlib import Path
 
 from evomerge import errors
 
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """A child that outlives its parent would hold the lock for nobody."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
 
 def take(folder: Path) -> int:
     """Lock a folder, made if it is not there; MachineError, naming the other, if it is in use."""
@@ -19,6 +31,10 @@ def take(folder: Path) -> int:
             f"{folder}: this system ({platform.system()}) has no locks of files (fcntl), without "
             "which two searches might write here at once: search on Linux, macOS or in WSL"
         ) from None
+    if folder.is_symlink() and not folder.exists():
+        raise errors.MachineError(
+            f"{folder}: is a link to {folder.readlink()}, which is not there"
+        )
     if folder.exists() and not folder.is_dir():
         raise errors.MachineError(f"{folder}: is a file, expected a folder for the run")
     try:
@@ -31,6 +47,8 @@ def take(folder: Path) -> int:
     except OSError as error:
         other = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
+        if writer_of(folder) is None and other != "unknown":
+            other = f"one that was started by {other}, which has ended"
         raise errors.MachineError(
             f"{folder}: in use by another process ({other}). Wait for it, or name another folder"
         ) from error
@@ -40,12 +58,15 @@ def take(folder: Path) -> int:
     except OSError as error:
         os.close(descriptor)
         raise errors.MachineError(f"{folder}: can not be written: {error.strerror}") from error
+    _held.add(descriptor)
     return descriptor
 
 
 def release(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
-    os.close(descriptor)
+    if descriptor in _held:
+        _held.remove(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)
 
 
 def _me() -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -37,7 +40,11 @@ def file_system(folder: Path, table: Path = Path("/proc/mounts")) -> str:
 def connect(path: Path) -> sqlite3.Connection:
     """Open a database; one that may not be written to, a colleague's or an archive's, only to be
     read, where SQLite would want to write beside it even so. MachineError where it can not be."""
-    where, log = f"file:{quote(str(path))}", path.with_name(f"{path.name}-wal")
+    # Two slashes at the start would be the host of an address
+    where, log = (
+        f"file:{quote(re.sub('^//+', '/', str(path)))}",
+        path.with_name(f"{path.name}-wal"),
+    )
     if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
         if log.exists() and log.stat().st_size:
             raise errors.MachineError(
@@ -46,3 +53,20 @@ def connect(path: Path) -> sqlite3.Connection:
             )
         where += "?mode=ro&immutable=1"
     return sqlite3.connect(where, isolation_level=None, timeout=30, uri=True)
+
+
+@contextmanager
+def plainly(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours: MachineError, or InputError where the file is no good."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise errors.MachineError(
+            f"{path}: {error}. Nothing recorded is lost: look at space and rights, and run the "
+            "same command again"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise errors.InputError(
+            f"{path}: not a readable ledger: {error}. Put a copy of it back, or search in another "
+            "folder (-o)"
+        ) from error

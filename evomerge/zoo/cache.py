@@ -23,6 +23,8 @@ _MACHINE = {
     errno.ENOLCK: "the file system has no locks",
     errno.ENOTDIR: "a part of the path is not a folder",
 }
+_PLACE = {**_MACHINE, errno.EEXIST: "a link leads nowhere", errno.ENOENT: "there is no such place"}
+"""Of the folder itself; from within a build, these would be faults of our own."""
 
 
 def home() -> Path:
@@ -87,8 +89,10 @@ def published(
     """
     prefix = f".building-{family}-"
     what = what or f"zoo:{family}"
+    reasons = _PLACE
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        reasons = _MACHINE
         with _locked(folder.parent / f".{family}.lock", what, report):
             if folder.is_dir():
                 yield None
@@ -104,9 +108,9 @@ def published(
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as problem:
-        if problem.errno not in _MACHINE:
+        if problem.errno not in reasons:
             raise
-        reason = _MACHINE[problem.errno]
+        reason = reasons[problem.errno]
         where = problem.filename or folder.parent
         raise MachineError(
             f"can not build {what}, {reason}: {where} "
