@@ -43,9 +43,11 @@ PEER = ("score", "random", "gmp-IRT")
 SHOWN = (
     ("score", "random", "mean"), ("score", "random", "stratified mean"),
     ("score", "random", "p-IRT"), PEER, ("score", "anchors", "gp-IRT"),
-    ("score", "informative", "p-IRT"), ("score", "covariance", "regression"),
+    ("score", "informative", "p-IRT"), ("score", "informative", "equated"),
+    ("score", "informative", "stratified mean"), ("score", "covariance", "regression"),
     ("probability", "random", "mean"), ("probability", "random", "p-IRT"),
-    ("probability", "informative", "p-IRT"), ("probability", "random", "regression"),
+    ("probability", "informative", "p-IRT"), ("probability", "informative", "equated"),
+    ("probability", "informative", "stratified mean"), ("probability", "random", "regression"),
     ("probability", "covariance", "regression"), ("margin", "random", "mean"),
     ("margin", "informative", "p-IRT"), ("margin", "random", "regression"),
     ("margin", "covariance", "regression"),

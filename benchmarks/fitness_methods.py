@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.cluster.vq import kmeans2
 
+from evomerge.maths import estimates as ours
 from evomerge.maths import irt
 from evomerge.maths.irt import Items
 
@@ -161,6 +162,7 @@ def estimates(known: Known, seen: Array, chosen: Chosen) -> dict[str, Array]:
         "stratified mean": _stratified_mean(known, seen, items),
         "difference": known.means.mean() + seen.mean(axis=1) - known.means[items].mean(),
         "p-IRT": completed(known, mode, seen.mean(axis=1), items),
+        "equated": _equated(known, seen, items),
         "regression": _regression(known, seen, items),
     }
     return found if np.isnan(known.misfit) else found | peers(known, seen, chosen)
@@ -208,6 +210,13 @@ def _stratified_mean(known: Known, seen: Array, items: Ints) -> Array:
         part = seen[:, mine] if mine.any() else seen
         found += (known.strata == stratum).mean() * part.mean(axis=1)
     return found
+
+
+def _equated(known: Known, seen: Array, items: Ints) -> Array:
+    rows = np.full((len(seen), known.rows.shape[1]), np.nan)
+    rows[:, items] = seen
+    found = [ours.equated(row, known.items, known.prior, known.means) for row in rows]
+    return np.array([estimate.score for estimate in found])
 
 
 def _regression(known: Known, seen: Array, items: Ints) -> Array:
