@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast as Fast
 import evomerge
 from evomerge import api, errors
 from evomerge.files.vocabulary import Frame
+from evomerge.interop import plans
 from evomerge.live import save
 from evomerge.materialize import Merged, Workshop
 from tests import families
@@ -112,6 +113,23 @@ def test_a_missing_token_is_no_task_vector(trio):
     for i, word in enumerate(("new", "both", "other"), start=10):
         expected = merged_rows(base, experts, word)
         torch.testing.assert_close(merged[i], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_row_that_one_model_of_a_file_lacks_keeps_its_size(trio, normalize):
+    base, experts = trio
+    weights = {base: 0.0, **dict.fromkeys(experts.values(), 0.5)}
+    data = {
+        "merge_method": "linear", "base_model": str(base), "dtype": "float32",
+        "models": [{"model": str(m), "parameters": {"weight": w}} for m, w in weights.items()],
+        "parameters": {"normalize": normalize},
+    }  # fmt: skip
+    plan = plans.plan_of(data, "file", base.parent).plan
+    merged = Merged(plan, Workshop.of(plan)).read("model.embed_tokens.weight")
+    more, less = experts.values()
+    stands_in = row(more if normalize else base, "w9")  # for `less`, which has no w9
+    expected = torch.stack([row(more, "w9") + stands_in, row(more, "w1") + row(less, "w1")]) / 2
+    torch.testing.assert_close(merged[[9, 1]], expected, rtol=0, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)

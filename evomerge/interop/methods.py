@@ -83,7 +83,11 @@ def _linear(inputs: Inputs, shared: Mapping[str, Any]) -> Genes:
     weights = _column(inputs, "weight")
     if shared["normalize"] and abs(sum(weights.values())) < 1e-8:
         raise errors.RecipeError("weight: the weights sum to 0, by which they are divided")
-    return {"weight": dict(_folded(inputs, shared)), "normalize": "no"}
+    # divided once more, because a row may be in some of the models alone
+    normalize = "yes" if shared["normalize"] else "no"
+    return {
+        "weight": dict(_folded(inputs, shared)), "normalize": normalize, "compat": "mergekit",
+    }  # fmt: skip
 
 
 def _task_arithmetic(inputs: Inputs, shared: Mapping[str, Any]) -> Genes:
