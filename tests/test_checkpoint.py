@@ -74,10 +74,10 @@ def test_unknown_tensor_names_the_nearest(tmp_path):
 
 
 def test_order_is_natural(tmp_path):
-    names = ["layers.10.w", "layers.2.w", "layers.2.a", "layers.1.w", "9" * 5000]
+    names = ["layers.10.w", "layers.2.w", "layers.2.a", "layers.1.w2", "layers.1.w", "9" * 5000]
     tensors = {name: torch.ones(1) for name in names}
     found = Checkpoint.open(save(tmp_path, tensors))
-    assert [n for n in found.tensors if n[0] == "l"] == [names[i] for i in (3, 2, 1, 0)]
+    assert [n for n in found.tensors if n[0] == "l"] == [names[i] for i in (4, 3, 2, 1, 0)]
 
 
 def test_sha256_covers_weights_and_config(tmp_path):
