@@ -102,7 +102,12 @@ GOOD = pair(A=torch.ones(2, 5), B=torch.ones(3, 2))
         (GOOD, {"r": 3}, "rank mismatch: A is (2, 5), B is (3, 2), adapter_config.json says r"),
         (pair(A=torch.ones(2, 5), B=torch.ones(3, 1)), {}, "rank mismatch"),
         (pair(A=torch.ones(2, 4), B=torch.ones(3, 2)), {}, "adapter's is (3, 4), the base's (3,"),
-        (pair(A=torch.ones(2, 5)), {}, "has A of A and B"),
+        (pair(A=torch.ones(2, 5)), {}, "has A, expected A and B"),
+        (
+            {"base_model.model.m.w.lora_A.bias": torch.ones(3)},
+            {},
+            "'m.w.bias': the adapter has A, expected B",
+        ),
         ({"m.w.lora_A.weight": torch.ones(2, 5)}, {}, "not PEFT's layout"),
         ({"base_model.model.m.v.weight": torch.ones(2)}, {}, "Did you mean 'm.w.weight'?"),
         (
@@ -113,7 +118,8 @@ GOOD = pair(A=torch.ones(2, 5), B=torch.ones(3, 2))
     ],
 )
 def test_what_can_not_be_added_is_refused(tmp_path, tensors, config, says):
-    base = Checkpoint.open(model(tmp_path / "base", {"m.w.weight": torch.zeros(3, 5)}))
+    stored = {"m.w.weight": torch.zeros(3, 5), "m.w.bias": torch.zeros(3)}
+    base = Checkpoint.open(model(tmp_path / "base", stored))
     place = save(tmp_path / "adapter", tensors, {**LORA, **config})
     with pytest.raises(errors.InputError) as caught:
         Adapted(base, Adapter.open(place))
