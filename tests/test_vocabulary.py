@@ -1,6 +1,7 @@
 """Inputs whose vocabularies, heads or dtypes differ: rows by token, and models that load."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerFast as Fast
 
 import evomerge
 from evomerge import api, errors
-from evomerge.files.vocabulary import Frame
+from evomerge.files.vocabulary import Frame, tokens
 from evomerge.interop import plans
 from evomerge.live import save
 from evomerge.materialize import Merged, Workshop
@@ -254,6 +255,27 @@ def test_token_maps_that_disagree(refused, family, tmp_path, words, added, spoil
     (tmp_path / "r.yaml").write_text(json.dumps(recipe))
     code = errors.USAGE if choice in ("expert:nobody", "unoin") else errors.INPUT
     refused("plan", tmp_path / "r.yaml", code=code, says=says)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"model": []}, "model.vocab: expected texts"),
+        ({"model": {"vocab": None}}, "model.vocab: expected texts"),
+        ({"model": {"vocab": 5}}, "model.vocab: expected texts"),
+        ({"model": {"vocab": [["a", 0.1], ["a", 0.2]]}}, "each of them once"),
+        ({"model": {"vocab": [["a", 0.1], 5]}}, "model.vocab: expected texts"),
+        ({"model": {"vocab": {"a": [0]}}}, "gives 'a' the number [0]"),
+        ({"added_tokens": 5}, "added_tokens: expected mappings with 'content'"),
+        ({"added_tokens": [{"id": 1}]}, "added_tokens: expected mappings with 'content'"),
+        ({"added_tokens": [{"content": "b"}]}, "gives 'b' the number None"),
+    ],
+)
+def test_a_file_that_is_no_tokenizer_s_is_refused(tmp_path, data, says):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(errors.InputError, match=re.escape(says)) as caught:
+        tokens(tmp_path, "expert: folder")
+    assert str(caught.value).startswith("expert: folder")
 
 
 def test_a_tokenizer_that_changed_is_not_the_plan_s(trio):
