@@ -152,6 +152,15 @@ def test_what_has_no_counterpart_is_refused_by_name(family, what):
     assert says in str(caught.value) and str(caught.value).startswith("merge.yaml")
 
 
+def test_a_mean_of_models_without_a_base_comes_back(family):
+    data = absolute({"merge_method": "linear", **both({"weight": 0.3}, {"weight": 0.9})}, family)
+    plan = plans.plan_of(data, "merge.yaml", family).plan
+    text = yaml.safe_load(export.to_mergekit(plan))
+    assert [model["model"] for model in text["models"]] == [m["model"] for m in data["models"]]
+    back = plans.plan_of(text, "back", family).plan
+    assert differ(tensors(plan), tensors(back)) <= 1e-6
+
+
 def test_what_is_left_out_is_said(family):
     data = absolute({**TASK, "dtype": "bfloat16", "tokenizer_source": "union",
                      "chat_template": "auto"}, family)  # fmt: skip
