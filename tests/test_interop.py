@@ -168,6 +168,10 @@ def test_what_is_left_out_is_said(family):
     for part in ("computes in bfloat16", "tokenizer_source 'union'", "chat_template"):
         assert part in notes
     assert plans.plan_of(absolute(TASK, family), "merge.yaml", family).notes == ()
+    stock = {"merge_method": "model_stock", **both({}, **B, parameters={"normalize": True})}
+    stock = absolute({**stock, "name": "mine"}, family)
+    first, second = plans.plan_of(stock, "merge.yaml", family).notes
+    assert "normalize is left out" in first and second.startswith("name has no counterpart")
 
 
 def test_every_method_is_read_with_parameters_of_its_operator():

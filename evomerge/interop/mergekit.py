@@ -56,6 +56,7 @@ class Merge(_Part):
     """The keys of the file."""
 
     merge_method: str
+    name: Any = None
     models: list[Source] | None = None
     slices: list[Slice] | None = None
     modules: Any = None

@@ -19,8 +19,11 @@ Inputs = Mapping[str, Mapping[str, Any]]
 """Parameters of each expert, by its name."""
 Genes = dict[str, Value | dict[str, Value]]
 
-IGNORED = {"int8_mask": "it changes mergekit's memory, not its result"}
-"""Parameters that change no result, and why."""
+IGNORED = {
+    "int8_mask": "it changes mergekit's memory, not its result",
+    "normalize": "this method does not read it",
+}
+"""Parameters that change no result where a method does not have them, and why."""
 
 
 @dataclass(frozen=True)
