@@ -174,6 +174,19 @@ def test_what_is_left_out_is_said(family):
     assert "normalize is left out" in first and second.startswith("name has no counterpart")
 
 
+def test_what_comes_before_the_layers_is_of_the_first_slice():
+    slices = [
+        {"sources": [{"model": "m", "layer_range": [i, i + 1]}], "parameters": {"weight": i}}
+        for i in range(2)
+    ]
+    merge = mergekit.read({"merge_method": "linear", "slices": slices}, "here")
+    first = ["transformer.wte.weight", "transformer.wpe.weight", "model.embed_tokens.weight"]
+    last = ["transformer.ln_f.weight", "lm_head.weight"]
+    layers = ["transformer.h.0.ln_1.weight", "transformer.h.1.ln_1.weight"]
+    places = mergekit.places(merge, [*first, *last, *layers], "here")
+    assert [places[name].shared[0]["weight"] for name in [*first, *last]] == [0, 0, 0, 1, 1]
+
+
 def test_every_method_is_read_with_parameters_of_its_operator():
     for name, method in methods.METHODS.items():
         assert plans.method_of(name, "here") is method
