@@ -63,17 +63,19 @@ class Live:
 
     @torch.no_grad()
     def _write(self, merged: Merged, name: str) -> None:
-        if not self.parameters[name].is_contiguous():  # a part of a fused tensor
+        parameter, dtype = self.parameters[name], merged.stored_dtype(name)
+        if not parameter.is_contiguous():  # a part of a fused tensor
             tensor = merged.read(name)
             check_finite(name, tensor, merged)
-            self.parameters[name].copy_(tensor)
-            self._count(name, self.parameters[name].reshape(-1), 0)
+            parameter.copy_(tensor)  # `read` has rounded it
+            self._count(name, parameter.reshape(-1), 0)
             return
-        flat = self.parameters[name].view(-1)
+        flat = parameter.view(-1)
         for start, stop in merged.tiles(name):
             tile = merged.merge(name, start, stop)
             check_finite(name, tile, merged)
-            flat[start:stop].copy_(tile)
+            # transformers keeps some parameters in float32, and fills them from a narrower file
+            flat[start:stop].copy_(tile if parameter.dtype == dtype else tile.to(dtype))
             self._count(name, flat[start:stop], start)
 
     def _count(self, name: str, stored: torch.Tensor, start: int) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from evomerge import errors, modules
 from evomerge.files import writer
 from evomerge.files.adapter import CONFIG, FIT, PREFIX, WEIGHTS
-from evomerge.files.checkpoint import HEADS, Checkpoint, module
+from evomerge.files.checkpoint import EMBEDDINGS, HEADS, Checkpoint, module
 from evomerge.inputs import leaves
 from evomerge.live import check_finite
 from evomerge.materialize import Merged, Workshop
@@ -128,9 +128,10 @@ class Draft:
         self.config["modules_to_save"].append(path)
         for name in self.merged.mergeable:
             live, kind = self.kinds.get(name, (name, ""))
-            if live.rpartition(".")[0] == path:
-                self.tensors[f"{PREFIX}{live}"] = whole = self.merged.read(name).float()
-            if live.rpartition(".")[0] == path and kind == "embedding":  # tied, or it had a rank
+            if live.rpartition(".")[0] != path:
+                continue
+            self.tensors[f"{PREFIX}{live}"] = whole = self.merged.read(name).float()
+            if kind == "embedding" and module(name) in EMBEDDINGS:  # positions have no head
                 heads = sorted((other for other in self.kinds if module(other) in HEADS), key=len)
                 self.tensors |= {f"{PREFIX}{head}": whole.clone() for head in heads[:1]}
                 self.config["ensure_weight_tying"] = True

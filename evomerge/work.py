@@ -50,7 +50,8 @@ class Work:
     def needs_all(self) -> bool:
         """Whether every entry has to come from all experts, those without it as the base."""
         fixed = hasattr(self.module, "prepare") or hasattr(self.module, "EXPERTS")
-        return fixed or self.scope == "tensor"
+        # a sum that is not divided would lose the share of those that are missing
+        return fixed or self.scope == "tensor" or self.genes.get("normalize") == "no"
 
     def genes_of(self, there: torch.Tensor) -> dict[str, Any]:
         """The genes of those experts alone for whom `there` (K,) is true."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers as tf
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -101,7 +102,12 @@ GOOD = pair(A=torch.ones(2, 5), B=torch.ones(3, 2))
         (GOOD, {"r": 3}, "rank mismatch: A is (2, 5), B is (3, 2), adapter_config.json says r"),
         (pair(A=torch.ones(2, 5), B=torch.ones(3, 1)), {}, "rank mismatch"),
         (pair(A=torch.ones(2, 4), B=torch.ones(3, 2)), {}, "adapter's is (3, 4), the base's (3,"),
-        (pair(A=torch.ones(2, 5)), {}, "has A of A and B"),
+        (pair(A=torch.ones(2, 5)), {}, "has A, expected A and B"),
+        (
+            {"base_model.model.m.w.lora_A.bias": torch.ones(3)},
+            {},
+            "'m.w.bias': the adapter has A, expected B",
+        ),
         ({"m.w.lora_A.weight": torch.ones(2, 5)}, {}, "not PEFT's layout"),
         ({"base_model.model.m.v.weight": torch.ones(2)}, {}, "Did you mean 'm.w.weight'?"),
         (
@@ -112,7 +118,8 @@ GOOD = pair(A=torch.ones(2, 5), B=torch.ones(3, 2))
     ],
 )
 def test_what_can_not_be_added_is_refused(tmp_path, tensors, config, says):
-    base = Checkpoint.open(model(tmp_path / "base", {"m.w.weight": torch.zeros(3, 5)}))
+    stored = {"m.w.weight": torch.zeros(3, 5), "m.w.bias": torch.zeros(3)}
+    base = Checkpoint.open(model(tmp_path / "base", stored))
     place = save(tmp_path / "adapter", tensors, {**LORA, **config})
     with pytest.raises(errors.InputError) as caught:
         Adapted(base, Adapter.open(place))
@@ -222,6 +229,35 @@ def test_norms_biases_and_tied_words_are_saved_whole(family, tmp_path):
     folder = save_adapter(plan, workshop, tmp_path / "out", 64, card="", extra_json={})
     kept = load_file(folder / adapters.WEIGHTS)
     assert "base_model.model.model.norm.weight" in kept
+    back = Adapted(workshop.checkpoints[plan.base.sha256], Adapter.open(folder))
+    merged = Merged(plan, workshop)
+    assert back.tied and set(back.tensors) == set(merged.tensors)
+    for name in merged.tensors:
+        torch.testing.assert_close(back.read(name), merged.read(name), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("of", ["whisper", "gpt2"])
+def test_learned_positions_beside_tied_words_have_no_head(of, tmp_path):
+    small = {"vocab_size": 24, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
+    small |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_mel_bins": 8}
+    small |= {"encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_target_positions": 24}
+    small |= {"max_source_positions": 24, "pad_token_id": 0, "decoder_start_token_id": 1}
+    ends = {"bos_token_id": 1, "eos_token_id": 2}
+    built = {
+        "whisper": lambda: tf.WhisperForConditionalGeneration(tf.WhisperConfig(**small, **ends)),
+        "gpt2": lambda: tf.GPT2LMHeadModel(
+            tf.GPT2Config(vocab_size=24, n_embd=16, n_layer=1, n_head=2, n_positions=24, **ends)
+        ),
+    }[of]()
+    places = [tmp_path / name for name in ("base", "one", "two")]
+    for place in places:
+        built.save_pretrained(place)
+        with torch.no_grad():
+            for parameter in built.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.01)
+    plan = api.plan_of(places[0], {"a": places[1], "b": places[2]}, "linear", dtype="float32")
+    workshop = Workshop.of(plan)
+    folder = save_adapter(plan, workshop, tmp_path / "out", 64, card="", extra_json={})
     back = Adapted(workshop.checkpoints[plan.base.sha256], Adapter.open(folder))
     merged = Merged(plan, workshop)
     assert back.tied and set(back.tensors) == set(merged.tensors)

@@ -74,6 +74,22 @@ def test_live_model_and_folder_are_the_plain_mean(models, tmp_path):
         torch.testing.assert_close(tensor, mean, rtol=0, atol=1e-6)
 
 
+def test_what_transformers_keeps_in_float32_is_what_a_half_folder_holds(tmp_path):
+    kind, config, _ = CASES["t5"]
+    model = kind(config())
+    for name in ("base", "one", "two"):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape) * 0.1)
+        model.save_pretrained(tmp_path / name)
+    plan = api.plan_of(tmp_path / "base", experts(tmp_path), "linear", dtype="float16")
+    live = api.build(plan).state_dict()
+    written = save(plan, Workshop.of(plan), tmp_path / "merged")
+    state = kind.from_pretrained(written, dtype=torch.float16).state_dict()
+    assert {tensor.dtype for tensor in live.values()} == {torch.float16, torch.float32}
+    assert all(torch.equal(tensor, state[name]) for name, tensor in live.items())
+
+
 def test_norms_that_scale_by_one_more_are_noted(models):
     case, folder = models
     found = stacks.structure(folder / "base", Checkpoint.open(folder / "base").tensors)

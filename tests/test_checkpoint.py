@@ -74,10 +74,10 @@ def test_unknown_tensor_names_the_nearest(tmp_path):
 
 
 def test_order_is_natural(tmp_path):
-    names = ["layers.10.w", "layers.2.w", "layers.2.a", "layers.1.w", "9" * 5000]
+    names = ["layers.10.w", "layers.2.w", "layers.2.a", "layers.1.w2", "layers.1.w", "9" * 5000]
     tensors = {name: torch.ones(1) for name in names}
     found = Checkpoint.open(save(tmp_path, tensors))
-    assert [n for n in found.tensors if n[0] == "l"] == [names[i] for i in (3, 2, 1, 0)]
+    assert [n for n in found.tensors if n[0] == "l"] == [names[i] for i in (4, 3, 2, 1, 0)]
 
 
 def test_sha256_covers_weights_and_config(tmp_path):
@@ -249,3 +249,13 @@ def test_compare_names_what_differs(tmp_path):
     assert lines[3] == "experts.whole: 'layers.0.w' is int8, base has float32"
     assert lines[4] == "experts.other: model_type is 'qwen2', base has 'llama'"
     assert "vocabulary" in lines[5]
+
+
+@pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": True}])
+def test_a_repeated_head_of_bert_is_the_embedding(tmp_path, config):
+    words, path = torch.rand(5, 3), "cls.predictions.decoder"
+    tensors = {"bert.embeddings.word_embeddings.weight": words, f"{path}.weight": words.clone()}
+    found = Checkpoint.open(save(tmp_path / "same", tensors, config))
+    assert found.tied and list(found.tensors) == ["bert.embeddings.word_embeddings.weight"]
+    tensors[f"{path}.weight"] = words + 1
+    assert f"{path}.weight" in Checkpoint.open(save(tmp_path / "other", tensors, config)).tensors

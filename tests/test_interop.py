@@ -152,6 +152,15 @@ def test_what_has_no_counterpart_is_refused_by_name(family, what):
     assert says in str(caught.value) and str(caught.value).startswith("merge.yaml")
 
 
+def test_a_mean_of_models_without_a_base_comes_back(family):
+    data = absolute({"merge_method": "linear", **both({"weight": 0.3}, {"weight": 0.9})}, family)
+    plan = plans.plan_of(data, "merge.yaml", family).plan
+    text = yaml.safe_load(export.to_mergekit(plan))
+    assert [model["model"] for model in text["models"]] == [m["model"] for m in data["models"]]
+    back = plans.plan_of(text, "back", family).plan
+    assert differ(tensors(plan), tensors(back)) <= 1e-6
+
+
 def test_what_is_left_out_is_said(family):
     data = absolute({**TASK, "dtype": "bfloat16", "tokenizer_source": "union",
                      "chat_template": "auto"}, family)  # fmt: skip
@@ -159,6 +168,23 @@ def test_what_is_left_out_is_said(family):
     for part in ("computes in bfloat16", "tokenizer_source 'union'", "chat_template"):
         assert part in notes
     assert plans.plan_of(absolute(TASK, family), "merge.yaml", family).notes == ()
+    stock = {"merge_method": "model_stock", **both({}, **B, parameters={"normalize": True})}
+    stock = absolute({**stock, "name": "mine"}, family)
+    first, second = plans.plan_of(stock, "merge.yaml", family).notes
+    assert "normalize is left out" in first and second.startswith("name has no counterpart")
+
+
+def test_what_comes_before_the_layers_is_of_the_first_slice():
+    slices = [
+        {"sources": [{"model": "m", "layer_range": [i, i + 1]}], "parameters": {"weight": i}}
+        for i in range(2)
+    ]
+    merge = mergekit.read({"merge_method": "linear", "slices": slices}, "here")
+    first = ["transformer.wte.weight", "transformer.wpe.weight", "model.embed_tokens.weight"]
+    last = ["transformer.ln_f.weight", "lm_head.weight"]
+    layers = ["transformer.h.0.ln_1.weight", "transformer.h.1.ln_1.weight"]
+    places = mergekit.places(merge, [*first, *last, *layers], "here")
+    assert [places[name].shared[0]["weight"] for name in [*first, *last]] == [0, 0, 0, 1, 1]
 
 
 def test_every_method_is_read_with_parameters_of_its_operator():

@@ -1,6 +1,7 @@
 """Inputs whose vocabularies, heads or dtypes differ: rows by token, and models that load."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from transformers import PreTrainedTokenizerFast as Fast
 
 import evomerge
 from evomerge import api, errors
-from evomerge.files.vocabulary import Frame
+from evomerge.files.vocabulary import Frame, tokens
+from evomerge.interop import plans
 from evomerge.live import save
 from evomerge.materialize import Merged, Workshop
 from tests import families
@@ -112,6 +114,23 @@ def test_a_missing_token_is_no_task_vector(trio):
     for i, word in enumerate(("new", "both", "other"), start=10):
         expected = merged_rows(base, experts, word)
         torch.testing.assert_close(merged[i], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_row_that_one_model_of_a_file_lacks_keeps_its_size(trio, normalize):
+    base, experts = trio
+    weights = {base: 0.0, **dict.fromkeys(experts.values(), 0.5)}
+    data = {
+        "merge_method": "linear", "base_model": str(base), "dtype": "float32",
+        "models": [{"model": str(m), "parameters": {"weight": w}} for m, w in weights.items()],
+        "parameters": {"normalize": normalize},
+    }  # fmt: skip
+    plan = plans.plan_of(data, "file", base.parent).plan
+    merged = Merged(plan, Workshop.of(plan)).read("model.embed_tokens.weight")
+    more, less = experts.values()
+    stands_in = row(more if normalize else base, "w9")  # for `less`, which has no w9
+    expected = torch.stack([row(more, "w9") + stands_in, row(more, "w1") + row(less, "w1")]) / 2
+    torch.testing.assert_close(merged[[9, 1]], expected, rtol=0, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
@@ -236,6 +255,27 @@ def test_token_maps_that_disagree(refused, family, tmp_path, words, added, spoil
     (tmp_path / "r.yaml").write_text(json.dumps(recipe))
     code = errors.USAGE if choice in ("expert:nobody", "unoin") else errors.INPUT
     refused("plan", tmp_path / "r.yaml", code=code, says=says)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"model": []}, "model.vocab: expected texts"),
+        ({"model": {"vocab": None}}, "model.vocab: expected texts"),
+        ({"model": {"vocab": 5}}, "model.vocab: expected texts"),
+        ({"model": {"vocab": [["a", 0.1], ["a", 0.2]]}}, "each of them once"),
+        ({"model": {"vocab": [["a", 0.1], 5]}}, "model.vocab: expected texts"),
+        ({"model": {"vocab": {"a": [0]}}}, "gives 'a' the number [0]"),
+        ({"added_tokens": 5}, "added_tokens: expected mappings with 'content'"),
+        ({"added_tokens": [{"id": 1}]}, "added_tokens: expected mappings with 'content'"),
+        ({"added_tokens": [{"content": "b"}]}, "gives 'b' the number None"),
+    ],
+)
+def test_a_file_that_is_no_tokenizer_s_is_refused(tmp_path, data, says):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(errors.InputError, match=re.escape(says)) as caught:
+        tokens(tmp_path, "expert: folder")
+    assert str(caught.value).startswith("expert: folder")
 
 
 def test_a_tokenizer_that_changed_is_not_the_plan_s(trio):

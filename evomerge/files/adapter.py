@@ -191,18 +191,18 @@ class Adapted:
                 del self.tensors[head], self._from[head]
 
     def _add(self, target: str, parts: Mapping[str, str]) -> None:
-        name = self._target(target)
-        embedding = target.endswith(".weight") and "embedding_A" in parts
-        if target.endswith(".bias"):
-            bias = self.adapter.read(parts["B"])
-            pair = (bias[:, None], torch.ones(1, 1))
-            rank = self._rank(target.rpartition(".")[0])
+        name, bias = self._target(target), target.endswith(".bias")
+        embedding = not bias and "embedding_A" in parts
+        # only the factor that comes last has a bias
+        wanted = ("embedding_A", "embedding_B") if embedding else ("B",) if bias else ("A", "B")
+        if set(parts) != set(wanted):
+            got = " and ".join(sorted(parts))
+            self._refuse(name, f"the adapter has {got}, expected {' and '.join(wanted)}")
+        rank = self._rank(target.rpartition(".")[0])
+        if bias:
+            pair = (self.adapter.read(parts["B"])[:, None], torch.ones(1, 1))
         else:
-            wanted = ("embedding_A", "embedding_B") if embedding else ("A", "B")
-            if set(parts) != set(wanted):
-                self._refuse(name, f"has {', '.join(sorted(parts))} of {' and '.join(wanted)}")
             a, b = (self.adapter.read(parts[part]) for part in wanted)
-            rank = self._rank(target.rpartition(".")[0])
             if a.shape[0] != rank or b.shape[1] != rank:
                 self._refuse(
                     name,

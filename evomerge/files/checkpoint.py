@@ -195,7 +195,7 @@ class Checkpoint:
         heads = [name for name in self.tensors if module(name) in HEADS]
         embeddings = [name for name in self.tensors if module(name) in EMBEDDINGS]
         if told is None:
-            return bool(embeddings) and not heads
+            told = bool(embeddings) and not heads
         for head in heads if told and embeddings else []:
             if not any(self._same(head, embedding) for embedding in embeddings):
                 raise errors.InputError(
@@ -203,6 +203,10 @@ class Checkpoint:
                     f"'{embeddings[0]}' differ; set it to false if both are wanted"
                 )
             del self.tensors[head]
+        # BERT's family calls its head so; other modules of that name repeat nothing
+        for name in [name for name in self.tensors if told and module(name) == "decoder"]:
+            if any(self._same(name, embedding) for embedding in embeddings):
+                del self.tensors[name]
         return bool(told)
 
     def _same(self, one: str, other: str) -> bool:

@@ -104,7 +104,7 @@ def natural(name: str) -> tuple[object, ...]:
         digits = part.lstrip("0")
         # (length, digits) orders as int would, which refuses more than 4,300 digits
         key.append((len(digits), digits) if i % 2 else part)
-    return (*key, name)
+    return (tuple(key), name)
 
 
 def listed(names: Sequence[str], what: str) -> str:

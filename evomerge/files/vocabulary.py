@@ -32,15 +32,11 @@ Tokens = dict[str, int]
 def tokens(folder: Path, where: str) -> Tokens | None:
     """Text -> number of every token of a folder's tokenizer; None where there is none.
 
-    InputError for two tokens with one number.
+    InputError for two tokens with one number, or a file that is no tokenizer's.
     """
     if (folder / "tokenizer.json").exists():
-        data = plain.read_json(inside(folder, "tokenizer.json", where), f"{where}/tokenizer.json")
-        known = data.get("model", {}).get("vocab", {})
-        if isinstance(known, list):  # of unigrams, with their scores
-            known = {str(text): i for i, (text, _) in enumerate(known)}
-        found = dict(known)
-        found |= {str(token["content"]): token["id"] for token in data.get("added_tokens", ())}
+        found, added = _read(folder, where)
+        found |= {text: entry.get("id") for text, entry in added.items()}
     elif (folder / "vocab.json").exists():
         found = plain.read_json(inside(folder, "vocab.json", where), f"{where}/vocab.json")
         if (folder / "added_tokens.json").exists():
@@ -50,13 +46,32 @@ def tokens(folder: Path, where: str) -> Tokens | None:
         return None
     numbers: dict[int, str] = {}
     for text, number in found.items():
-        if type(number) is not int or number < 0 or number in numbers:
-            other = f", that of {plain.shown(numbers[number])}" if number in numbers else ""
+        taken = numbers.get(number) if isinstance(number, int) else None
+        if type(number) is not int or number < 0 or taken is not None:
+            other = "" if taken is None else f", that of {plain.shown(taken)}"
             raise errors.InputError(
                 f"{where}: the tokenizer gives {plain.shown(text)} the number {number}{other}"
             )
         numbers[number] = text
     return found
+
+
+def _read(folder: Path, where: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Numbers of a tokenizer.json's own tokens, and entries of those added, by their text."""
+    where = f"{where}/tokenizer.json"
+    data = plain.read_json(inside(folder, "tokenizer.json", where), where)
+    model, added = data.get("model", {}), data.get("added_tokens") or []
+    known = model.get("vocab", {}) if isinstance(model, dict) else None
+    if isinstance(known, list):  # of unigrams, with their scores
+        pairs = [pair for pair in known if isinstance(pair, list) and pair]
+        texts = {str(pair[0]): i for i, pair in enumerate(pairs)}
+        known = texts if len(texts) == len(known) else None
+    if not isinstance(known, dict):
+        raise errors.InputError(f"{where}: model.vocab: expected texts, each of them once")
+    entries = added if isinstance(added, list) else [added]
+    if not all(isinstance(e, dict) and isinstance(e.get("content"), str) for e in entries):
+        raise errors.InputError(f"{where}: added_tokens: expected mappings with 'content'")
+    return dict(known), {entry["content"]: entry for entry in entries}
 
 
 def rows(model: Model) -> int:
@@ -137,8 +152,8 @@ class Frame:
                 )
         if self.tokenizer == "union":
             for i in range(1, len(self.models)):
-                added = _added(self.models[i].folder)
-                for text in sorted(self._tokens(i).keys() - target.keys(), key=self._known_at(i)):
+                mine, added = self._tokens(i), _read(self.models[i].folder, self.models[i].name)[1]
+                for text in sorted(mine.keys() - target.keys(), key=mine.__getitem__):
                     if text not in added:
                         raise errors.InputError(
                             f"{self.models[i].name}: token {plain.shown(text)} is part of its "
@@ -147,9 +162,6 @@ class Frame:
                         )
                     target[text] = max(target.values()) + 1
         return target
-
-    def _known_at(self, i: int) -> Any:
-        return self._tokens(i).__getitem__
 
     def _length(self) -> int:
         return max(self._sizes[self.leader], 1 + max(self.target.values()))
@@ -176,9 +188,10 @@ class Frame:
         data = plain.read_json(inside(folder, "tokenizer.json", str(folder)))
         entries: dict[str, dict[str, Any]] = {}
         for model in self.models:
-            entries |= {t: e for t, e in _added(model.folder).items() if t in new}
+            entries |= {t: e for t, e in _read(model.folder, model.name)[1].items() if t in new}
         more = sorted(entries.values(), key=lambda entry: self.target[entry["content"]])
-        data["added_tokens"] += [{**e, "id": self.target[e["content"]]} for e in more]
+        more = [{**e, "id": self.target[e["content"]]} for e in more]
+        data["added_tokens"] = [*(data.get("added_tokens") or []), *more]
         return {"tokenizer.json": json.dumps(data, ensure_ascii=False).encode()}
 
 
@@ -202,11 +215,6 @@ def _with_rows(known: Tokens | None, size: int) -> Tokens | None:
 def _all_same(known: Sequence[Tokens | None]) -> bool:
     told = [found for found in known if found is not None]
     return all(found == told[0] for found in told)
-
-
-def _added(folder: Path) -> dict[str, dict[str, Any]]:
-    data = plain.read_json(inside(folder, "tokenizer.json", str(folder)))
-    return {str(entry["content"]): entry for entry in data.get("added_tokens", ())}
 
 
 class Rearranged:

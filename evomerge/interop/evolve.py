@@ -180,9 +180,8 @@ def _genes(genome: Genome, method: Method, experts: Iterable[str], where: str) -
     with errors.at(f"{where}: genome"):
         genes = method.translate(dict.fromkeys(experts, start), shared)
     declared = {gene.name: gene for gene in plugins.load("operator", method.operator).GENES}
-    if "normalize" in declared:  # what is folded into given weights can not be into varied ones
-        genes["normalize"] = "yes" if normalize else "no"
-    elif normalize and not method.divides:
+    # what is folded into given weights can not be into varied ones
+    if normalize and "normalize" not in declared and not method.divides:
         raise errors.RecipeError(
             f"{where}: genome.normalize: '{genome.merge_method}' with varied weights is not "
             "normalised here; set it to false"

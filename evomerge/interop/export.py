@@ -198,12 +198,17 @@ def _way(plan: Plan) -> Way:
 
 
 def _models(plan: Plan, way: Way, tensors: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    found = []
-    if way.base_is == "input":
-        base = _settings({name: tensor.base for name, tensor in tensors.items()})
-        found.append({"model": _reference(plan.base), "parameters": base})
-    for item in plan.experts:
+    found, base = [], _reference(plan.base) if way.base_is == "input" else ""
+    # named once: a base that is an expert too has both weights, and its config counts as the first
+    experts = sorted(plan.experts, key=lambda item: _reference(item) != base)
+    weights = {name: tensor.base for name, tensor in tensors.items()}
+    merged = _reference(experts[0]) == base
+    if base and not merged:
+        found.append({"model": base, "parameters": _settings(weights)})
+    for item in experts:
         given = {name: tensor.experts.get(item.name, {}) for name, tensor in tensors.items()}
+        if merged and item is experts[0]:
+            given = {n: {"weight": v["weight"] + weights[n]["weight"]} for n, v in given.items()}
         parameters = _settings(given)
         found.append(
             {"model": _reference(item), **({"parameters": parameters} if parameters else {})}

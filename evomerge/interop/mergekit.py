@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from evomerge import errors
 from evomerge.files import plain
+from evomerge.layers import Layers
 
 Scalar = bool | int | float | str
 Settings = dict[str, Any]
@@ -56,6 +57,7 @@ class Merge(_Part):
     """The keys of the file."""
 
     merge_method: str
+    name: Any = None
     models: list[Source] | None = None
     slices: list[Slice] | None = None
     modules: Any = None
@@ -203,6 +205,7 @@ def places(merge: Merge, names: Iterable[str], where: str) -> dict[str, Place]:
             f"{where}: slices that leave out, repeat or move layers make another architecture, "
             f"which no plan describes; expected layers 0 to {n_layers}, once and in order"
         )
+    role = {name: place.role for name, place in Layers().places(dict.fromkeys(names, ())).items()}
     found: dict[str, Place] = {}
     for name in names:
         if name in depths:
@@ -211,7 +214,7 @@ def places(merge: Merge, names: Iterable[str], where: str) -> dict[str, Place]:
             # a slice of one layer stands at the end of a gradient
             t = (depths[name] - low) / (high - low - 1) if high - low > 1 else 1.0
         else:
-            i, t = 0 if "embed" in name else len(parts) - 1, 0.0
+            i, t = 0 if role[name] == "embedding" else len(parts) - 1, 0.0
         found[name] = Place(_sources(parts[i], where), (parts[i].parameters, merge.parameters), t)
     return found
 

@@ -19,8 +19,11 @@ Inputs = Mapping[str, Mapping[str, Any]]
 """Parameters of each expert, by its name."""
 Genes = dict[str, Value | dict[str, Value]]
 
-IGNORED = {"int8_mask": "it changes mergekit's memory, not its result"}
-"""Parameters that change no result, and why."""
+IGNORED = {
+    "int8_mask": "it changes mergekit's memory, not its result",
+    "normalize": "this method does not read it",
+}
+"""Parameters that change no result where a method does not have them, and why."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,11 @@ def _linear(inputs: Inputs, shared: Mapping[str, Any]) -> Genes:
     weights = _column(inputs, "weight")
     if shared["normalize"] and abs(sum(weights.values())) < 1e-8:
         raise errors.RecipeError("weight: the weights sum to 0, by which they are divided")
-    return {"weight": dict(_folded(inputs, shared)), "normalize": "no"}
+    # divided once more, because a row may be in some of the models alone
+    normalize = "yes" if shared["normalize"] else "no"
+    return {
+        "weight": dict(_folded(inputs, shared)), "normalize": normalize, "compat": "mergekit",
+    }  # fmt: skip
 
 
 def _task_arithmetic(inputs: Inputs, shared: Mapping[str, Any]) -> Genes:

@@ -167,15 +167,19 @@ def _value(
 def _known_parameters(merge: Merge, method: Method, where: str) -> None:
     """Refuse a parameter that the method does not have: mergekit would not read it."""
     known = {*method.of_input, *method.shared}
+    for key in _given(merge):
+        if key not in known and key not in methods.IGNORED:
+            raise errors.RecipeError(
+                errors.unknown(f"{where}: parameters", "parameter", key, known)
+            )
+
+
+def _given(merge: Merge) -> dict[str, Any]:
+    """All parameters that stand anywhere in the file."""
     everywhere = [merge.parameters, *(s.parameters for s in merge.models or [])]
     for part in merge.slices or []:
         everywhere += [part.parameters, *(s.parameters for s in part.sources)]
-    for settings in everywhere:
-        for key in settings:
-            if key not in known and key not in methods.IGNORED:
-                raise errors.RecipeError(
-                    errors.unknown(f"{where}: parameters", "parameter", key, known)
-                )
+    return {key: value for settings in everywhere for key, value in settings.items()}
 
 
 def _step(
@@ -228,6 +232,10 @@ def _notes(merge: Merge, method: Method, base: Model, root: Checkpoint) -> Itera
             "'out_dtype' makes mergekit do the same)"
         )
     yield from method.notes
+    if "normalize" in _given(merge).keys() - method.shared.keys():
+        yield f"parameters: normalize is left out: {methods.IGNORED['normalize']}"
+    if merge.name is not None:
+        yield "name has no counterpart: a plan is named by its content"
     token = merge.tokenizer_source or (merge.tokenizer or {})
     source = token.get("source", "base") if isinstance(token, Mapping) else token
     for key in set(token) - {"source"} if isinstance(token, Mapping) else ():

@@ -12,6 +12,10 @@ from evomerge.maths import consensus
 
 BLOCK = 4096
 """Entries that are summed at a time, whatever the number of threads."""
+OPPOSED = 1e-6
+"""Least 1 + cosine of two directions: nearer to opposed, rounding would choose the way."""
+START = 1e-4
+"""Least length of a mean of unit vectors that has a direction."""
 
 
 def total(values: torch.Tensor) -> torch.Tensor:
@@ -100,7 +104,8 @@ def karcher(
 
     The direction u is a fixed point of u <- exp_u(sum_k a_k log_u(x_k / |x_k|)), found in at most
     `steps` (Karcher 1977), a_k = w_k / sum |w|; vectors no longer
-    than `least` have no direction. Everything happens in coordinates of the unit vectors.
+    than `least` have no direction, and one opposed to u pulls nowhere: no way there is shortest.
+    Everything happens in coordinates of the unit vectors.
     """
     lengths = products.diagonal().sqrt()
     there = lengths > least
@@ -109,14 +114,14 @@ def karcher(
         return torch.zeros_like(lengths)
     units = products / torch.where(there, lengths, 1.0).outer(torch.where(there, lengths, 1.0))
     share = weight * there / (weight * there).abs().sum().clamp(min=torch.finfo().tiny)
-    mean = _normal(share, units, tolerance)
+    mean = _normal(share, units, max(tolerance, START))
     if mean is None:
         mean = torch.zeros_like(share)
-        mean[there.int().argmax()] = 1.0
+        mean[(share != 0).int().argmax()] = 1.0
     for _ in range(steps):
         cosine = (units @ mean).clamp(-1.0, 1.0)
         angle = torch.arccos(cosine)
-        apart = there & (angle > tolerance) & (torch.sin(angle) > 1e-12)
+        apart = there & (angle > tolerance) & (1 + cosine > OPPOSED)
         pull = torch.where(apart, share * angle / torch.where(apart, torch.sin(angle), 1.0), 0.0)
         tangent = pull - (pull * cosine).sum() * mean
         length = (tangent @ units @ tangent).clamp(min=0.0).sqrt()

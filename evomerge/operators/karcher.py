@@ -14,7 +14,7 @@ from evomerge.genome import COMPAT, SPHERE_OF, Gene
 from evomerge.layers import Place
 from evomerge.maths import combine
 
-VERSION = 2
+VERSION = 3
 GENES = (
     Gene("weight", 0.0, 1.0, default=1.0, per_expert=True, seeds=(1.0,)),
     SPHERE_OF,

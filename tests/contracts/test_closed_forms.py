@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evomerge import errors, plugins
 from evomerge.api import plan_of
@@ -70,6 +72,34 @@ def test_karcher_leaves_out_the_direction_of_zero_vectors():
     one = torch.stack([experts[0], base])
     found = merge("karcher", base, one, of="task_vectors")
     assert close(found - base, 0.5 * (experts[0] - base), 1e-4)
+
+
+moves = st.tuples(st.floats(0.0, 1.0, width=32), st.floats(-1.0, 1.0, width=32))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(moves, min_size=2, max_size=6))
+def test_karcher_of_single_entries_is_their_mean_size_either_way(pairs):
+    weight, moved = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    base = torch.tensor([1.6335455179214478])
+    experts = base + moved[:, None]
+    moved = (experts - base).view(-1).double()
+    found = float(merge("karcher", base, experts, weight=weight, of="task_vectors") - base)
+    share = weight.double() / weight.double().sum() if weight.any() else weight.double()
+    assert abs(found) == pytest.approx(float(share @ moved.abs()), rel=1e-3, abs=1e-6)
+    pull = float(share @ moved.sign())
+    assert abs(pull) < 1e-3 or found * pull >= 0.0
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-7, 1e-5, 1e-3, 1e-1])
+def test_karcher_of_opposed_directions_keeps_the_mean_length(apart):
+    base, experts = tensors((64,), 4)
+    along, across = experts[0] - base, apart * (experts[1:] - base)
+    experts = base + torch.stack([along, -1.3 * along, 0.7 * along]) + across
+    weight = torch.tensor([0.85, 0.3, 0.55])
+    found = merge("karcher", base, experts, weight=weight, of="task_vectors") - base
+    lengths = (experts - base).norm(dim=1)
+    assert float(found.norm()) == pytest.approx(float(weight @ lengths / weight.sum()), rel=1e-3)
 
 
 @pytest.mark.parametrize("of", ["weights", "task_vectors"])
