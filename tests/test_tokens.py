@@ -1,15 +1,15 @@
-"""Tokenizers that merge blanks into words."""
+"""Tokenizers that merge blanks into words, and that add a token at the end."""
 
 from importlib.util import find_spec
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evomerge import harness, likelihood
 from evomerge.files.items import Item
-from evomerge.scorers import choice, perplexity
+from evomerge.scorers import choice, exact_match, perplexity
 
 BLANK, GLUED = "The capital: ", "Q: 1"
 
@@ -73,3 +73,20 @@ def test_a_continuation_within_the_last_token_of_its_prompt_counts(words, model)
     assert batch.asked.prompts.tolist() == [wholes[0][:-1]]
     expected = [log_p(model, wholes[0][:-1], whole[len(wholes[0]) - 1 :]) for whole in wholes]
     assert likelihood.log_likelihoods(model, batch.asked)[0].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scorer", [choice, perplexity, exact_match])
+@pytest.mark.parametrize("prompt", ["The capital:", "", "Paris<e>"])
+def test_a_token_that_a_tokenizer_ends_texts_with_is_none_of_theirs(words, model, scorer, prompt):
+    """Tokens and scores are those of the same tokenizer without it."""
+    ends = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(words.backend_tokenizer.to_str()), eos_token="<e>"
+    )
+    ends.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <e>", special_tokens=[("<e>", 0)]
+    )
+    assert ends("Paris")["input_ids"] == [*words("Paris")["input_ids"], 0]
+    choices = (" Paris", " Lyon") if scorer is choice else ()
+    item = Item("a", prompt, choices, 0 if choices else " Paris", "test")
+    found, expected = (scorer.score(model, scorer.prepare(t, [item])) for t in (ends, words))
+    assert found == expected
