@@ -146,7 +146,7 @@ def generate(model: Any, batch: Batch) -> tuple[list[str], list[int]]:
 
 
 def _texts(model: Any, batch: Batch, made: Sequence[Sequence[int]]) -> list[str]:
-    ends = _ends(model, batch.tokenizer)
+    ends = _ends(model, batch)
     return [_until(_decoded(batch.tokenizer, row, ends), batch.stop) for row in made]
 
 
@@ -162,7 +162,7 @@ def tokens(model: Any, batch: Batch) -> list[list[int]]:
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     made: list[list[int]] = [[] for _ in batch.ids]
     rows = going = list(range(len(batch.ids)))
-    ends = _ends(model, batch.tokenizer)
+    ends = _ends(model, batch)
     for _ in range(batch.max_new_tokens):
         out = model(
             input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache,
@@ -199,11 +199,14 @@ def _likeliest(logits: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
     return logits.argmax(-1, keepdim=True)
 
 
-def _ends(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens with which the model says that it has finished, of which it may have several."""
+def _ends(model: Any, batch: Batch) -> frozenset[int]:
+    """Tokens that end a text: those with which the model says that it has finished, of which it
+    may have several, and texts `stop` that are special tokens, which no decoded text shows."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     several = own if isinstance(own, list) else [own]
-    return frozenset(t for t in (tokenizer.eos_token_id, *several) if t is not None)
+    added = batch.tokenizer.added_tokens_decoder.items()
+    stops = [t for t, token in added if token.special and token.content in batch.stop]
+    return frozenset(t for t in (batch.tokenizer.eos_token_id, *several, *stops) if t is not None)
 
 
 def _decoded(tokenizer: Any, tokens: Sequence[int], ends: frozenset[int]) -> str:
