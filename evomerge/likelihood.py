@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from evomerge import errors, prompts
+from evomerge import errors, modules, prompts
 
 NUMBERS = 2**22
 """Logits of which there is a second copy at a time; a vocabulary is large, and texts are long."""
@@ -126,6 +126,8 @@ def _log_p_and_best(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 def _read(model: Any, batch: Batch, reading: Reading) -> torch.Tensor:
     """A reading of every tail token, (I, C, L, ...)."""
+    if not modules.is_padded(model):
+        return _read_whole(model, batch, reading)
     device = model.device
     mask = batch.prompt_mask.to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -150,6 +152,16 @@ def _read(model: Any, batch: Batch, reading: Reading) -> torch.Tensor:
         )
         found = torch.cat([found, _in_parts(rest.logits, tails[:, 1:], reading)], 1)
     return found.view(n_items, n_choices, *found.shape[1:])
+
+
+def _read_whole(model: Any, batch: Batch, reading: Reading) -> torch.Tensor:
+    """The same without a cache, item by item: what fills rows up comes after all that counts."""
+    found, depth = [], batch.tails.shape[2]
+    for given, mask, tails in zip(batch.prompts, batch.prompt_mask, batch.tails, strict=True):
+        rows = torch.cat([given[mask.bool()].expand(len(tails), -1), tails], 1).to(model.device)
+        out = model(input_ids=rows[:, :-1], use_cache=False, logits_to_keep=depth)
+        found.append(_in_parts(out.logits[:, -depth:], rows[:, -depth:], reading))
+    return torch.stack(found)
 
 
 def _in_parts(logits: torch.Tensor, tokens: torch.Tensor, reading: Reading) -> torch.Tensor:

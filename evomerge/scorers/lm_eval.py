@@ -22,6 +22,8 @@ from evomerge.files.bank import Origin
 from evomerge.files.items import SPLITS, Item
 from evomerge.files.sheet import Benchmark, Sheet
 
+NEEDS_CAUSAL = True
+
 FILES = ("json", "csv", "parquet", "text", "arrow", "pandas")
 """What the package datasets calls files of any origin, by their form."""
 PERPLEXITIES = ("perplexity", "weighted_perplexity", "bits_per_byte")

@@ -12,6 +12,8 @@ from typing import Any
 from evomerge import errors, likelihood, prompts
 from evomerge.files.items import Item
 
+NEEDS_CAUSAL = True
+
 
 def check(item: Item) -> None:
     """Raises ValueError for an item that can not be marked."""
