@@ -16,6 +16,7 @@ from evomerge import errors, likelihood, plugins, prompts, shelf, worker
 from evomerge.files import bank as banks
 from evomerge.files.companions import Form
 from evomerge.files.items import Item
+from evomerge.files.items import read_file as items_of
 from evomerge.scorers import choice, exact_match, function, label, perplexity
 from evomerge.zoo import tiny
 from tests import bigrams, families, ledgers
@@ -347,6 +348,23 @@ def test_labels_by_number_and_by_name(classifier, tmp_path):
     sheet = {"name": "b", "version": 1, "scorer": "label", "items": entries}
     (tmp_path / "b.yaml").write_text(json.dumps(sheet))
     assert evomerge.evaluate(classifier, [tmp_path / "b.yaml"])["b"].mean == 1
+
+
+def test_labels_of_a_csv_are_numbers_where_no_label_is_called_so(classifier, tmp_path):
+    """An unknown one is told with its file and line."""
+    causal, words = worker.load(Form(classifier, classifier), "float32", CPU)
+    path = tmp_path / "b.csv"
+    path.write_text("prompt,answer\na,0\nb,1\nc,2\n")
+    numbers = [replace(item, answer=int(item.answer)) for item in items_of(path)]
+    found, expected = (
+        label.score(causal, label.prepare(words, items)) for items in (items_of(path), numbers)
+    )
+    assert found == expected
+    causal.config.label2id = {"2": 0, "1": 1, "0": 2}
+    assert label.score(causal, label.prepare(words, items_of(path))) != expected
+    path.write_text("prompt,answer\na,3\n")
+    with pytest.raises(errors.EvaluationError, match=r"b\.csv:2: unknown label '3'"):
+        label.score(causal, label.prepare(words, items_of(path)))
 
 
 def test_labels_that_can_not_be_given(classifier, model):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from evomerge import errors, prompts
+from evomerge.files import sources
 from evomerge.files.items import Item, constant_score
 
 NEEDS_TOKENIZER = False
@@ -21,9 +22,10 @@ chance = constant_score
 @dataclass(frozen=True)
 class Batch:
     """Texts of I items, padded by the tokenizer, or their pixels (I, C, H, W); answers are
-    numbers or names of labels."""
+    numbers or names of labels. `named`: how messages begin that are about an item."""
 
     ids: tuple[str, ...]
+    named: tuple[str, ...]
     inputs: dict[str, torch.Tensor]
     answers: tuple[int | str, ...]
 
@@ -52,7 +54,8 @@ def prepare(tokenizer: Any, items: Sequence[Item]) -> Batch:
             f"{items[0].named}: is a text, and the model's folder has no tokenizer to read it"
         )
     inputs = _pixels(tokenizer, items) if is_image else _tokens(tokenizer, items)
-    return Batch(tuple(i.id for i in items), inputs, tuple(i.answer for i in items))
+    ids, named = tuple(i.id for i in items), tuple(i.named for i in items)
+    return Batch(ids, named, inputs, tuple(i.answer for i in items))
 
 
 def _tokens(tokenizer: Any, items: Sequence[Item]) -> dict[str, torch.Tensor]:
@@ -96,8 +99,8 @@ def score(model: Any, batch: Batch) -> dict[str, list[float]]:
     for name, row in zip(batch.ids, logits, strict=True):
         if not row.isfinite().all():
             raise errors.EvaluationError(f"logits of item {name} are not finite")
-    asked = zip(batch.ids, batch.answers, strict=True)
-    right = torch.tensor([[_index(model, name, answer)] for name, answer in asked])
+    asked = zip(batch.named, batch.answers, strict=True)
+    right = torch.tensor([[_index(model, named, answer)] for named, answer in asked])
     wrong = logits.scatter(1, right, -torch.inf).amax(1)
     return {
         "score": (logits.argmax(1, keepdim=True) == right)[:, 0].double().tolist(),
@@ -106,11 +109,12 @@ def score(model: Any, batch: Batch) -> dict[str, list[float]]:
     }
 
 
-def _index(model: Any, name: str, answer: int | str) -> int:
-    known = model.config.label2id
-    found = known.get(answer, -1) if isinstance(answer, str) else answer
+def _index(model: Any, named: str, answer: int | str) -> int:
+    known, found = model.config.label2id, answer
+    if isinstance(found, str):  # a CSV has numbers as texts
+        is_number = found.isdecimal() and len(found) <= sources.LONGEST_INDEX
+        found = int(known.get(found, found if is_number else -1))
     if not 0 <= found < model.config.num_labels:
         labels = [str(label) for label in known]
-        where = f"item {name}"
-        raise errors.EvaluationError(errors.unknown(where, "label", str(answer), labels))
-    return int(found)
+        raise errors.EvaluationError(errors.unknown(named, "label", str(answer), labels))
+    return found
