@@ -9,7 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 import evomerge
 from evomerge import errors, likelihood, plugins, prompts, shelf, worker
@@ -365,6 +370,24 @@ def test_labels_of_a_csv_are_numbers_where_no_label_is_called_so(classifier, tmp
     path.write_text("prompt,answer\na,3\n")
     with pytest.raises(errors.EvaluationError, match=r"b\.csv:2: unknown label '3'"):
         label.score(causal, label.prepare(words, items_of(path)))
+
+
+@pytest.mark.parametrize(("pad", "own"), [(None, None), (None, 258), (258, None), (258, 258)])
+def test_a_decoder_that_classifies_needs_no_padding(pad, own):
+    """In a block as alone; `pad` is the tokenizer's token, `own` the one that the model knows."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=260, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, num_labels=3, pad_token_id=own,
+        initializer_range=0.5,
+    )  # fmt: skip
+    causal, words = LlamaForSequenceClassification(config).eval(), tiny.tokenizer()
+    words.pad_token = None if pad is None else words.convert_ids_to_tokens(pad)
+    items = [Item(str(i), text, (), 1, "test") for i, text in enumerate(["a longer text", "q"])]
+    found = label.score(causal, label.prepare(words, items))["probability"]
+    for item, p in zip(items, found, strict=True):
+        logits = causal(**words(item.prompt, return_tensors="pt")).logits[0]
+        assert p == pytest.approx(logits.softmax(0)[1].item(), abs=1e-5)
 
 
 def test_labels_that_can_not_be_given(classifier, model):
