@@ -223,7 +223,7 @@ def test_perplexity_is_that_of_whole_sequences(model, items):
         assert bits == pytest.approx(-total / math.log(2) / len(item.answer.encode()), abs=1e-4)
     long = Item("long", "text" * 999, (), "", "test")
     with pytest.raises(
-        errors.InputError, match=r"item long: has 3997 tokens, the model reads \d+"
+        errors.InputError, match=r"item long: has 3996 tokens, the model reads \d+"
     ):
         perplexity.prepare(model[1], [*asked, replace(long, answer="!")])
     with pytest.raises(errors.InputError, match="'chat' wants a prompt and an answer"):
@@ -242,6 +242,19 @@ def test_the_longest_item_that_a_model_reads(model, name):
     says = rf"^item x: has {reads} tokens and gets up to 2 more, the model reads {reads}$"
     with pytest.raises(errors.InputError, match=says):
         scorer.prepare(model[1], [fine, long], **options)
+
+
+def test_the_longest_text_that_a_model_reads(model):
+    """As of choices, its last token is not read."""
+    reads = model[1].model_max_length
+    text = Item("x", "a" * reads, (), "", "test")  # a token stands before it
+    after = replace(text, prompt="a" * (reads - 1), answer="42")
+    for item, part in ((text, "prompt"), (after, "answer")):
+        perplexity.score(model[0], perplexity.prepare(model[1], [item]))
+        long = replace(item, **{part: getattr(item, part) + "a"})
+        says = rf"^item x: has {reads + 1} tokens, the model reads {reads}$"
+        with pytest.raises(errors.InputError, match=says):
+            perplexity.prepare(model[1], [long])
 
 
 def test_a_tokenizer_that_states_no_limit_has_that_of_the_config(family, tmp_path):

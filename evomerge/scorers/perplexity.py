@@ -39,7 +39,7 @@ def prepare(tokenizer: Any, items: Sequence[Item], *, chat: bool = False) -> lik
     )
     for i, item in enumerate(items):
         length = int(batch.prompt_mask[i].sum() + batch.tail_mask[i].sum())
-        prompts.check_length(tokenizer, item, length)
+        prompts.check_length(tokenizer, item, length - 1)  # the last one is not read
     return batch
 
 
