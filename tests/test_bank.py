@@ -478,6 +478,8 @@ def test_parquet_needs_its_library(tmp_path, monkeypatch):
         (b"prompt,answer\na,b\nc\n", "x.csv:3: has 1 cells, expected 2"),
         (b'prompt,answer\n"a\nb",1\nc,\n', "x.csv:4: has no answer"),
         (b"prompt,prompt\na,b\n", "x.csv:1: column 'prompt' stands twice"),
+        (b"prompt;answer\na;b\n", "x.csv:1: columns are separated by ';', expected commas"),
+        (b"prompt\tanswer\na,b\tc\n", r"x.csv:1: columns are separated by '\t', expected commas"),
         (b"prompt,anser\na,b\n", "x.csv:2: unknown key 'anser', did you mean 'answer'"),
         (b"prompt,choices,answer\na,x|y,0\n", "x.csv:2: choices: is not JSON"),
         (b'prompt,choices,answer\na,"[""x"",""y""]",2\n', "x.csv:2: answer: 2 is not an index"),
