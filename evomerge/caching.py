@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from evomerge import api, errors, generation, prompts, shelf
+from evomerge import api, errors, generation, modules, prompts, shelf
 from evomerge.files import bank as banks
 from evomerge.files import cached, items, sources
 from evomerge.files.items import Item
@@ -75,6 +75,7 @@ def _cached(
     worker = api.worker_for(plan, {})
     if worker.tokenizer is None:
         raise errors.InputError(f"{expert}: has no tokenizer")
+    modules.check_causal(worker.model, f"{expert}: a cache of answers")
     answers: dict[str, cached.Answer] = {}
     with one_thread():
         worker.live.build(plan)

@@ -37,7 +37,7 @@ def compare(
 
     with progress.stream(err, "comparing", f"{len(experts)} experts with {base}") as told:
         found = similarity.compare(
-            base, experts, density=density, blocks=int(blocks) if blocks.isdigit() else blocks,
+            base, experts, density=density, blocks=int(blocks) if blocks.isdecimal() else blocks,
             largest_matrix=largest_matrix, told=told,
         )  # fmt: skip
     tables.delivered(out, found, show, page=page, as_json=as_json)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from evomerge import errors, prompts
+from evomerge import errors, modules, prompts
 from evomerge.files import plain
 from evomerge.files.items import Item, constant_score
 
@@ -146,7 +146,7 @@ def generate(model: Any, batch: Batch) -> tuple[list[str], list[int]]:
 
 
 def _texts(model: Any, batch: Batch, made: Sequence[Sequence[int]]) -> list[str]:
-    ends = _ends(model, batch.tokenizer)
+    ends = _ends(model, batch)
     return [_until(_decoded(batch.tokenizer, row, ends), batch.stop) for row in made]
 
 
@@ -157,18 +157,20 @@ def tokens(model: Any, batch: Batch) -> list[list[int]]:
     Rows that have ended leave the block once they are half of it: each time costs a copy of the
     cache. Raises EvaluationError where logits are not finite.
     """
-    mask = batch.mask.to(model.device)
-    step, cache = batch.prompts.to(model.device), None
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    if len(batch.ids) > 1 and not modules.is_padded(model):
+        return [made for row in _alone(batch) for made in tokens(model, row)]
+    given, mask = batch.prompts.to(model.device), batch.mask.to(model.device)
+    unread, cache = given.shape[1], None
     made: list[list[int]] = [[] for _ in batch.ids]
     rows = going = list(range(len(batch.ids)))
-    ends = _ends(model, batch.tokenizer)
+    ends = _ends(model, batch)
     for _ in range(batch.max_new_tokens):
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
         out = model(
-            input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache,
-            use_cache=True, logits_to_keep=1,
+            input_ids=given[:, -unread:], attention_mask=mask, position_ids=positions[:, -unread:],
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
         )  # fmt: skip
-        cache = out.past_key_values
+        cache = getattr(out, "past_key_values", None)
         step = _likeliest(out.logits[:, -1], [batch.ids[i] for i in rows])
         for i, token in zip(rows, step[:, 0].tolist(), strict=True):
             if i in going:
@@ -176,12 +178,20 @@ def tokens(model: Any, batch: Batch) -> list[list[int]]:
         going = [i for i in going if not _ended(batch, made[i], ends)]
         if not going:
             break
-        mask, positions = torch.cat([mask, torch.ones_like(step)], 1), positions[:, -1:] + 1
-        if 2 * len(going) <= len(rows):
+        given, mask = torch.cat([given, step], 1), torch.cat([mask, torch.ones_like(step)], 1)
+        unread = given.shape[1] if cache is None else 1
+        if cache is not None and 2 * len(going) <= len(rows):
             kept = torch.tensor([rows.index(i) for i in going], device=mask.device)
-            step, mask, positions, rows = step[kept], mask[kept], positions[kept], going
+            given, mask, rows = given[kept], mask[kept], going
             cache.batch_select_indices(kept)
     return made
+
+
+def _alone(batch: Batch) -> Iterator[Batch]:
+    """Each row of a block as a block of its own, without padding."""
+    for i, name in enumerate(batch.ids):
+        given = batch.prompts[i][batch.mask[i].bool()][None]
+        yield replace(batch, ids=(name,), prompts=given, mask=torch.ones_like(given))
 
 
 def _ended(batch: Batch, made: Sequence[int], ends: frozenset[int]) -> bool:
@@ -199,11 +209,14 @@ def _likeliest(logits: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
     return logits.argmax(-1, keepdim=True)
 
 
-def _ends(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens with which the model says that it has finished, of which it may have several."""
+def _ends(model: Any, batch: Batch) -> frozenset[int]:
+    """Tokens that end a text: those with which the model says that it has finished, of which it
+    may have several, and texts `stop` that are special tokens, which no decoded text shows."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     several = own if isinstance(own, list) else [own]
-    return frozenset(t for t in (tokenizer.eos_token_id, *several) if t is not None)
+    added = batch.tokenizer.added_tokens_decoder.items()
+    stops = [t for t, token in added if token.special and token.content in batch.stop]
+    return frozenset(t for t in (batch.tokenizer.eos_token_id, *several, *stops) if t is not None)
 
 
 def _decoded(tokenizer: Any, tokens: Sequence[int], ends: frozenset[int]) -> str:

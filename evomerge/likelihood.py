@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from evomerge import errors, prompts
+from evomerge import errors, modules, prompts
 
 NUMBERS = 2**22
 """Logits of which there is a second copy at a time; a vocabulary is large, and texts are long."""
@@ -21,9 +21,8 @@ NUMBERS = 2**22
 class Batch:
     """One block of I items with C continuations: prompts left-padded (I, P), tails right-padded.
 
-    `tails` (I, C, L) are the tokens after the shared prompt, `counted` marks those that are part
-    of the continuation, `valid` (I, C) the continuations that exist, `lengths` (I, C) their
-    UTF-8 bytes.
+    `tails` (I, C, L) are the tokens of the continuations, `valid` (I, C) those that exist,
+    `lengths` (I, C) their UTF-8 bytes.
     """
 
     ids: tuple[str, ...]
@@ -31,13 +30,12 @@ class Batch:
     prompt_mask: torch.Tensor
     tails: torch.Tensor
     tail_mask: torch.Tensor
-    counted: torch.Tensor
     valid: torch.Tensor
     lengths: torch.Tensor
 
 
-Row = tuple[list[int], list[list[int]], int]
-"""Shared prefix, one tail a continuation, and how many tail tokens belong to the context."""
+Row = tuple[list[int], list[list[int]]]
+"""What all continuations of an item follow, and the tokens of each, at least one."""
 
 
 def prepare(
@@ -62,35 +60,36 @@ def assemble(
 ) -> Batch:
     """A block of rows that are tokens already; `n_bytes` are those of each continuation."""
     pad = prompts.padding(tokenizer)
-    n_items, n_choices = len(ids), max(len(tails) for _, tails, _ in rows)
-    depth = max(len(tail) for _, tails, _ in rows for tail in tails)
+    n_items, n_choices = len(ids), max(len(tails) for _, tails in rows)
+    depth = max(len(tail) for _, tails in rows for tail in tails)
     tails = torch.full((n_items, n_choices, depth), pad)
     tail_mask = torch.zeros((n_items, n_choices, depth), dtype=torch.long)
-    counted = torch.zeros((n_items, n_choices, depth), dtype=torch.bool)
     lengths = torch.ones((n_items, n_choices))
     valid = torch.zeros((n_items, n_choices), dtype=torch.bool)
-    for i, (_, found, skipped) in enumerate(rows):
+    for i, (_, found) in enumerate(rows):
         for c, tail in enumerate(found):
             tails[i, c, : len(tail)] = torch.tensor(tail)
             tail_mask[i, c, : len(tail)] = 1
-            counted[i, c, skipped : len(tail)] = True
             valid[i, c] = True
             lengths[i, c] = n_bytes[i][c]
-    given, mask = prompts.left_padded([prefix for prefix, _, _ in rows], pad)
-    return Batch(tuple(ids), given, mask, tails, tail_mask, counted, valid, lengths)
+    given, mask = prompts.left_padded([prefix for prefix, _ in rows], pad)
+    return Batch(tuple(ids), given, mask, tails, tail_mask, valid, lengths)
 
 
 def _split(tokenizer: Any, context: str, continuations: Sequence[str], chat: bool) -> Row:
     before = prompts.tokens(tokenizer, context, chat=chat)
     wholes = [prompts.tokens(tokenizer, context + text, chat=chat) for text in continuations]
-    shared = len(before)
-    for whole in wholes:
-        same = (a == b for a, b in zip(before, whole, strict=False))
-        shared = min(shared, next((i for i, equal in enumerate(same) if not equal), shared))
-    shared = min(shared, *(len(whole) - 1 for whole in wholes))
-    if shared < 1:
-        return prompts.start(tokenizer), wholes, 0
-    return before[:shared], [whole[shared:] for whole in wholes], len(before) - shared
+    if any(whole[: len(before)] != before for whole in wholes):
+        # a token reaches across the end: blanks there are counted, as lm-eval does
+        before = prompts.tokens(tokenizer, context.rstrip(), chat=chat)
+    begin = len(before)
+    if not all(whole[begin:] for whole in wholes):
+        # it is the only one of a continuation: all are counted from where they part
+        columns = zip(before, *(whole[:-1] for whole in wholes), strict=False)
+        begin = [*(len(set(column)) == 1 for column in columns), False].index(False)
+    if begin < 1:
+        return prompts.start(tokenizer), wholes
+    return before[:begin], [whole[begin:] for whole in wholes]
 
 
 @torch.inference_mode()
@@ -107,7 +106,7 @@ def log_likelihoods(model: Any, batch: Batch) -> torch.Tensor:
 def greedy(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Beside the log-likelihoods, whether each continuation is the greedy one: (I, C) booleans."""
     log_p, best = _read(model, batch, _log_p_and_best).unbind(-1)
-    missed = batch.counted & (best.cpu() == 0)
+    missed = batch.tail_mask.bool() & (best.cpu() == 0)
     return _summed(log_p, batch), batch.valid & ~missed.any(2)
 
 
@@ -127,6 +126,8 @@ def _log_p_and_best(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 def _read(model: Any, batch: Batch, reading: Reading) -> torch.Tensor:
     """A reading of every tail token, (I, C, L, ...)."""
+    if not modules.is_padded(model):
+        return _read_whole(model, batch, reading)
     device = model.device
     mask = batch.prompt_mask.to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -153,6 +154,16 @@ def _read(model: Any, batch: Batch, reading: Reading) -> torch.Tensor:
     return found.view(n_items, n_choices, *found.shape[1:])
 
 
+def _read_whole(model: Any, batch: Batch, reading: Reading) -> torch.Tensor:
+    """The same without a cache, item by item: what fills rows up comes after all that counts."""
+    found, depth = [], batch.tails.shape[2]
+    for given, mask, tails in zip(batch.prompts, batch.prompt_mask, batch.tails, strict=True):
+        rows = torch.cat([given[mask.bool()].expand(len(tails), -1), tails], 1).to(model.device)
+        out = model(input_ids=rows[:, :-1], use_cache=False, logits_to_keep=depth)
+        found.append(_in_parts(out.logits[:, -depth:], rows[:, -depth:], reading))
+    return torch.stack(found)
+
+
 def _in_parts(logits: torch.Tensor, tokens: torch.Tensor, reading: Reading) -> torch.Tensor:
     """A reading of logits (R, L, V), some rows at a time."""
     rows = max(1, NUMBERS // logits[0].numel())
@@ -162,7 +173,7 @@ def _in_parts(logits: torch.Tensor, tokens: torch.Tensor, reading: Reading) -> t
 
 
 def _summed(log_p: torch.Tensor, batch: Batch) -> torch.Tensor:
-    counted = batch.counted.to(log_p.device)
+    counted = batch.tail_mask.bool().to(log_p.device)
     return _checked(torch.where(counted, log_p, 0.0).sum(2).cpu(), batch)
 
 

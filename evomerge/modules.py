@@ -53,6 +53,25 @@ def architecture(config: Any, where: str) -> Any:
     return found
 
 
+def check_causal(model: Any, where: str) -> None:
+    """Raise InputError for a model that does not go on with the text that it is given."""
+    if not model.can_generate() or getattr(model.config, "is_encoder_decoder", False):
+        kind = type(model).__name__
+        raise errors.InputError(f"{where} wants a causal language model, this is {kind}")
+
+
+def is_padded(model: Any) -> bool:
+    """Whether texts of several lengths go through a causal model together, and go on in branches.
+
+    A recurrent model reads padding as well, and its state is no cache of keys and values.
+    """
+    from transformers import DynamicCache
+
+    layers = DynamicCache(config=model.config).layers
+    known = all(hasattr(layer, "batch_select_indices") for layer in layers)
+    return known and not model._is_stateful
+
+
 def stored(model: Any) -> dict[str, torch.Tensor]:
     """The tensors of a live model by the names of its files, as views of the model's memory.
 

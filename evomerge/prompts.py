@@ -42,13 +42,16 @@ def require_template(tokenizer: Any) -> None:
 
 
 def tokens(tokenizer: Any, prompt: str, *, chat: bool, verbose: bool = False) -> list[int]:
-    """Token ids; a chat template has written the special tokens already.
+    """Token ids, that which a tokenizer ends texts with aside: this one goes on.
 
-    `verbose`: transformers warns of more than a model reads, where nothing refuses them.
+    A chat template has written the special tokens already. `verbose`: transformers warns of more
+    than a model reads, where nothing refuses them.
     """
     given = {"add_special_tokens": not chat, "verbose": verbose}
     found: list[int] = tokenizer(prompt, **given)["input_ids"]
-    return found
+    end = [tokenizer.eos_token_id]
+    added = not chat and found[-1:] == end and tokenizer("a")["input_ids"][-1:] == end
+    return found[:-1] if added else found
 
 
 def start(tokenizer: Any) -> list[int]:

@@ -106,11 +106,11 @@ class Worker:
         )
         for bank in setup.banks.values():
             scorer = plugins.load("scorer", bank.scorer)
+            named = f"the scorer '{bank.scorer}' of the bank '{bank.name}'"
             if self.tokenizer is None and getattr(scorer, "NEEDS_TOKENIZER", True):
-                raise errors.InputError(
-                    f"{base.folder}: has no tokenizer, which the scorer '{bank.scorer}' of the "
-                    f"bank '{bank.name}' needs"
-                )
+                raise errors.InputError(f"{base.folder}: has no tokenizer, which {named} needs")
+            if getattr(scorer, "NEEDS_CAUSAL", False):
+                modules.check_causal(self.model, f"{base.folder}: {named}")
             self._try(scorer, bank, str(base.folder))
         counted = any(plugins.is_structural(bank.scorer) for bank in setup.banks.values())
         workshop = Workshop(opened, self.device)

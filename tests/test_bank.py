@@ -130,6 +130,19 @@ def test_shares_and_named_splits(tmp_path):
     assert "a.yaml: split: shares must sum to 1, sum is 0.5" in text
 
 
+def test_answers_may_be_numbers_of_any_kind(tmp_path):
+    """Without choices; next to each other, to texts and in lists."""
+    answers = [2, 0.5, "1/2", -1e-07, [1, 0.25, "x"]]
+    rows = [{"prompt": f"{i}", "answer": answer} for i, answer in enumerate(answers)]
+    found = bank.load(jsonl(tmp_path / "a.jsonl", *rows)).items
+    accepted = [("2",), ("0.5",), ("1/2",), ("-1e-07",), ("1", "0.25", "x")]
+    assert [item.accepted for item in found] == accepted
+    assert found[0].answer == 2  # of a label, it is the number
+    path = sheet(tmp_path / "b.yaml", items=None, scorer="numeric")
+    path.write_text(path.read_text() + "items: [{prompt: x, answer: .inf}]\n")
+    assert "answer: expected an index or a text, got inf" in refusal(path)
+
+
 def test_several_answers_and_texts_without_questions(tmp_path):
     several = {"prompt": "x", "answer": ["Paris", "the city of Paris"]}
     found = bank.load(jsonl(tmp_path / "a.jsonl", several, {"prompt": "y", "answer": ["z"]}))
@@ -182,7 +195,7 @@ BAD_LINES = [
     ([{"text": ""}], 1, "prompt: expected a text that is not empty"),
     ([{"text": "x"}, {"prompt": "x", "answer": "y"}], 2, "has an answer, unlike the first"),
     ([{"prompt": "x", "answer": []}], 1, "answer: expected one, got []"),
-    ([{"prompt": "x", "answer": ["y", 3]}], 1, "answer[1]: expected a text"),
+    ([{"prompt": "x", "answer": ["y", True]}], 1, "answer[1]: expected a text"),
     ([{**SUM, "answer": ["2", "3"]}], 1, "answer: expected one, got ['2', '3']"),
     ([SUM, '{"prompt": 1, "prompt": 2}'], 2, "'prompt' stands twice"),
     (["[1]"], 1, "expected an object with prompt and answer"),
@@ -197,7 +210,7 @@ BAD_LINES = [
     ([{"prompt": "\ud800", "answer": "x"}], 1, "surrogate"),
     ([{"prompt": "x", "answer": ""}], 1, "answer: expected a text"),
     ([{"prompt": "x", "answer": True}], 1, "answer: expected an index or a text, got True"),
-    ([{"prompt": "x", "answer": 0.5}], 1, "answer: expected an index or a text, got 0.5"),
+    ([{**SUM, "answer": 0.5}], 1, "answer: expected an index or a text, got 0.5"),
     ([{**SUM, "choices": ["2"]}], 1, "choices: expected at least two"),
     ([{**SUM, "choices": "ab"}], 1, "choices: expected at least two"),
     ([{**SUM, "choices": ["2", ""]}], 1, "choices[1]: expected a text that is not empty"),
@@ -209,7 +222,6 @@ BAD_LINES = [
     ([{**SUM, "split": "train"}], 1, "split 'train' is not one of search, validation, test"),
     ([{**SUM, "id": 7}], 1, "id: expected a text"),
     ([SUM, {"prompt": "x", "answer": "y"}], 2, "has no choices, unlike the first"),
-    ([{"prompt": "x", "answer": "y"}, {"prompt": "z", "answer": 1}], 2, "answer is 1, the first"),
     ([SUM, {**SUM, "id": "b"}], 2, "x.jsonl:2: item 'b': same prompt and choices as"),
     ([SUM, SUM], 2, "x.jsonl:2: same prompt and choices as"),
     ([{"prompt": "x", "answer": "y"}] * 2, 2, "x.jsonl:2: same prompt and choices as"),
@@ -466,6 +478,8 @@ def test_parquet_needs_its_library(tmp_path, monkeypatch):
         (b"prompt,answer\na,b\nc\n", "x.csv:3: has 1 cells, expected 2"),
         (b'prompt,answer\n"a\nb",1\nc,\n', "x.csv:4: has no answer"),
         (b"prompt,prompt\na,b\n", "x.csv:1: column 'prompt' stands twice"),
+        (b"prompt;answer\na;b\n", "x.csv:1: columns are separated by ';', expected commas"),
+        (b"prompt\tanswer\na,b\tc\n", r"x.csv:1: columns are separated by '\t', expected commas"),
         (b"prompt,anser\na,b\n", "x.csv:2: unknown key 'anser', did you mean 'answer'"),
         (b"prompt,choices,answer\na,x|y,0\n", "x.csv:2: choices: is not JSON"),
         (b'prompt,choices,answer\na,"[""x"",""y""]",2\n', "x.csv:2: answer: 2 is not an index"),

@@ -132,6 +132,15 @@ def test_a_model_ends_its_text_itself():
     }
 
 
+def test_a_text_ends_before_a_special_token_that_is_asked_for():
+    """Decoded texts do not show it."""
+    begin = tokenizer().bos_token
+    batch = prepared(exact_match, "y", stop=[begin])
+    assert generation.generate(bigrams.model(f"xy{begin}z"), batch) == (["y"], [2])
+    found = exact_match.score(bigrams.model(f"x{begin}z"), batch)
+    assert found["length"] == found["degenerate"] == [1]
+
+
 def test_alone_and_among_many(family):
     """Texts of a random model, and those that transformers' generation makes."""
     with worker.one_thread():

@@ -9,13 +9,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 import evomerge
 from evomerge import errors, likelihood, plugins, prompts, shelf, worker
 from evomerge.files import bank as banks
 from evomerge.files.companions import Form
 from evomerge.files.items import Item
+from evomerge.files.items import read_file as items_of
 from evomerge.scorers import choice, exact_match, function, label, perplexity
 from evomerge.zoo import tiny
 from tests import bigrams, families, ledgers
@@ -217,7 +223,7 @@ def test_perplexity_is_that_of_whole_sequences(model, items):
         assert bits == pytest.approx(-total / math.log(2) / len(item.answer.encode()), abs=1e-4)
     long = Item("long", "text" * 999, (), "", "test")
     with pytest.raises(
-        errors.InputError, match=r"item long: has 3997 tokens, the model reads \d+"
+        errors.InputError, match=r"item long: has 3996 tokens, the model reads \d+"
     ):
         perplexity.prepare(model[1], [*asked, replace(long, answer="!")])
     with pytest.raises(errors.InputError, match="'chat' wants a prompt and an answer"):
@@ -236,6 +242,19 @@ def test_the_longest_item_that_a_model_reads(model, name):
     says = rf"^item x: has {reads} tokens and gets up to 2 more, the model reads {reads}$"
     with pytest.raises(errors.InputError, match=says):
         scorer.prepare(model[1], [fine, long], **options)
+
+
+def test_the_longest_text_that_a_model_reads(model):
+    """As of choices, its last token is not read."""
+    reads = model[1].model_max_length
+    text = Item("x", "a" * reads, (), "", "test")  # a token stands before it
+    after = replace(text, prompt="a" * (reads - 1), answer="42")
+    for item, part in ((text, "prompt"), (after, "answer")):
+        perplexity.score(model[0], perplexity.prepare(model[1], [item]))
+        long = replace(item, **{part: getattr(item, part) + "a"})
+        says = rf"^item x: has {reads + 1} tokens, the model reads {reads}$"
+        with pytest.raises(errors.InputError, match=says):
+            perplexity.prepare(model[1], [long])
 
 
 def test_a_tokenizer_that_states_no_limit_has_that_of_the_config(family, tmp_path):
@@ -347,6 +366,41 @@ def test_labels_by_number_and_by_name(classifier, tmp_path):
     sheet = {"name": "b", "version": 1, "scorer": "label", "items": entries}
     (tmp_path / "b.yaml").write_text(json.dumps(sheet))
     assert evomerge.evaluate(classifier, [tmp_path / "b.yaml"])["b"].mean == 1
+
+
+def test_labels_of_a_csv_are_numbers_where_no_label_is_called_so(classifier, tmp_path):
+    """An unknown one is told with its file and line."""
+    causal, words = worker.load(Form(classifier, classifier), "float32", CPU)
+    path = tmp_path / "b.csv"
+    path.write_text("prompt,answer\na,0\nb,1\nc,2\n")
+    numbers = [replace(item, answer=int(item.answer)) for item in items_of(path)]
+    found, expected = (
+        label.score(causal, label.prepare(words, items)) for items in (items_of(path), numbers)
+    )
+    assert found == expected
+    causal.config.label2id = {"2": 0, "1": 1, "0": 2}
+    assert label.score(causal, label.prepare(words, items_of(path))) != expected
+    path.write_text("prompt,answer\na,3\n")
+    with pytest.raises(errors.EvaluationError, match=r"b\.csv:2: unknown label '3'"):
+        label.score(causal, label.prepare(words, items_of(path)))
+
+
+@pytest.mark.parametrize(("pad", "own"), [(None, None), (None, 258), (258, None), (258, 258)])
+def test_a_decoder_that_classifies_needs_no_padding(pad, own):
+    """In a block as alone; `pad` is the tokenizer's token, `own` the one that the model knows."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=260, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, num_labels=3, pad_token_id=own,
+        initializer_range=0.5,
+    )  # fmt: skip
+    causal, words = LlamaForSequenceClassification(config).eval(), tiny.tokenizer()
+    words.pad_token = None if pad is None else words.convert_ids_to_tokens(pad)
+    items = [Item(str(i), text, (), 1, "test") for i, text in enumerate(["a longer text", "q"])]
+    found = label.score(causal, label.prepare(words, items))["probability"]
+    for item, p in zip(items, found, strict=True):
+        logits = causal(**words(item.prompt, return_tensors="pt")).logits[0]
+        assert p == pytest.approx(logits.softmax(0)[1].item(), abs=1e-5)
 
 
 def test_labels_that_can_not_be_given(classifier, model):

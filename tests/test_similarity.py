@@ -239,6 +239,7 @@ def test_values_that_are_not_finite_are_named(models, where, value):
         (["--density", "0"], 2, "density: expected 1/256 to 1, got 0.0"),
         (["--blocks", "9"], 2, "expected 1 to 2"),
         (["--blocks", "some"], 2, "expected a whole number from 1, or 'all'"),
+        (["--blocks", "\u00b2"], 2, "expected a whole number from 1, or 'all'"),
         (["--largest-matrix", "-1"], 2, "largest_matrix: expected at least 0"),
         (["no-such-model"], 3, "no such folder"),
     ],

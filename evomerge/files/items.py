@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ Pixels = tuple[tuple[tuple[float, ...], ...], ...]
 
 @dataclass(frozen=True)
 class Item:
-    """One question; `answer` is the index of a choice, or the expected text or label.
+    """One question; `answer` is the index of a choice, or the expected text, number or label.
 
     `also` are further texts that are right; `shots` solved examples that stand before the
     question, as (prompt, answer). A text without a question has the answer "". `pixels` are those
@@ -206,11 +207,18 @@ def _answers(value: object, choices: tuple[str, ...]) -> tuple[object, tuple[str
         return value, ()
     if choices or not value:
         raise ValueError(f"answer: expected one, got {plain.shown(value)}")
-    texts = tuple(_text(text, f"answer[{i}]") for i, text in enumerate(value))
+    texts = tuple(_text(_written(text), f"answer[{i}]") for i, text in enumerate(value))
     return texts[0], texts[1:]
 
 
+def _written(value: object) -> object:
+    """A number as a text that is right; whatever else as it is."""
+    is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return repr(value) if is_number and not isinstance(value, bool) else value
+
+
 def _answer(value: object, choices: tuple[str, ...]) -> int | str:
+    value = _written(value) if isinstance(value, float) and not choices else value
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"answer: expected an index or a text, got {plain.shown(value)}")
     if not choices:
@@ -252,10 +260,6 @@ def _check_together(found: Sequence[tuple[str, Item]]) -> None:
         if bool(item.pixels) != bool(first.pixels):
             have = "is an image" if item.pixels else "is a text"
             raise errors.InputError(f"{here}: {have}, unlike the first item of the bank")
-        if isinstance(item.answer, int) != isinstance(first.answer, int):
-            raise errors.InputError(
-                f"{here}: answer is {item.answer!r}, the first one {first.answer!r}"
-            )
         place, twin = contents.setdefault((item.prompt, item.choices), (where, item))
         if twin.split != item.split:
             raise errors.InputError(

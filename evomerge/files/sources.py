@@ -51,6 +51,7 @@ def _csv(path: Path) -> Iterator[Row]:
                 continue
             if header is None:
                 header = _header(cells, where)
+                _check_commas(header, where)
             elif len(cells) != len(header):
                 raise errors.InputError(f"{where}: has {len(cells)} cells, expected {len(header)}")
             else:
@@ -67,6 +68,15 @@ def _header(cells: list[str], where: str) -> list[str]:
     if twice:
         raise errors.InputError(f"{where}: column {plain.shown(twice[0])} stands twice")
     return names
+
+
+def _check_commas(header: list[str], where: str) -> None:
+    other = next((mark for mark in ";\t|" if mark in header[0]), None)
+    if other and len(header) == 1:
+        raise errors.InputError(
+            f"{where}: columns are separated by {plain.shown(other)}, expected commas: save it "
+            "with those"
+        )
 
 
 def _entry(cells: dict[str, str], where: str) -> dict[str, object]:

@@ -20,6 +20,7 @@ SIGNAL = "length"
 """The signal of an objective that has any bank of generated texts scored so."""
 
 SKILL = False
+NEEDS_CAUSAL = True
 
 
 def of(bank: Bank) -> Bank:

@@ -11,6 +11,8 @@ import torch
 from evomerge import likelihood, prompts
 from evomerge.files.items import Item
 
+NEEDS_CAUSAL = True
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -13,6 +13,7 @@ from evomerge import generation
 from evomerge.files.items import Item
 
 chance, score = generation.chance, generation.score
+NEEDS_CAUSAL = True
 
 
 def check(

@@ -15,11 +15,13 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from evomerge import errors, prompts
+from evomerge import errors, modules, prompts
 from evomerge.files import cached
 from evomerge.files.bank import Origin
 from evomerge.files.items import Item
 from evomerge.files.sheet import Sheet
+
+NEEDS_CAUSAL = True
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def expected(
     model: Any, rows: Sequence[tuple[Sequence[int], int]], pad: int
 ) -> list[torch.Tensor]:
     """Logits (c, V) of the last c tokens of each row (tokens, c), in float32."""
+    if len(rows) > 1 and not modules.is_padded(model):
+        return [logits for row in rows for logits in expected(model, [row], pad)]
     given, mask = prompts.left_padded([tokens[:-1] for tokens, _ in rows], pad)
     most = max(c for _, c in rows)
     mask = mask.to(model.device)

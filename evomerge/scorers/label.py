@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from evomerge import errors, prompts
+from evomerge.files import sources
 from evomerge.files.items import Item, constant_score
 
 NEEDS_TOKENIZER = False
@@ -21,11 +23,14 @@ chance = constant_score
 @dataclass(frozen=True)
 class Batch:
     """Texts of I items, padded by the tokenizer, or their pixels (I, C, H, W); answers are
-    numbers or names of labels."""
+    numbers or names of labels. `named`: how messages begin that are about an item. `pad`: what
+    texts are padded with."""
 
     ids: tuple[str, ...]
+    named: tuple[str, ...]
     inputs: dict[str, torch.Tensor]
     answers: tuple[int | str, ...]
+    pad: int | None
 
 
 def check(item: Item) -> None:
@@ -52,15 +57,21 @@ def prepare(tokenizer: Any, items: Sequence[Item]) -> Batch:
             f"{items[0].named}: is a text, and the model's folder has no tokenizer to read it"
         )
     inputs = _pixels(tokenizer, items) if is_image else _tokens(tokenizer, items)
-    return Batch(tuple(i.id for i in items), inputs, tuple(i.answer for i in items))
+    ids, named = tuple(i.id for i in items), tuple(i.named for i in items)
+    pad = getattr(tokenizer, "pad_token_id", None)
+    return Batch(ids, named, inputs, tuple(i.answer for i in items), pad)
 
 
 def _tokens(tokenizer: Any, items: Sequence[Item]) -> dict[str, torch.Tensor]:
-    texts = [item.prompt for item in items]
-    inputs = tokenizer(texts, padding=len(texts) > 1, return_tensors="pt", verbose=False)
+    texts, has_pad = [item.prompt for item in items], tokenizer.pad_token_id is not None
+    rows = tokenizer(texts, padding=has_pad and len(texts) > 1, verbose=False)
+    inputs = {
+        key: pad_sequence([torch.tensor(row) for row in found], batch_first=True)
+        for key, found in rows.items()
+    }
     for item, length in zip(items, inputs["attention_mask"].sum(1).tolist(), strict=True):
         prompts.check_length(tokenizer, item, length)
-    return dict(inputs)
+    return inputs
 
 
 def _pixels(processor: Any, items: Sequence[Item]) -> dict[str, torch.Tensor]:
@@ -83,21 +94,18 @@ def score(model: Any, batch: Batch) -> dict[str, list[float]]:
 
     Raises EvaluationError where a logit is not finite, and for a label that the model has not.
     """
-    inputs = {
-        key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
-        for key, value in batch.inputs.items()
-    }
-    logits = model(**inputs).logits.float().cpu()
-    if logits.ndim != 2 or logits.shape[1] < 2:
+    parts = [model(**inputs).logits.float().cpu() for inputs in _inputs(model, batch)]
+    if any(logits.ndim != 2 or logits.shape[1] < 2 for logits in parts):
         raise errors.EvaluationError(
             "the scorer 'label' wants a model that classifies whole texts or images, into two or "
             "more labels"
         )
+    logits = torch.cat(parts)
     for name, row in zip(batch.ids, logits, strict=True):
         if not row.isfinite().all():
             raise errors.EvaluationError(f"logits of item {name} are not finite")
-    asked = zip(batch.ids, batch.answers, strict=True)
-    right = torch.tensor([[_index(model, name, answer)] for name, answer in asked])
+    asked = zip(batch.named, batch.answers, strict=True)
+    right = torch.tensor([[_index(model, named, answer)] for named, answer in asked])
     wrong = logits.scatter(1, right, -torch.inf).amax(1)
     return {
         "score": (logits.argmax(1, keepdim=True) == right)[:, 0].double().tolist(),
@@ -106,11 +114,28 @@ def score(model: Any, batch: Batch) -> dict[str, list[float]]:
     }
 
 
-def _index(model: Any, name: str, answer: int | str) -> int:
-    known = model.config.label2id
-    found = known.get(answer, -1) if isinstance(answer, str) else answer
+def _inputs(model: Any, batch: Batch) -> list[dict[str, torch.Tensor]]:
+    """What the model gets, at a time: a text alone where it would not know padding from texts."""
+    inputs = {
+        key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        for key, value in batch.inputs.items()
+    }
+    known = batch.pad is not None and batch.pad == getattr(model.config, "pad_token_id", None)
+    if known or "attention_mask" not in inputs or len(batch.ids) == 1:
+        return [inputs]
+    masks = inputs["attention_mask"].bool()
+    return [
+        {key: value[i : i + 1, mask] for key, value in inputs.items()}
+        for i, mask in enumerate(masks)
+    ]
+
+
+def _index(model: Any, named: str, answer: int | str) -> int:
+    known, found = model.config.label2id, answer
+    if isinstance(found, str):  # a CSV has numbers as texts
+        is_number = found.isdecimal() and len(found) <= sources.LONGEST_INDEX
+        found = int(known.get(found, found if is_number else -1))
     if not 0 <= found < model.config.num_labels:
         labels = [str(label) for label in known]
-        where = f"item {name}"
-        raise errors.EvaluationError(errors.unknown(where, "label", str(answer), labels))
-    return int(found)
+        raise errors.EvaluationError(errors.unknown(named, "label", str(answer), labels))
+    return found

@@ -22,6 +22,8 @@ from evomerge.files.bank import Origin
 from evomerge.files.items import SPLITS, Item
 from evomerge.files.sheet import Benchmark, Sheet
 
+NEEDS_CAUSAL = True
+
 FILES = ("json", "csv", "parquet", "text", "arrow", "pandas")
 """What the package datasets calls files of any origin, by their form."""
 PERPLEXITIES = ("perplexity", "weighted_perplexity", "bits_per_byte")
@@ -211,10 +213,10 @@ def _asked(
             row = here.setdefault(tuple(context), len(rows))
             if row == len(rows):
                 ids.append(item.id)
-                rows.append((list(context), [], 0))
+                rows.append((list(context), []))
             places.append((row, len(rows[row][1])))
             rows[row][1].append(list(continuation))
-    n_bytes = [[1] * len(tails) for _, tails, _ in rows]
+    n_bytes = [[1] * len(tails) for _, tails in rows]
     return likelihood.assemble(tokenizer, ids, rows, n_bytes), tuple(places)
 
 

@@ -15,6 +15,7 @@ from evomerge import generation
 from evomerge.files.items import Item
 
 chance, score = generation.chance, generation.score
+NEEDS_CAUSAL = True
 LONGEST = 100
 """Characters of a number; a longer row of digits is no answer to anything."""
 Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)]

@@ -12,6 +12,8 @@ from typing import Any
 from evomerge import errors, likelihood, prompts
 from evomerge.files.items import Item
 
+NEEDS_CAUSAL = True
+
 
 def check(item: Item) -> None:
     """Raises ValueError for an item that can not be marked."""
@@ -37,7 +39,7 @@ def prepare(tokenizer: Any, items: Sequence[Item], *, chat: bool = False) -> lik
     )
     for i, item in enumerate(items):
         length = int(batch.prompt_mask[i].sum() + batch.tail_mask[i].sum())
-        prompts.check_length(tokenizer, item, length)
+        prompts.check_length(tokenizer, item, length - 1)  # the last one is not read
     return batch
 
 
