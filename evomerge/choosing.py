@@ -93,7 +93,7 @@ def between(
     if as_json:
         print(json.dumps(line.rows(), indent=1))
         return
-    out.print(tables.table_of(f"from {first} to {second} (scored on test)", line))
+    tables.rows(out, f"from {first} to {second} (scored on test)", line)
     tables.to_save(out, opened, made[0].label)
 
 

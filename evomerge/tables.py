@@ -18,13 +18,16 @@ from evomerge.report import remarks
 from evomerge.run import Run
 from evomerge.schema import Fidelity
 
+AROUND, INTERVAL = 31, 12
+"""Columns of a terminal for all but the objectives of a front, and for one with its interval."""
+
 
 def show(out: Console, run: Run) -> None:
     """The front, the baselines, the chosen point against them, and what to do next."""
-    out.print(table_of("front (confirmed on validation, scored on test)", run.front))
-    out.print(table_of("baselines (same items)", run.baselines))
+    rows(out, "front (confirmed on validation, scored on test)", run.front)
+    rows(out, "baselines (same items)", run.baselines)
     if (further := run.further).points:
-        out.print(table_of("further banks (scored afterwards)", further))
+        rows(out, "further banks (scored afterwards)", further)
     against = Table("chosen point against", "difference", "95 % interval", "p (Holm)")
     for row in run.comparisons():
         interval, difference = spread(row["low"], row["high"]), f"{row['difference']:+.3f}"
@@ -129,8 +132,8 @@ def _said(key: str, value: Any) -> str:
 def preferred(out: Console, run: Run, point: Point) -> None:
     """The point that suits preferences, beside the one that the run chose and the baselines."""
     beside = [point] if point.chosen else [point, run.chosen]
-    rows = Front([*beside, *run.baselines.points], run.objectives, run.front.tested)
-    out.print(table_of(f"preferred: {point.label} (by validation; scored on test)", rows))
+    found = Front([*beside, *run.baselines.points], run.objectives, run.front.tested)
+    rows(out, f"preferred: {point.label} (by validation; scored on test)", found)
     to_save(out, run, point.label)
 
 
@@ -174,9 +177,11 @@ def saved(out: Console, folder: Path) -> None:
             out.print(f"{what}: {value if isinstance(value, str) else f'{value:.3g}'}")
 
 
-def table_of(title: str, front: Front) -> Table:
-    """A row a point: test score and 95 % interval of each objective, their mean, and how
-    probable it is that the point is nondominated."""
+def rows(out: Console, title: str, front: Front) -> None:
+    """A row a point: test score and, where the terminal has room, 95 % interval of each
+    objective, their mean, and how probable it is that the point is nondominated."""
+    wide = out.width >= AROUND + len(front.objectives) * INTERVAL
+    title += "" if wide else "; a wider terminal has intervals"
     columns = ["point", *front.objectives, "mean"]
     if front.tested.points:
         columns.append("nondom.")
@@ -185,10 +190,10 @@ def table_of(title: str, front: Front) -> Table:
         cells = []
         for i in range(len(front.objectives)):
             low, high = point.interval(i)
-            spread = "" if low != low else f"{low:.2f}-{high:.2f}"
+            spread = f"{low:.2f}-{high:.2f}" if wide and low == low else ""
             cells.append(faint(point.text(i).split(" ")[0], spread))
         label = Text(f"{point.label} (chosen)", "bold") if point.chosen else point.label
         mean = point.mean("test")
         stays = [front.stays(point)] if front.tested.points else []
         table.add_row(label, *cells, "-" if mean != mean else f"{mean:.3f}", *stays)
-    return table
+    out.print(table)

@@ -1,5 +1,6 @@
 """Choosing among the points of a front, and making further ones between them."""
 
+import io
 import json
 import shutil
 from contextlib import closing
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 import evomerge
-from evomerge import errors
+from evomerge import errors, tables
 from evomerge.between import between
+from evomerge.console import Screen
 from evomerge.files.ledger import Ledger
 from evomerge.materialize import Merged, Workshop
 from evomerge.preferences import Preference, parsed
@@ -39,6 +41,19 @@ def test_a_preferred_point_is_saved_and_wrong_kinds_are_named(done, tmp_path, re
 @pytest.fixture
 def copied(done, tmp_path):
     return evomerge.Run(shutil.copytree(done.folder, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(("width", "intervals"), [(80, True), (50, False)])
+def test_a_score_is_whole_however_narrow_the_terminal(done, width, intervals):
+    out = Screen(file=io.StringIO(), width=width)
+    tables.rows(out, "front", done.front)
+    shown = out.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    for point in done.front:
+        low, high = point.interval(0)
+        assert f" {point.means('test')[0]:.3f} " in shown
+        assert (f"{low:.2f}-{high:.2f}" in shown) == intervals
+    assert ("a wider terminal" in shown) != intervals
 
 
 def test_weights_pick_the_best_weighted_mean_and_equal_ones_the_chosen_point(done):
