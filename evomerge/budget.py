@@ -15,13 +15,18 @@ from evomerge import errors
 Clock = Callable[[], float]
 """Seconds since the epoch."""
 
-ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-"""Somebody, or a terminal that is closed, ends the process."""
-
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _TIMES = {"": 1, "k": 10**3, "M": 10**6}
 _SPAN = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _SECONDS))
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kM]?)(?:[- ]?(candidates|items))?")
+
+
+def endings() -> list[signal.Signals]:
+    """Signals of somebody, or of a terminal that is closed, that end the process; `nohup` has the
+    latter ignored."""
+    if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return [signal.SIGTERM]
+    return [signal.SIGTERM, signal.SIGHUP]
 
 
 def steady() -> Clock:

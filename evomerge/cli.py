@@ -19,7 +19,7 @@ import typer
 from rich.text import Text
 
 from evomerge import calibrating, choosing, comparing, errors, examining, merging, shelves
-from evomerge.budget import ENDING
+from evomerge.budget import endings
 from evomerge.console import Table, err, out
 
 app = typer.Typer(
@@ -44,9 +44,8 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if not sys.warnoptions:  # a library's advice to programmers is none to a user
         warnings.simplefilter("ignore")
-    for number in ENDING:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` has it
-            signal.signal(number, _terminated)
+    for number in endings():
+        signal.signal(number, _terminated)
     try:
         app(prog_name="evomerge")
     except errors.EvomergeError as error:

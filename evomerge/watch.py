@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import errors
-from evomerge.budget import ENDING, Clock, Deadline
+from evomerge.budget import Clock, Deadline, endings
 from evomerge.desk import Desk
 from evomerge.saving import size
 from evomerge.schema import Recipe
@@ -119,23 +119,23 @@ def too_many(
 
 @contextmanager
 def interruptible(stop: threading.Event) -> Iterator[None]:
-    """The first SIGINT or one of ENDING ends the search between two answers, the second at once;
-    after one of ENDING, so does the end of the grace time."""
+    """The first SIGINT, SIGTERM or SIGHUP ends the search between two answers, the second at
+    once; after the latter two, so does the end of the grace time."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+
+    ending = endings()
 
     def ask_to_stop(number: int, frame: Any) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        if number in ENDING:
+        if number in ending:
             signal.setitimer(signal.ITIMER_REAL, GRACE)
 
-    numbers = (signal.SIGINT, signal.SIGALRM, *ENDING)
-    # `nohup` has one ignored
-    taken = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, ask_to_stop) for number in taken}
+    numbers = (signal.SIGINT, signal.SIGALRM, *ending)
+    before = {number: signal.signal(number, ask_to_stop) for number in numbers}
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from evomerge import cli
-from evomerge.budget import ENDING
+from evomerge.budget import endings
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
@@ -20,7 +20,7 @@ PROGRAM = [sys.executable, "-m", "evomerge"]
 def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     """Exit code, output and messages of `main()`; anything else that it raises is a failure."""
     monkeypatch.setattr(sys, "argv", ["evomerge", *map(str, arguments)])
-    before = {number: signal.getsignal(number) for number in ENDING}
+    before = {number: signal.getsignal(number) for number in endings()}
     code = 0
     try:
         with warnings.catch_warnings():

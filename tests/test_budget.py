@@ -1,5 +1,6 @@
 """Budgets of time: what they are called, when they end, and that the front is there by then."""
 
+import signal
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -80,6 +81,16 @@ def test_a_clock_that_is_put_forward_costs_no_time(monkeypatch):
     assert 0 <= steady() - now < 1
     monkeypatch.setattr(budget.time, "time", lambda: now + 86400)
     assert 0 <= steady() - now < 1
+
+
+def test_a_terminal_that_is_closed_ends_what_nohup_did_not_begin():
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        assert budget.endings() == [signal.SIGTERM, signal.SIGHUP]
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        assert budget.endings() == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 class Clock:
