@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from evomerge.files import plain
 
 Chain = list[tuple[str, nn.Module]]
 """The modules from the whole model (named "") down to the one that holds a tensor."""
+
+_padded = WeakKeyDictionary[Any, bool]()
 
 
 def config(folder: Path) -> Any:
@@ -67,9 +70,11 @@ def is_padded(model: Any) -> bool:
     """
     from transformers import DynamicCache
 
-    layers = DynamicCache(config=model.config).layers
-    known = all(hasattr(layer, "batch_select_indices") for layer in layers)
-    return known and not model._is_stateful
+    if model not in _padded:  # asked with every block; a cache has an object for each layer
+        layers = DynamicCache(config=model.config).layers
+        known = all(hasattr(layer, "batch_select_indices") for layer in layers)
+        _padded[model] = known and not model._is_stateful
+    return _padded[model]
 
 
 def stored(model: Any) -> dict[str, torch.Tensor]:
