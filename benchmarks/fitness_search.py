@@ -40,7 +40,6 @@ FIDELITIES: dict[str, dict[str, object]] = {
     "informative-30": {**P_IRT, "items": 30},
     "informative-30-strata": {**STRATA, "items": 30},
     "informative-30-equated": {"name": "informative", "estimator": "equated", "items": 30},
-    "informative-20-lean-equated": {"name": "informative", "estimator": "equated", **LEAN},
     "informative-30-turning": {**P_IRT, "items": 30, "rotate": 1.0},
     "informative-30-mixed": {**P_IRT, "items": 30, "random": 0.7},
     "informative-30-still": {**P_IRT, "items": 30, "rotate": 0.0},

@@ -165,7 +165,7 @@ def tokens(model: Any, batch: Batch) -> list[list[int]]:
     rows = going = list(range(len(batch.ids)))
     ends = _ends(model, batch)
     for _ in range(batch.max_new_tokens):
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        positions = prompts.positions(mask)
         out = model(
             input_ids=given[:, -unread:], attention_mask=mask, position_ids=positions[:, -unread:],
             past_key_values=cache, use_cache=True, logits_to_keep=1,

@@ -130,10 +130,9 @@ def _read(model: Any, batch: Batch, reading: Reading) -> torch.Tensor:
         return _read_whole(model, batch, reading)
     device = model.device
     mask = batch.prompt_mask.to(device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
     first = model(
-        input_ids=batch.prompts.to(device), attention_mask=mask, position_ids=positions,
-        use_cache=True, logits_to_keep=1,
+        input_ids=batch.prompts.to(device), attention_mask=mask,
+        position_ids=prompts.positions(mask), use_cache=True, logits_to_keep=1,
     )  # fmt: skip
     n_items, n_choices, depth = batch.tails.shape
     tails = batch.tails.to(device)

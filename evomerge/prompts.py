@@ -86,6 +86,11 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, 
     return torch.tensor(filled), torch.tensor(mask)
 
 
+def positions(mask: torch.Tensor) -> torch.Tensor:
+    """Of the tokens (I, P) of rows that end together: the first that counts is at 0."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
 def padding(tokenizer: Any) -> int:
     """The token that fills rows up; masked, so that any will do."""
     return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)

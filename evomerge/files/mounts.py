@@ -40,11 +40,9 @@ def file_system(folder: Path, table: Path = Path("/proc/mounts")) -> str:
 def connect(path: Path) -> sqlite3.Connection:
     """Open a database; one that may not be written to, a colleague's or an archive's, only to be
     read, where SQLite would want to write beside it even so. MachineError where it can not be."""
+    log = path.with_name(f"{path.name}-wal")
     # Two slashes at the start would be the host of an address
-    where, log = (
-        f"file:{quote(re.sub('^//+', '/', str(path)))}",
-        path.with_name(f"{path.name}-wal"),
-    )
+    where = "file:" + quote(re.sub("^//+", "/", str(path)))
     if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
         if log.exists() and log.stat().st_size:
             raise errors.MachineError(

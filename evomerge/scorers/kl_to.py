@@ -106,7 +106,7 @@ def expected(
     mask = mask.to(model.device)
     logits = model(
         input_ids=given.to(model.device), attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0), logits_to_keep=most, use_cache=False,
+        position_ids=prompts.positions(mask), logits_to_keep=most, use_cache=False,
     ).logits[:, -most:]  # fmt: skip
     return [logits[i, most - c :].float() for i, (_, c) in enumerate(rows)]
 
