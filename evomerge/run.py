@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge import errors
+from evomerge.files.items import SPLITS
 from evomerge.front import Front, Point, Tested, afterwards, number, stacked
 from evomerge.maths import intervals, pareto
 from evomerge.objectives import Losses, anchor
@@ -61,10 +62,9 @@ class Run(Recorded):
         )
 
     def _point(self, label: str, key: str, chosen: bool = False) -> Point:
-        splits = ("search", "validation", "test")
         scores = {
             split: [self._column(key, objective, split) for objective in self.objectives]
-            for split in splits
+            for split in SPLITS
         }
         return Point(label, key, scores, chosen, self.weights)
 

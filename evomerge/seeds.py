@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from evomerge import errors, plugins
+from evomerge.files.items import SPLITS
 from evomerge.files.ledger import Answer, Ledger, begun
 from evomerge.genome import Gene, Value
 from evomerge.maths import pareto, sequences
@@ -56,7 +57,7 @@ class Seeds:
 
     def take(self, ledger: Ledger) -> None:
         """Copy answers and points, all or nothing."""
-        reused = dict.fromkeys(("search", "validation", "test"), 0)
+        reused = dict.fromkeys(SPLITS, 0)
         with closing(Ledger(self.run)) as old, ledger.together():
             dropped = old.meta("dropped") or {}  # of a bank that has changed since
             for key, rows in groupby(old.answers(), key=lambda row: row[0]):

@@ -16,7 +16,7 @@ RECIPE = {
     "strategy": {"name": "nsga2", "population": 6},
     "fidelity": {"name": "first", "items": 20},
     "budget": {"candidates": 18},
-    "batch": 10,
+    "batch": 20,
     "ask": 3,
     "shortlist": 4,
     "seed": 3,

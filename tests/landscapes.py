@@ -35,8 +35,10 @@ IDS = [
 ]
 ENDS = {"greedy_soup"}
 """Those that have a last proposal."""
-SLOW = {"gp"}
+MODELS = {"gp", "tpe"}
 """Those that model what has been told anew for each proposal."""
+SLOW = {"gp"}
+"""Those of which the contract takes long even so."""
 
 
 def numeric(dimension):
@@ -62,7 +64,7 @@ def mixed():
 
 def few(name, number):
     """A third of a number of proposals or turns for a strategy that takes long for each."""
-    return number // 3 if name in SLOW else number
+    return number // 3 if name in MODELS else number
 
 
 def make(name, options, space, objectives=2, seed=0):

@@ -138,7 +138,7 @@ def test_nested_plans_take_statistics_of_their_inputs(family, tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("strategy", ["sobol", "nsga2"])
+@pytest.mark.parametrize("strategy", [pytest.param("sobol", marks=pytest.mark.slow), "nsga2"])
 def test_a_choice_of_operators_is_searched(family, tmp_path, strategy):
     recipe = families.recipe(
         family, operator=["ties", "task_arithmetic", "dare"], strategy=strategy,

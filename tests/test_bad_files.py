@@ -153,7 +153,7 @@ def test_an_expert_that_can_not_be_used(refused, family, tmp_path, spoil, says):
 
 def test_a_run_of_another_recipe(refused, family, finished, tmp_path):
     path = command.write(tmp_path, families.recipe(family, batch=5))
-    says = ["batch: the run has 10, now it is 5", "Name another folder with -o"]
+    says = ["batch: the run has 20, now it is 5", "Name another folder with -o"]
     refused("search", path, "-o", finished, code=errors.USAGE, says=says)
 
 

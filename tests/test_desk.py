@@ -56,7 +56,7 @@ def test_half_a_batch_answers_the_same(family):
         for halved in (False, True)
     ]
     scores = [[(a.bank, a.item, a.score) for a in result.answers] for result in found]
-    assert scores[0] == scores[1] and len(scores[0]) == 20
+    assert scores[0] == scores[1] and len(scores[0]) == 40
 
 
 def test_results_that_come_twice_or_late_count_once(family, tmp_path):

@@ -109,7 +109,7 @@ def check_items(events):
 @pytest.fixture
 def known(family, tmp_path):
     """Answers of ten plans by 1PL to both banks, as a run would hold them."""
-    problem = resolve(soft(family, fidelity=INFORMATIVE))
+    problem = resolve(soft(family, fidelity=INFORMATIVE, batch=10))
     answers = Answers(Ledger(tmp_path / "run", write=True), problem.setup)
     rng = np.random.default_rng(0)
     ends = [plan.key for plan in endpoints(problem).values()]

@@ -113,7 +113,7 @@ def test_how_probable_it_is_that_something_is_lacking_goes_by_pairs(answers):
 def test_a_strategy_that_reads_answers_keeps_what_it_has_to(family, tmp_path, strategy):
     """It asks for others than without, and for the same again where it was interrupted."""
     least = {"two": {"at_least": 0.3, "confidence": 0.5}}
-    changes = {"strategy": strategy, "fidelity": "all", "budget": {"candidates": 18}}
+    changes = {"strategy": strategy, "fidelity": "all", "budget": {"candidates": 18}, "batch": 10}
     asked = {}
     for name, keep in (("free", {"two": {"at_least": 0.0}}), ("kept", least), ("cut", least)):
         folder, wanted = tmp_path / name, recipe(family, keep, **changes)
@@ -147,7 +147,9 @@ def test_a_search_keeps_what_it_has_to(family, tmp_path, run):
     assert again.confirmed == found.confirmed
 
 
-@pytest.mark.parametrize("name", ["informative", "stratified"])
+@pytest.mark.parametrize(
+    "name", ["informative", pytest.param("stratified", marks=pytest.mark.slow)]
+)
 def test_what_has_to_be_kept_is_estimated_from_chosen_items_too(family, tmp_path, name):
     wanted = recipe(family, {"two": {"within": 0.9}}, fidelity={"name": name, "items": 8})
     found = evomerge.search(wanted, tmp_path)

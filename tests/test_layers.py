@@ -1,6 +1,7 @@
 """Imports point down, plug-ins stand alone, files and functions are short."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE 
 NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 
 
+@functools.cache
 def tree(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -113,10 +115,14 @@ def compared(node):
                 yield constant.value
 
 
+@functools.cache
+def plug_ins():
+    return [(folder, n) for kind, folder in plugins.FOLDERS.items() for n in plugins.known(kind)]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_plug_in_is_told_by_its_name(name):
-    names = {(folder, n) for kind, folder in plugins.FOLDERS.items() for n in plugins.known(kind)}
-    others = {n for folder, n in names if Path(name).parts != (folder, f"{n}.py")}
+    others = {n for folder, n in plug_ins() if Path(name).parts != (folder, f"{n}.py")}
     for node in ast.walk(tree(PACKAGE / name)):
         found = others.intersection(compared(node))
         assert not found, f"{name}:{node.lineno} compares with the plug-in's name {found}"

@@ -215,7 +215,7 @@ TEMPLATES = {
         ("examples", "begins", True),
         ("generated", "begins", True),
         ("examples", "no system", False),
-        ("choices", "plain", True),
+        pytest.param("choices", "plain", True, marks=pytest.mark.slow),
         pytest.param("examples", "plain", False, marks=pytest.mark.slow),
         pytest.param("examples", "no system", True, marks=pytest.mark.slow),
         pytest.param("generated", "plain", False, marks=pytest.mark.slow),

@@ -12,6 +12,7 @@ systemd-1 /data autofs rw,relatime 0 0
 server:/x /data nfs4 rw,relatime 0 0
 /dev/sdb1 /data/fast xfs rw,relatime 0 0
 server:/y /my\040data cifs rw,relatime 0 0
+server:/z /tab\011and\134 nfs rw,relatime 0 0
 """
 
 
@@ -23,6 +24,7 @@ server:/y /my\040data cifs rw,relatime 0 0
         ("/data/fast/run", "xfs", "WAL"),
         ("/database/run", "ext4", "WAL"),
         ("/my data/run", "cifs", "DELETE"),
+        ("/tab\tand\\/run", "nfs", "DELETE"),
     ],
 )
 def test_what_was_mounted_last_is_in_force(tmp_path, folder, kind, journal):

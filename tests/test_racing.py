@@ -190,7 +190,7 @@ def test_a_wrong_option_is_named(options, says):
 def test_a_race_in_a_run_is_resumed(family, tmp_path):
     """Extended once, it is the longer run; survivors of the last rung are confirmed."""
     strategy = {"name": "racing", "rungs": [10, 20, 30], "inner": {"name": "sobol"}}
-    recipe = families.recipe(family, fidelity="all", strategy=strategy)
+    recipe = families.recipe(family, fidelity="all", strategy=strategy, batch=10)
     whole = evomerge.search(recipe, tmp_path / "whole", budget={"candidates": 9})
     for candidates in (4, 9):
         evomerge.search(recipe, tmp_path / "grown", budget={"candidates": candidates})
@@ -226,7 +226,7 @@ def asked(folder):
 def test_who_comes_last_is_raced_too(family, tmp_path, strategy):
     """A used-up budget of candidates ends no race; nothing is left to do then."""
     recipe = families.recipe(
-        family, fidelity="all", strategy=strategy, budget={"candidates": 12}, ask=8
+        family, fidelity="all", strategy=strategy, budget={"candidates": 12}, ask=8, batch=10
     )
     found = evomerge.search(recipe, tmp_path)
     last = asked(tmp_path)
@@ -240,7 +240,7 @@ def test_who_comes_last_is_raced_too(family, tmp_path, strategy):
 @pytest.mark.slow
 def test_a_race_that_is_interrupted_at_its_end_goes_on(family, tmp_path):
     recipe = families.recipe(
-        family, fidelity="all", strategy=RACE, budget={"candidates": 6}, ask=8
+        family, fidelity="all", strategy=RACE, budget={"candidates": 6}, ask=8, batch=10
     )
     states = []
 

@@ -18,7 +18,7 @@ def test_answers_that_are_read_again_from_the_ledger(family, tmp_path, monkeypat
     """A search that keeps hardly any in memory, whose racing candidates are asked more later."""
     inner = {"name": "nsga2", "population": 6}
     strategy = {"name": "racing", "inner": inner, "rungs": [10, 20]}
-    recipe = families.recipe(family, strategy=strategy)
+    recipe = families.recipe(family, strategy=strategy, batch=10)
     evomerge.search(recipe, tmp_path / "all")
     monkeypatch.setattr("evomerge.answers.KEPT", 25)
     evomerge.search(recipe, tmp_path / "few")

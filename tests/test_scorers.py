@@ -417,6 +417,9 @@ def test_labels_that_can_not_be_given(classifier, model):
     causal.classifier.bias[1] = math.nan
     with pytest.raises(errors.EvaluationError, match="logits of item i are not finite"):
         label.score(causal, batch)
+    causal.config.problem_type = "multi_label_classification"
+    with pytest.raises(errors.EvaluationError, match="this model gives several"):
+        label.score(causal, batch)
     words.model_max_length = 8
     with pytest.raises(errors.InputError, match="item i: has 9 tokens, the model reads 8"):
         label.prepare(words, [Item("i", "x" * 9, (), 0, "test")])

@@ -143,7 +143,7 @@ def test_the_strategy_knows_what_they_scored(family, old, tmp_path):
 @pytest.mark.nightly
 @pytest.mark.parametrize("changes", [{}, {"strategy": {"name": "racing", "rungs": [10, 20]}}])
 def test_killed_at_every_event_it_ends_as_one_left_alone(family, old, tmp_path, changes):
-    recipe = seeded(family, old, budget={"candidates": 16}, **changes)
+    recipe = seeded(family, old, budget={"candidates": 16}, batch=10, **changes)
     done = subprocess.run(
         [sys.executable, "-m", "tests.kill_at_events", str(tmp_path / "a"), str(tmp_path / "b")],
         input=repr(recipe), text=True, capture_output=True, timeout=300,

@@ -129,7 +129,7 @@ def test_what_can_not_be_measured_is_refused(family, objective, says):
 def test_what_the_search_is_told_is_exact_however_items_are_chosen(family, tmp_path, changes):
     objectives = {"one": str(family / "one.jsonl"), "sparsity": {"measure": "sparsity"}}
     recipe = families.recipe(family, operator="breadcrumbs", objectives=objectives, **changes)
-    recipe["budget"] = {"candidates": 8}
+    recipe |= {"budget": {"candidates": 8}, "batch": 10}
     run = evomerge.search(recipe, tmp_path / "run")
     ledger = Ledger(tmp_path / "run")
     measured = {key: a.score for key, a in ledger.answers() if a.bank == "sparsity"}

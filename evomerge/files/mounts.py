@@ -30,7 +30,8 @@ def file_system(folder: Path, table: Path = Path("/proc/mounts")) -> str:
     best = ("", "")
     for line in mounts.splitlines():
         _, point, kind, *_ = line.split()
-        inside = folder.resolve().is_relative_to(point.replace("\\040", " "))
+        name = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), point)
+        inside = folder.resolve().is_relative_to(name)
         # Of two at one place the later lies on top, as NFS does on systemd's autofs
         if inside and len(point) >= len(best[0]):
             best = (point, kind)

@@ -92,8 +92,14 @@ def _pixels(processor: Any, items: Sequence[Item]) -> dict[str, torch.Tensor]:
 def score(model: Any, batch: Batch) -> dict[str, list[float]]:
     """Per item: `score` (0 or 1), `margin` of the right label's logit, `probability` of the label.
 
-    Raises EvaluationError where a logit is not finite, and for a label that the model has not.
+    Raises EvaluationError where a logit is not finite, for a label that the model has not, and
+    for a model that gives an item several labels.
     """
+    if model.config.problem_type == "multi_label_classification":
+        raise errors.EvaluationError(
+            "the scorer 'label' wants one label an item, and this model gives several "
+            "(problem_type in its config.json): score it with a function of your own"
+        )
     parts = [model(**inputs).logits.float().cpu() for inputs in _inputs(model, batch)]
     if any(logits.ndim != 2 or logits.shape[1] < 2 for logits in parts):
         raise errors.EvaluationError(
