@@ -241,8 +241,8 @@ def strategy(recipe: Recipe, space: Space, objectives: Sequence[str]) -> None:
 def device(recipe: Recipe) -> str:
     """The device that `auto` stands for, or the one that is named.
 
-    RecipeError for an unknown one, MachineError for one that this machine does not have; workers
-    with an address are on other machines.
+    RecipeError for an unknown one, MachineError for one without float64 and for one that this
+    machine does not have; workers with an address are on other machines.
     """
     import torch
 
@@ -252,10 +252,15 @@ def device(recipe: Recipe) -> str:
     try:
         wanted = torch.device(recipe.device)
     except RuntimeError:
-        known = (AUTO, "cpu", "cuda", "mps", "xpu")
+        known = (AUTO, "cpu", "cuda", "xpu")
         raise errors.RecipeError(
             errors.unknown("device", "device", recipe.device, known)
         ) from None
+    if wanted.type in WITHOUT_FLOAT64:
+        raise errors.MachineError(
+            f"device: '{recipe.device}' has no numbers of 64 bits, in which merges are summed; "
+            "name cpu"
+        )
     there = wanted.type == "cpu" or recipe.executor.options.get("address") is not None
     if here is not None and wanted.type == here.type:
         there = there or (wanted.index or 0) < torch.accelerator.device_count()

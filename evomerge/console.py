@@ -38,6 +38,6 @@ out = Screen()
 err = Screen(stderr=True)
 
 
-def faint(text: str, more: str) -> Text:
+def faint(text: str, more: str, gap: str = " ") -> Text:
     """A cell's text, and after it what matters less."""
-    return Text.assemble(text, (f" {more}" if more else "", "dim"))
+    return Text.assemble(text, (f"{gap}{more}" if more else "", "dim"))

@@ -18,8 +18,9 @@ from evomerge.report import remarks
 from evomerge.run import Run
 from evomerge.schema import Fidelity
 
-AROUND, INTERVAL = 31, 12
-"""Columns of a terminal for all but the objectives of a front, and for one with its interval."""
+AROUND, BELOW, BESIDE = 31, 12, 21
+"""Columns of a terminal for all but the objectives of a front, and for one with its interval below
+and beside it."""
 
 
 def show(out: Console, run: Run) -> None:
@@ -180,7 +181,8 @@ def saved(out: Console, folder: Path) -> None:
 def rows(out: Console, title: str, front: Front) -> None:
     """A row a point: test score and, where the terminal has room, 95 % interval of each
     objective, their mean, and how probable it is that the point is nondominated."""
-    wide = out.width >= AROUND + len(front.objectives) * INTERVAL
+    wide = out.width >= AROUND + len(front.objectives) * BELOW
+    gap = " " if out.width >= AROUND + len(front.objectives) * BESIDE else "\n"
     title += "" if wide else "; a wider terminal has intervals"
     columns = ["point", *front.objectives, "mean"]
     if front.tested.points:
@@ -191,7 +193,7 @@ def rows(out: Console, title: str, front: Front) -> None:
         for i in range(len(front.objectives)):
             low, high = point.interval(i)
             spread = f"{low:.2f}-{high:.2f}" if wide and low == low else ""
-            cells.append(faint(point.text(i).split(" ")[0], spread))
+            cells.append(faint(point.text(i).split(" ")[0], spread, gap))
         label = Text(f"{point.label} (chosen)", "bold") if point.chosen else point.label
         mean = point.mean("test")
         stays = [front.stays(point)] if front.tested.points else []

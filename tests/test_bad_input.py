@@ -134,9 +134,13 @@ def test_a_wrong_recipe_is_refused_before_anything_is_opened(
     assert not (tmp_path / "run").exists() and not (tmp_path / "home").exists()
 
 
-def test_a_device_that_is_not_here(refused, family, tmp_path):
-    path = command.write(tmp_path, families.recipe(family, device="cuda:99"))
-    refused("plan", path, code=errors.ENVIRONMENT, says="'cuda:99' is not on this machine")
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [("cuda:99", "'cuda:99' is not on this machine"), ("mps", "'mps' has no numbers of 64 bits")],
+)
+def test_a_device_that_can_not_be_used(refused, family, tmp_path, device, says):
+    path = command.write(tmp_path, families.recipe(family, device=device))
+    refused("plan", path, code=errors.ENVIRONMENT, says=says)
 
 
 @pytest.mark.parametrize(

@@ -43,14 +43,15 @@ def copied(done, tmp_path):
     return evomerge.Run(shutil.copytree(done.folder, tmp_path / "run"))
 
 
-@pytest.mark.parametrize(("width", "intervals"), [(80, True), (50, False)])
+@pytest.mark.parametrize(("width", "intervals"), [(80, True), (56, True), (50, False)])
 def test_a_score_is_whole_however_narrow_the_terminal(done, width, intervals):
     out = Screen(file=io.StringIO(), width=width)
-    tables.rows(out, "front", done.front)
+    tables.rows(out, "baselines", done.baselines)
     shown = out.file.getvalue()
     assert max(map(len, shown.splitlines())) <= width
-    for point in done.front:
+    for point in done.baselines:
         low, high = point.interval(0)
+        assert set(point.label.split()) <= set(shown.split())
         assert f" {point.means('test')[0]:.3f} " in shown
         assert (f"{low:.2f}-{high:.2f}" in shown) == intervals
     assert ("a wider terminal" in shown) != intervals

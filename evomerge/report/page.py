@@ -64,7 +64,7 @@ _READING = (
     "Points that no other one beats in every objective on validation. All scores are those on "
     "test, between 0 and 1, more is better; bars and small numbers are 95 % intervals (Wilson; "
     "the bar of the mean by the normal law). The mean is that of skills: measures of the model "
-    "count if the recipe's `prefer` says so. The chosen point has the best on validation, by what "
+    "count if the recipe prefers them. The chosen point has the best on validation, by what "
     "the search saw (the probability of the right choice, where it is the objective's signal), "
     "the knee the best trade-off there. Base, experts and textbook merges answered the same "
     "items. Nondominated: how probable it is, by items drawn anew, that no other point of the "
