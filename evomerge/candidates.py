@@ -153,6 +153,7 @@ class Candidates:
             c.id, bytes.fromhex(c.key), c.event, NONE if c.asked is None else c.asked,
             self._numbered(c.places), c.items, c.whole, c.failed, c.told,
             lack if c.losses is None else c.losses, c.errors or lack, c.lacks, c.keeps,
+            lack if c.seen is None else c.seen,
         )  # fmt: skip
 
     def _numbered(self, places: Sequence[Place]) -> int:
@@ -173,7 +174,7 @@ class Candidates:
             whole=bool(found["whole"]), losses=_known(found["losses"]),
             errors=_known(found["errors"]) or (), items=int(found["items"]),
             failed=bool(found["failed"]), event=int(found["event"]),
-            lacks=float(found["lacks"]), keeps=float(found["keeps"]),
+            lacks=float(found["lacks"]), keeps=float(found["keeps"]), seen=_known(found["seen"]),
         )  # fmt: skip
 
 
@@ -186,7 +187,8 @@ def _dtype(objectives: int) -> np.dtype[np.void]:
     numbers = [("id", "i8"), ("key", "V32"), ("event", "i8"), ("asked", "i8"), ("places", "i4"),
                ("items", "i4"), ("whole", "?"), ("failed", "?"), ("told", "?")]  # fmt: skip
     losses = [("losses", "f8", objectives), ("errors", "f8", objectives)]
-    return np.dtype([*numbers, *losses, ("lacks", "f8"), ("keeps", "f8")])
+    kept = [("lacks", "f8"), ("keeps", "f8"), ("seen", "f8", objectives)]
+    return np.dtype([*numbers, *losses, *kept])
 
 
 def _known(row: npt.NDArray[np.float64]) -> tuple[float, ...] | None:

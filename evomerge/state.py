@@ -142,6 +142,7 @@ class State:
             candidate.losses = None if candidate.failed else tuple(row["losses"])
             candidate.errors, candidate.items = tuple(row["errors"]), row["items"]
             candidate.lacks, candidate.keeps = row.get("lacks", 0.0), row.get("keeps", 1.0)
+            candidate.seen = tuple(row["seen"]) if "seen" in row else candidate.losses
             known = (candidate.losses, candidate.errors, candidate.items)
             answers = self._answers_of(candidate) if "answers" in needs else None
             kept = (candidate.lacks, candidate.keeps)

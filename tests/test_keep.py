@@ -157,6 +157,20 @@ def test_what_has_to_be_kept_is_estimated_from_chosen_items_too(family, tmp_path
     assert row["low"] >= 0 and found.objectives == ["one"]
 
 
+def test_what_is_lacking_is_told_again_only_where_it_has_changed(family, tmp_path):
+    """Interrupted or not: a strategy that is told more goes another way."""
+    keep = {"two": {"at_least": 0.3, "confidence": 0.5}}
+    fidelity = {"name": "stratified", "items": 8}
+    wanted = recipe(family, keep, fidelity=fidelity, strategy="tpe", deterministic=True)
+    evomerge.search(wanted, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        evomerge.search(wanted, tmp_path / "cut", report=interrupt)
+    evomerge.search(wanted, tmp_path / "cut")
+    found = ledgers.content(tmp_path / "whole")
+    assert any(row.get("lacks") for kind, body in found["events"] if kind == "tell" for row in body)
+    assert ledgers.content(tmp_path / "cut") == found
+
+
 def test_what_nothing_can_keep_ends_with_the_closest(family, tmp_path):
     impossible = recipe(family, {"two": {"at_least": 1.0}})
     with pytest.raises(errors.Unconfirmed, match=r"closest is [cm]\d+: 'two' .*at least 1"):
