@@ -49,6 +49,7 @@ class Search:
         self.allow_change = allow_change
         self._ready: set[int] = set()
         self._awaited: dict[str, list[Candidate]] = {}
+        self._ended = False  # the strategy has nothing more to propose
 
     def run(self) -> None:
         """Work until the budget is used and the front is confirmed.
@@ -98,6 +99,7 @@ class Search:
         strategy = seeds.strategy(self.problem, ledger)
         self.state = State(self.problem, self.answers, self.losses, strategy, self.report)
         self.state.replay()
+        self._ended = self._had_ended()
         if self._is_complete():
             self.report("complete", {"candidates": len(self.candidates)})
             return
@@ -168,7 +170,7 @@ class Search:
         return min(self._new(), self._room())
 
     def _new(self) -> int:
-        most = self.recipe.budget.candidates
+        most = 0 if self._ended else self.recipe.budget.candidates
         return MANY if most is None else max(0, most - len(self.candidates))
 
     def _room(self) -> int:
@@ -200,6 +202,13 @@ class Search:
         waited = (self.ledger.last("stopped") or {}).get("waiting", 0)
         return not (waited and self._allowed())
 
+    def _had_ended(self) -> bool:
+        """Whether the strategy, knowing all that it knows now, had nothing more to propose."""
+        asked = self.ledger.at("ask")
+        if self.outstanding or asked <= self.ledger.at("tell"):
+            return False
+        return not self.ledger.body(asked)["proposals"]
+
     def _confirming(self) -> float:
         """Seconds that are kept for confirming what is found."""
         incumbents = len(self.state.strategy.incumbents())
@@ -220,6 +229,7 @@ class Search:
                 self._tell([c for id, c in self.outstanding.items() if id in self._ready])
                 continue
             if not self.outstanding:
+                self._ended = True
                 self._note("the strategy has nothing more to propose")
                 break
             for result in self.desk.wait():

@@ -12,7 +12,7 @@ from evomerge.loop import Search
 from evomerge.pace import BUILD, Pace
 from evomerge.recipe import resolve
 from evomerge.run import Run
-from tests import families
+from tests import families, ledgers
 
 BERLIN = ZoneInfo("Europe/Berlin")
 """Clocks there skip 02:00 to 03:00 on 2026-03-29, and have it twice on 2026-10-25."""
@@ -183,3 +183,25 @@ def test_an_objective_that_gets_slow_breaks_no_deadline(timed, steps):
 def test_a_time_too_short_for_one_candidate(timed):
     with pytest.raises(errors.Unconfirmed, match="no candidate has a score"):
         timed(100, lambda call: 10)
+
+
+def test_a_strategy_that_has_ended_leaves_a_complete_run(family, tmp_path):
+    """It could have had more candidates: `test` is looked at once even so."""
+    recipe = families.recipe(
+        family, strategy="greedy_soup", budget={"candidates": 20}, deterministic=True
+    )
+
+    def stop(event, facts):
+        if event == "stage" and facts["name"] != "search":
+            raise KeyboardInterrupt
+
+    run = evomerge.search(recipe, tmp_path / "whole")
+    done = ledgers.content(run.folder)
+    assert len(run.asked()) < 20
+    for most in (20, 30):
+        assert evomerge.search(recipe, run.folder, budget={"candidates": most}).looks == 1
+    assert ledgers.content(run.folder) == done
+    with pytest.raises(KeyboardInterrupt):
+        evomerge.search(recipe, tmp_path / "cut", report=stop)
+    evomerge.search(recipe, tmp_path / "cut")
+    assert ledgers.content(tmp_path / "cut") == done

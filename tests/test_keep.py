@@ -167,7 +167,9 @@ def test_what_is_lacking_is_told_again_only_where_it_has_changed(family, tmp_pat
         evomerge.search(wanted, tmp_path / "cut", report=interrupt)
     evomerge.search(wanted, tmp_path / "cut")
     found = ledgers.content(tmp_path / "whole")
-    assert any(row.get("lacks") for kind, body in found["events"] if kind == "tell" for row in body)
+    assert any(
+        row.get("lacks") for kind, body in found["events"] if kind == "tell" for row in body
+    )
     assert ledgers.content(tmp_path / "cut") == found
 
 

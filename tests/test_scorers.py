@@ -12,6 +12,10 @@ import torch
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    FNetConfig,
+    FNetForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
 )
@@ -401,6 +405,28 @@ def test_a_decoder_that_classifies_needs_no_padding(pad, own):
     for item, p in zip(items, found, strict=True):
         logits = causal(**words(item.prompt, return_tensors="pt")).logits[0]
         assert p == pytest.approx(logits.softmax(0)[1].item(), abs=1e-5)
+
+
+SMALL = {"vocab_size": 260, "hidden_size": 16, "num_hidden_layers": 1, "num_labels": 3,
+         "pad_token_id": 258, "initializer_range": 0.5}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [
+        (GPT2ForSequenceClassification, GPT2Config(**SMALL, n_head=2)),  # learned positions
+        (FNetForSequenceClassification, FNetConfig(**SMALL, intermediate_size=24)),  # no mask
+    ],
+)
+def test_a_text_has_the_label_that_it_has_alone(model, config):
+    torch.manual_seed(0)
+    causal, words = model(config).eval(), tiny.tokenizer()
+    words.padding_side, words.model_input_names = "left", ["input_ids"]
+    items = [Item(str(i), text, (), 1, "test") for i, text in enumerate(["abcdef", "q", "fedcba"])]
+    found = label.score(causal, label.prepare(words, items))
+    alone = [label.score(causal, label.prepare(words, [item])) for item in items]
+    for name, values in found.items():
+        assert values == pytest.approx([one[name][0] for one in alone], abs=1e-5)
 
 
 def test_labels_that_can_not_be_given(classifier, model):

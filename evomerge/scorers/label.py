@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from evomerge import errors, prompts
 from evomerge.files import sources
@@ -22,15 +21,17 @@ chance = constant_score
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts of I items, padded by the tokenizer, or their pixels (I, C, H, W); answers are
-    numbers or names of labels. `named`: how messages begin that are about an item. `pad`: what
-    texts are padded with."""
+    """Texts or images of I items; answers are numbers or names of labels.
+
+    `named`: how messages begin that are about an item. `groups`: what the model reads at a time,
+    and the numbers of the items that it is of: texts of one length, which need no padding (many a
+    model reads that too), or the pixels (I, C, H, W) of all.
+    """
 
     ids: tuple[str, ...]
     named: tuple[str, ...]
-    inputs: dict[str, torch.Tensor]
+    groups: tuple[tuple[list[int], dict[str, torch.Tensor]], ...]
     answers: tuple[int | str, ...]
-    pad: int | None
 
 
 def check(item: Item) -> None:
@@ -56,22 +57,22 @@ def prepare(tokenizer: Any, items: Sequence[Item]) -> Batch:
         raise errors.InputError(
             f"{items[0].named}: is a text, and the model's folder has no tokenizer to read it"
         )
-    inputs = _pixels(tokenizer, items) if is_image else _tokens(tokenizer, items)
+    every = list(range(len(items)))
+    groups = [(every, _pixels(tokenizer, items))] if is_image else _tokens(tokenizer, items)
     ids, named = tuple(i.id for i in items), tuple(i.named for i in items)
-    pad = getattr(tokenizer, "pad_token_id", None)
-    return Batch(ids, named, inputs, tuple(i.answer for i in items), pad)
+    return Batch(ids, named, tuple(groups), tuple(i.answer for i in items))
 
 
-def _tokens(tokenizer: Any, items: Sequence[Item]) -> dict[str, torch.Tensor]:
-    texts, has_pad = [item.prompt for item in items], tokenizer.pad_token_id is not None
-    rows = tokenizer(texts, padding=has_pad and len(texts) > 1, verbose=False)
-    inputs = {
-        key: pad_sequence([torch.tensor(row) for row in found], batch_first=True)
-        for key, found in rows.items()
-    }
-    for item, length in zip(items, inputs["attention_mask"].sum(1).tolist(), strict=True):
-        prompts.check_length(tokenizer, item, length)
-    return inputs
+def _tokens(tokenizer: Any, items: Sequence[Item]) -> list[tuple[list[int], Any]]:
+    rows = tokenizer([item.prompt for item in items], verbose=False)
+    alike: dict[int, list[int]] = {}
+    for i, (item, ids) in enumerate(zip(items, rows["input_ids"], strict=True)):
+        prompts.check_length(tokenizer, item, len(ids))
+        alike.setdefault(len(ids), []).append(i)
+    return [
+        (group, {key: torch.tensor([found[i] for i in group]) for key, found in rows.items()})
+        for group in alike.values()
+    ]
 
 
 def _pixels(processor: Any, items: Sequence[Item]) -> dict[str, torch.Tensor]:
@@ -100,13 +101,15 @@ def score(model: Any, batch: Batch) -> dict[str, list[float]]:
             "the scorer 'label' wants one label an item, and this model gives several "
             "(problem_type in its config.json): score it with a function of your own"
         )
-    parts = [model(**inputs).logits.float().cpu() for inputs in _inputs(model, batch)]
+    read = list(_inputs(model, batch))
+    parts = [model(**inputs).logits.float().cpu() for _, inputs in read]
     if any(logits.ndim != 2 or logits.shape[1] < 2 for logits in parts):
         raise errors.EvaluationError(
             "the scorer 'label' wants a model that classifies whole texts or images, into two or "
             "more labels"
         )
-    logits = torch.cat(parts)
+    order = torch.tensor([i for group, _ in read for i in group]).argsort()
+    logits = torch.cat(parts)[order]
     for name, row in zip(batch.ids, logits, strict=True):
         if not row.isfinite().all():
             raise errors.EvaluationError(f"logits of item {name} are not finite")
@@ -120,20 +123,20 @@ def score(model: Any, batch: Batch) -> dict[str, list[float]]:
     }
 
 
-def _inputs(model: Any, batch: Batch) -> list[dict[str, torch.Tensor]]:
-    """What the model gets, at a time: a text alone where it would not know padding from texts."""
-    inputs = {
-        key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
-        for key, value in batch.inputs.items()
-    }
-    known = batch.pad is not None and batch.pad == getattr(model.config, "pad_token_id", None)
-    if known or "attention_mask" not in inputs or len(batch.ids) == 1:
-        return [inputs]
-    masks = inputs["attention_mask"].bool()
-    return [
-        {key: value[i : i + 1, mask] for key, value in inputs.items()}
-        for i, mask in enumerate(masks)
-    ]
+def _inputs(model: Any, batch: Batch) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """Items and what the model gets of them at a time: one text where it knows no padding, since
+    it could not tell then where several end."""
+    one_by_one = getattr(model.config, "pad_token_id", None) is None
+    for group, found in batch.groups:
+        inputs = {
+            key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+            for key, value in found.items()
+        }
+        if "input_ids" in inputs and one_by_one:
+            for row, i in enumerate(group):
+                yield [i], {key: value[row : row + 1] for key, value in inputs.items()}
+        else:
+            yield group, inputs
 
 
 def _index(model: Any, named: str, answer: int | str) -> int:
