@@ -166,8 +166,8 @@ def best_of_front(told: Sequence[Candidate], n: int, weights: Sequence[float]) -
             "no candidate has a score: nothing to confirm. Give the run more time or candidates "
             "(--until, --budget), or look at what `evomerge status` says failed"
         )
-    most = max((c.asked for c in told if c.asked is not None), default=None)
-    there = [c for c in told if c.asked in (None, most)]
+    compared = pareto.comparable({c.id: c.asked for c in told})
+    there = [c for c in told if c.id in compared]
     kept = [c for c in there if not c.lacks]
     unique = list({c.key: c for c in kept or there}.values())
     losses = np.array([c.losses for c in unique])

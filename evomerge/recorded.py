@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge.files.ledger import Answer, Ledger
+from evomerge.maths import pareto
 from evomerge.objectives import Anchor, Losses
 
 if TYPE_CHECKING:
     from evomerge.answers import Scores
+
+
+def comparable(told: Mapping[int, int], wanted: Mapping[int, tuple[int | None, int]]) -> set[int]:
+    """Those of the candidates `told` (in which event) whose scores can be compared, as
+    `pareto.comparable` has it, and who wait for no further answers; `wanted`: that of a ledger."""
+    settled = {id: wanted[id][0] for id, event in told.items() if event > wanted[id][1]}
+    return pareto.comparable(settled)
 
 
 class Recorded:

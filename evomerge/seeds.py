@@ -11,7 +11,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from evomerge.genome import Gene, Value
 from evomerge.maths import pareto, sequences
 from evomerge.plan import Plan
 from evomerge.recipe import Problem
-from evomerge.recorded import Recorded
+from evomerge.recorded import Recorded, comparable
 from evomerge.relay import Listed, Stages
 from evomerge.session import LIBRARIES, versions
 
@@ -136,7 +135,7 @@ def _of(problem: Problem, path: Path, old: Ledger) -> Seeds:
     once: dict[tuple[float, ...], str] = {}
     strays: dict[str, list[str]] = {}
     same = 0
-    elites = _elites(Recorded(path), old.last("confirmed"), problem.recipe.shortlist)
+    elites = _elites(Recorded(path), old, problem.recipe.shortlist)
     for label, key in elites.items():
         try:
             values = _values(problem, Plan.parse(old.plan(key), str(path)))
@@ -161,11 +160,13 @@ def _of(problem: Problem, path: Path, old: Ledger) -> Seeds:
     return Seeds(path, points, reasons, same, _banks(problem, old), looks, seed)
 
 
-def _elites(run: Recorded, confirmed: Mapping[str, Any] | None, most: int) -> dict[str, str]:
+def _elites(run: Recorded, old: Ledger, most: int) -> dict[str, str]:
     """Plan key by label: what was chosen and confirmed, then what else the search found not to be
-    dominated, the best mean first."""
-    plans = run.asked()
-    told = {id: losses for id, _, losses in run.history()}
+    dominated among those that can be compared, the best mean first."""
+    plans, confirmed = run.asked(), old.last("confirmed")
+    rows = {row["id"]: (e.number, row["losses"]) for e in old.events("tell") for row in e.body}
+    events = {id: number for id, (number, losses) in rows.items() if losses is not None}
+    told = {id: rows[id][1] for id in sorted(comparable(events, old.wanted()))}
     kept = pareto.nondominated(np.array(list(told.values()))).tolist() if told else []
     front = [id for id, good in zip(told, kept, strict=True) if good]
     front.sort(key=lambda id: float(np.mean(told[id])))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console, Group
@@ -16,12 +18,16 @@ from evomerge.files import lock
 from evomerge.files.ledger import Ledger
 from evomerge.maths import pareto
 from evomerge.objectives import Anchor
+from evomerge.recorded import comparable
 from evomerge.tables import words
 
 EVERY = 2.0
 """Seconds between two looks of `--watch`."""
 
 LACKING = "lacks what it has to keep"
+
+REASONS = 5
+"""Reasons of failures that are shown, the most frequent first."""
 
 SHOWN = 20
 """Points of an unconfirmed front that are shown."""
@@ -41,21 +47,22 @@ def read(folder: Path) -> dict[str, Any]:
         session = ledger.last_session() or {}
         told = _told(ledger)
         anchors = {n: Anchor(**value) for n, value in (ledger.last("anchors") or {}).items()}
-        asked = ledger.asked()
+        wanted = ledger.wanted()
         writer = lock.writer_of(folder)
         return {
             "run": str(folder),
             "state": _state(ledger, writer),
             "writer": writer,
-            "candidates": asked,
+            "candidates": len(wanted),
             "told": len(told),
-            "failed": sum(losses is None for _, losses, _ in told.values()),
-            "items": sum(items for items, *_ in told.values()),
+            "failed": sum(row.losses is None for row in told.values()),
+            "reasons": dict(Counter(ledger.failures().values()).most_common(REASONS)),
+            "items": sum(row.items for row in told.values()),
             "seconds": round(ledger.seconds(), 1),
             "seconds since last event": round(time.time() - ledger.last_time(), 1),
             "budget": {k: v for k, v in session.get("budget", {}).items() if v is not None},
             "looks at test": (confirmed or {}).get("looks", 0),
-            "front": front(told, anchors),
+            "front": front(told, wanted, anchors),
         }
     finally:
         ledger.close()
@@ -73,15 +80,23 @@ def _state(ledger: Ledger, writer: str | None) -> str:
 
 
 Losses = tuple[float, ...] | None
-Told = dict[int, tuple[int, Losses, Losses]]
-"""By candidate, as they were told last: items, losses (None: failed), and those of its scores,
-which are others where something is lacking that has to be kept (None: not recorded)."""
 
 
-def _told(ledger: Ledger) -> Told:
+class Told(NamedTuple):
+    """A candidate as it was told last: its items, losses (None: failed), those of its scores,
+    which are others where something is lacking that has to be kept (None: not recorded), and the
+    number of the event."""
+
+    items: int
+    losses: Losses
+    seen: Losses
+    event: int
+
+
+def _told(ledger: Ledger) -> dict[int, Told]:
     # Tuples of numbers: a hundred thousand dictionaries would keep the garbage collector busy.
     return {
-        row["id"]: (row["items"], _tuple(row["losses"]), _tuple(_seen(row)))
+        row["id"]: Told(row["items"], _tuple(row["losses"]), _tuple(_seen(row)), event.number)
         for event in ledger.events("tell")
         for row in event.body
     }
@@ -96,20 +111,24 @@ def _seen(row: dict[str, Any]) -> list[float] | None:
     return found
 
 
-def front(told: Told, anchors: dict[str, Anchor]) -> list[dict[str, Any]]:
-    """The nondominated candidates among those with the most items; None where no score is
-    recorded."""
-    most = max((items for items, losses, _ in told.values() if losses is not None), default=0)
-    full = {i: losses for i, (items, losses, _) in told.items() if losses and items == most}
+def front(
+    told: Mapping[int, Told],
+    wanted: Mapping[int, tuple[int | None, int]],
+    anchors: Mapping[str, Anchor],
+) -> list[dict[str, Any]]:
+    """The nondominated candidates among those that can be compared and do not wait for further
+    answers; None where no score is recorded."""
+    events = {id: row.event for id, row in told.items() if row.losses is not None}
+    full = {id: told[id].losses or () for id in comparable(events, wanted)}
     if not full:
         return []
     kept = pareto.nondominated(np.array(list(full.values())))
     best = [i for i, is_kept in zip(full, kept, strict=True) if is_kept]
     rows = []
     for i in sorted(best, key=lambda i: sum(full[i])):
-        seen = told[i][2] or [None] * len(anchors)
-        scores = zip(anchors.items(), seen, strict=True)
-        rows.append({"point": f"c{i}", "items": most, LACKING: told[i][1] != told[i][2]}
+        row = told[i]
+        scores = zip(anchors.items(), row.seen or [None] * len(anchors), strict=True)
+        rows.append({"point": f"c{i}", "items": row.items, LACKING: row.losses != row.seen}
                     | {n: None if x is None else a.score(x) for (n, a), x in scores})  # fmt: skip
     return rows
 
@@ -147,7 +166,8 @@ def show(out: Console, run: Path, *, watch: bool, as_json: bool) -> None:
 
 def _shown(facts: dict[str, Any]) -> Group:
     table = Table(show_header=False)
-    for key, value in facts.items():
+    reasons = [f"{n} x {reason}" for reason, n in facts["reasons"].items()]
+    for key, value in {**facts, "reasons": reasons or None}.items():
         if key != "front" and value not in ({}, None):
             table.add_row(key, words(value))
     unconfirmed = facts["front"] and facts["state"] != "confirmed"

@@ -143,6 +143,7 @@ def test_a_search_keeps_what_it_has_to(family, tmp_path, run):
     assert row["wanted"] == "within 0.9 of base" and row["low"] >= 0
     assert 0 <= row["test"] <= 1
     assert "has to keep" in run("front", tmp_path / "wide")[1]
+    assert "within 0.9 of base" in found.report().read_text()
     again = evomerge.search(wide, tmp_path / "wide")
     assert again.confirmed == found.confirmed
 

@@ -354,3 +354,10 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     nbclient.NotebookClient(notebook, timeout=600, resources=place).execute()
     assert (tmp_path / "runs" / "first" / "report.html").is_file()
     assert (tmp_path / "merged" / "knee" / "model.safetensors").is_file()
+
+
+def test_long_names_are_cut_in_the_middle():
+    assert labels.cut("short", 100) == "short"
+    cut = labels.cut("a very long name of an objective, the first", 100)
+    assert cut.startswith("a very") and cut.endswith("first") and "…" in cut
+    assert len(cut) * labels.LETTER <= 100

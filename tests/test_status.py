@@ -10,6 +10,8 @@ import evomerge
 from evomerge import errors, status
 from evomerge.files import lock
 from evomerge.files.ledger import Ledger
+from evomerge.objectives import Anchor
+from evomerge.status import Told
 from tests import command, families
 
 
@@ -141,3 +143,34 @@ def test_the_doctor_starts_a_cluster(tmp_path):
     found = json.loads(done.stdout)
     assert found["ray"] == "ok" and not done.stderr
     assert (done.returncode == 0) == (not found["problems"])
+
+
+def test_a_front_is_of_those_who_were_asked_alike():
+    """However many they answered: a calibration asks more, and the last rung of a race counts."""
+    anchors = {"one": Anchor(1.0, 1.0)}
+    told = {i: Told(60 if i < 2 else 20, (i / 10,), (i / 10,), 9) for i in range(5)}
+    told[5] = Told(20, None, None, 9)
+    alike = status.front(told, dict.fromkeys(told, (None, 1)), anchors)
+    assert [(row["point"], row["items"]) for row in alike] == [("c0", 60)]
+    few = {i: told[i] for i in (1, 3, 4)}
+    assert status.front(few, dict.fromkeys(few, (None, 1)), anchors)[0]["point"] == "c1"
+    raced = {0: (10, 1), 1: (30, 11), 2: (30, 8), 3: (30, 7), 4: (10, 1), 5: (30, 1)}
+    assert [row["point"] for row in status.front(told, raced, anchors)] == ["c2"]
+
+
+def test_why_candidates_failed_is_said(family, tmp_path, run):
+    def broken(model, tokenizer):
+        if (tmp_path / "merges").exists():
+            raise RuntimeError("no luck")
+        return 0.5
+
+    def begin(event, facts):
+        if event == "stage" and facts["name"] == "search":
+            (tmp_path / "merges").touch()
+
+    recipe = families.recipe(family, budget={"candidates": 6})
+    with pytest.raises(errors.Unconfirmed):
+        evomerge.search(recipe, tmp_path / "run", objectives={"own": broken}, report=begin)
+    ((reason, n),) = status.read(tmp_path / "run")["reasons"].items()
+    assert "no luck" in reason and n == 6
+    assert "6 x" in run("status", tmp_path / "run")[1]

@@ -168,11 +168,13 @@ class Ledger:
         """What the latest session noted of itself, or None."""
         return self._first("SELECT body FROM sessions ORDER BY number DESC LIMIT 1")
 
-    def asked(self) -> int:
-        """How many candidates have been asked."""
-        query = """SELECT count(DISTINCT json_extract(p.value, '$.id')) FROM events,
-            json_each(events.body, '$.proposals') AS p WHERE events.kind='ask'"""
-        return int(next(self._rows(query))[0])
+    def wanted(self) -> dict[int, tuple[int | None, int]]:
+        """By candidate: how many items it was asked last, if a number was said, and in which
+        event."""
+        query = """SELECT json_extract(p.value, '$.id'), json_extract(p.value, '$.items'), number
+            FROM events, json_each(events.body, '$.proposals') AS p WHERE events.kind='ask'
+            ORDER BY number"""
+        return {id: (items, number) for id, items, number in self._rows(query)}
 
     def last_time(self) -> float:
         """When the latest event or session was, in seconds since the epoch."""

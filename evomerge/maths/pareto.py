@@ -5,7 +5,7 @@ Dominance and hypervolume are those of moocore (Fonseca, Paquete and Lopez-Ibane
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
 import moocore
@@ -13,6 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+
+
+def comparable(asked: Mapping[int, int | None]) -> set[int]:
+    """Which to compare, by how many items were asked of each (None: no number): those of whom
+    most were, and those without a number, as points are that a run begins with. Fewer items are
+    noisier, so that the best on them are those that were lucky."""
+    most = max((items for items in asked.values() if items is not None), default=None)
+    return {id for id, items in asked.items() if items is None or items == most}
 
 
 def nondominated(losses: npt.ArrayLike) -> npt.NDArray[np.bool_]:

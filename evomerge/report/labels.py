@@ -23,6 +23,16 @@ room between two labels, which come closer or part when the window is wider."""
 Box = tuple[float, float, float, float]
 
 
+def cut(text: str, room: float) -> str:
+    """A text as long as so many pixels hold; what it lacks is in its middle, as names of one kind
+    begin, and often end, alike."""
+    most = max(3, int(room / LETTER) - 1)
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[-end:]}"
+
+
 def place(
     points: Sequence[tuple[float, float]],
     labels: Sequence[str],

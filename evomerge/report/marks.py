@@ -151,10 +151,11 @@ def add_columns(figure: go.Figure, run: Run, groups: Groups) -> None:
                 row=2, col=1,
             )  # fmt: skip
     _name_best(figure, run, lanes)
-    names = [*(style.plain(name) for name in run.objectives), "<b>mean</b>"]
+    room = WIDTH / (m + 1)
+    names = [*(style.plain(labels.cut(name, room)) for name in run.objectives), "<b>mean</b>"]
     figure.update_xaxes(
         tickvals=list(range(m + 1)), ticktext=names, range=[-0.5, m + 0.5], showgrid=False,
-        row=2, col=1,
+        tickangle=0, row=2, col=1,
     )  # fmt: skip
     for column in range(m):
         figure.add_vline(column + 0.5, line={"color": style.GRID, "width": 1}, row=2, col=1)
@@ -179,10 +180,13 @@ def _name_best(figure: go.Figure, run: Run, lanes: Mapping[str, float]) -> None:
 
 
 def _mean_interval(point: Point, split: str = "test") -> tuple[float, float]:
-    """95 % by the normal law: the mean of several banks is no share that Wilson's would fit."""
+    """95 % by the normal law: the mean of several banks is no share that Wilson's would fit.
+    None where a part of it is one number, whose error nobody knows."""
     columns = point.scores[split]
     pairs = zip(point.weights or [1.0] * len(columns), columns, strict=True)
-    asked = [(weight, column) for weight, column in pairs if len(column)]
+    asked = [(weight, column) for weight, column in pairs if weight and len(column)]
+    if any(len(column) == 1 for _, column in asked):
+        return math.nan, math.nan
     error = math.sqrt(sum((weight * standard_error(c)) ** 2 for weight, c in asked))
     error /= sum(weight for weight, _ in asked) or 1.0
     mean = point.mean(split)

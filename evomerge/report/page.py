@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from evomerge.run import Point, Run
 
 NAME = "report.html"
+KEPT = ("bank", "wanted", "margin on validation", "its lower bound", "score on test")
 
 _PAGE = Template(
     style.HEAD
@@ -36,6 +38,7 @@ over items: the same items for both, so that what is hard for both cancels out. 
 stands for itself. The p-values are adjusted for their number (Holm): if the chosen point differed
 from no baseline, the chance that even one of them falls below 0.05 would be at most 5 %.</p>
 $against
+$kept
 <h2>What the chosen point is made of</h2>
 <p class="small">Gene values of $chosen, for each group of tensors.</p>
 $genome_plot
@@ -81,7 +84,7 @@ def write(run: Run) -> Path:
         title=_safe(f"{name}: front of merged models"), style=style.CSS, plotly=get_plotlyjs(),
         description=_safe(run.recipe["description"]), claim=_claim(run), notes=_notes(run),
         reading=_READING, front_table=_front_table(run), further=_further(run),
-        against=_against(run),
+        against=_against(run), kept=_kept(run),
         chosen=_safe(run.chosen.label), summary=_summary(run), commands=_commands(run),
         front_plot=style.embedded(plots.front(run), "front"),
         genome_plot=style.embedded(plots.genome(run), "genome"),
@@ -108,21 +111,27 @@ def _claim(run: Run) -> str:
         return f"{name} scores {chosen.mean('test'):.3f} on test, where no baseline has a score."
     best = max(run.baselines, key=lambda p: p.mean("test") if p.label in rows else -1)
     row = rows[best.label]
+    looks = run.looks
+    times = "once" if looks == 1 else f"{looks} times, so it is no longer quite fresh"
+    weights = chosen.weights or [1.0] * len(run.objectives)
+    counted = [len(c) for w, c in zip(weights, chosen.scores["test"], strict=True) if w]
+    over = f"over {len(counted)} objectives " if len(counted) > 1 else ""
+    scores = f"{name} scores {chosen.mean('test'):.3f} {over}on {sum(counted):,} test items"
+    theirs = f"{_safe(best.label)} with {best.mean('test'):.3f}"
+    difference = f"difference {row['difference']:+.3f}"
+    ends = f"It was chosen on validation; the test items were looked at {times}."
+    if math.isnan(row["p_holm"]):
+        return (
+            f"{scores}, the best baseline is {theirs}: {difference}; each score is one number, so "
+            f"that nothing says whether it is chance. {ends}"
+        )
     verdict = "not distinguishable from"
     if row["p_holm"] < 0.05:
         verdict = "better than" if row["difference"] > 0 else "worse than"
-    looks = run.looks
-    times = "once" if looks == 1 else f"{looks} times, so it is no longer quite fresh"
-    n = sum(len(column) for column in chosen.scores["test"])
-    p = _safe(shown(row["p_holm"]))
-    over = f"over {len(run.objectives)} objectives " if len(run.objectives) > 1 else ""
     return (
-        f"{name} scores {chosen.mean('test'):.3f} "
-        f"{over}on {n:,} test items and is <b>{verdict}</b> the best baseline on these items, "
-        f"{_safe(best.label)} with {best.mean('test'):.3f}: difference {row['difference']:+.3f} "
-        f"(95 % paired interval {spread(row['low'], row['high'])}; p {p}, adjusted for "
-        f"{len(rows)} baselines). "
-        f"It was chosen on validation; the test items were looked at {times}."
+        f"{scores} and is <b>{verdict}</b> the best baseline on these items, {theirs}: "
+        f"{difference} (95 % paired interval {spread(row['low'], row['high'])}; "
+        f"p {_safe(shown(row['p_holm']))}, adjusted for {len(rows)} baselines). {ends}"
     )
 
 
@@ -184,8 +193,24 @@ def _against(run: Run) -> str:
         f"<td>{_safe(shown(row['p_holm']))}</td></tr>"
         for row in run.comparisons()
     )
-    head = "<th>baseline</th><th>difference</th><th>95 % interval</th><th>p (Holm)</th>"
-    return f"<table><thead><tr>{head}</tr></thead>{rows}</table>"
+    return _table(("baseline", "difference", "95 % interval", "p (Holm)"), rows)
+
+
+def _kept(run: Run) -> str:
+    """What the chosen point had to keep, and whether it does; nothing without such a wish."""
+    rows = "".join(
+        f"<tr><td>{_safe(row['keep'])}</td><td>{_safe(row['wanted'])}</td>"
+        f"<td>{row['mean']:+.3f}</td><td>{row['low']:+.3f}</td><td>{row['test']:.3f}</td></tr>"
+        for row in run.kept()
+    )
+    if not rows:
+        return ""
+    return f"<h2>What it had to keep</h2>{_table(KEPT, rows)}"
+
+
+def _table(head: Sequence[str], rows: str) -> str:
+    cells = "".join(f"<th>{name}</th>" for name in head)
+    return f"<table><thead><tr>{cells}</tr></thead>{rows}</table>"
 
 
 def _summary(run: Run) -> str:

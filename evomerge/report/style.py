@@ -34,7 +34,7 @@ tr.chosen td { background: #fdf0e8; font-weight: 600; }
 td small { color: #555; font-weight: 400; white-space: nowrap; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem;
   font-size: .92rem; }
-dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
+dt { color: #555; } dd { margin: 0; } dd, li, p, h1 { overflow-wrap: anywhere; }
 pre { background: #f5f5f5; padding: .7rem 1rem; overflow-x: auto; font-size: .88rem; }
 .wide { overflow-x: auto; } .plot { break-inside: avoid; }
 @media print { body { max-width: none; margin: 0; font-size: 11pt; } h2 { break-after: avoid; }
