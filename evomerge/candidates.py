@@ -25,7 +25,8 @@ class Candidate:
 
     `event` is the number of the ledger's event that has its point. `asked` is how many items of a
     bank the strategy wants (None: as many as the recipe says); `whole`, whether it is one of those
-    who answer every item; `lacks` and `keeps` are those of an observation.
+    who answer every item; `lacks` and `keeps` are those of an observation, `seen` the losses
+    without a penalty of one that lacks something.
     """
 
     id: int
@@ -72,6 +73,7 @@ class Candidates:
         self._odd: dict[int, int] = {}  # the row of an id that is not the number of its row
         self._places: dict[tuple[Place, ...], int] = {}
         self._place_lists: list[Sequence[Place]] = []
+        self._seen: dict[int, tuple[float, ...] | None] = {}  # of those that lack something
         self._read: tuple[int, dict[int, Any]] = (0, {})
 
     def __len__(self) -> int:
@@ -149,11 +151,12 @@ class Candidates:
     def _write(self, row: int, c: Candidate) -> None:
         self.told += c.told and not self._row(row)["told"]
         lack = np.nan
+        if c.lacks > 0:
+            self._seen[c.id] = c.seen
         self._chunks[row // CHUNK][row % CHUNK] = (
             c.id, bytes.fromhex(c.key), c.event, NONE if c.asked is None else c.asked,
             self._numbered(c.places), c.items, c.whole, c.failed, c.told,
             lack if c.losses is None else c.losses, c.errors or lack, c.lacks, c.keeps,
-            lack if c.seen is None else c.seen,
         )  # fmt: skip
 
     def _numbered(self, places: Sequence[Place]) -> int:
@@ -174,7 +177,8 @@ class Candidates:
             whole=bool(found["whole"]), losses=_known(found["losses"]),
             errors=_known(found["errors"]) or (), items=int(found["items"]),
             failed=bool(found["failed"]), event=int(found["event"]),
-            lacks=float(found["lacks"]), keeps=float(found["keeps"]), seen=_known(found["seen"]),
+            lacks=float(found["lacks"]), keeps=float(found["keeps"]),
+            seen=self._seen.get(id) if found["lacks"] > 0 else None,
         )  # fmt: skip
 
 
@@ -187,8 +191,7 @@ def _dtype(objectives: int) -> np.dtype[np.void]:
     numbers = [("id", "i8"), ("key", "V32"), ("event", "i8"), ("asked", "i8"), ("places", "i4"),
                ("items", "i4"), ("whole", "?"), ("failed", "?"), ("told", "?")]  # fmt: skip
     losses = [("losses", "f8", objectives), ("errors", "f8", objectives)]
-    kept = [("lacks", "f8"), ("keeps", "f8"), ("seen", "f8", objectives)]
-    return np.dtype([*numbers, *losses, *kept])
+    return np.dtype([*numbers, *losses, ("lacks", "f8"), ("keeps", "f8")])
 
 
 def _known(row: npt.NDArray[np.float64]) -> tuple[float, ...] | None:

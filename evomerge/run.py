@@ -32,7 +32,7 @@ __all__ = ["Front", "Point", "Run"]
 class Run(Recorded):
     """A run, opened for reading: what its confirmation found, and any point as a model."""
 
-    @property
+    @cached_property
     def confirmed(self) -> dict[str, Any]:
         """What the confirmation found; raises Unconfirmed before it has."""
         found = self._ledger.last("confirmed")
@@ -140,14 +140,16 @@ class Run(Recorded):
         return int(self.confirmed["looks"]) + len(later)
 
     def point(self, which: str) -> Point:
-        """`best`, `knee`, a label such as `c17`, a baseline's label, or a point in between."""
-        if which == "best":
-            return self.chosen
-        if which == "knee":
-            return self.knee
+        """`best`, `knee`, a label such as `c17`, a baseline's label, or a point in between; before
+        there is a front, candidates alone."""
+        if which in ("best", "knee"):
+            return self.chosen if which == "best" else self.knee
+        asked = self.asked() | self.between()
+        if not self.is_confirmed and which in asked:
+            return self._point(which, asked[which])
         known = {point.label: point for point in [*self.front.points, *self.baselines.points]}
         found = self.confirmed
-        labels = {**self.asked(), **found["shortlist"], **self.between()}
+        labels = {**asked, **found["shortlist"]}
         if which in known:
             return known[which]
         if which in labels:

@@ -118,9 +118,10 @@ class State:
         candidate.lacks, candidate.keeps = self.constraints.lacking(
             candidate.key, kept, self.estimation, candidate.places
         )
-        candidate.seen = candidate.losses = losses
+        candidate.losses, candidate.seen = losses, None
         if candidate.lacks > 0:
             candidate.losses = penalised(losses, candidate.lacks, self._worst)
+            candidate.seen = losses
         candidate.items = items
 
     @functools.cached_property
@@ -142,7 +143,7 @@ class State:
             candidate.losses = None if candidate.failed else tuple(row["losses"])
             candidate.errors, candidate.items = tuple(row["errors"]), row["items"]
             candidate.lacks, candidate.keeps = row.get("lacks", 0.0), row.get("keeps", 1.0)
-            candidate.seen = tuple(row["seen"]) if "seen" in row else candidate.losses
+            candidate.seen = tuple(row["seen"]) if "seen" in row else None
             known = (candidate.losses, candidate.errors, candidate.items)
             answers = self._answers_of(candidate) if "answers" in needs else None
             kept = (candidate.lacks, candidate.keeps)

@@ -8,6 +8,7 @@ import pytest
 
 import evomerge
 from evomerge import budget, confirm, errors, worker
+from evomerge.files.ledger import Ledger
 from evomerge.loop import Search
 from evomerge.pace import BUILD, Pace
 from evomerge.recipe import resolve
@@ -205,3 +206,21 @@ def test_a_strategy_that_has_ended_leaves_a_complete_run(family, tmp_path):
         evomerge.search(recipe, tmp_path / "cut", report=stop)
     evomerge.search(recipe, tmp_path / "cut")
     assert ledgers.content(tmp_path / "cut") == done
+
+
+def test_time_until_the_last_answer_counts(tmp_path):
+    """A session that ends before it has told anything has worked even so; a copy of answers is
+    no work."""
+    now = [100.0]
+    ledger = Ledger(tmp_path, write=True, clock=lambda: now[0])
+    ledger.record("a", [], "run:old", 0)
+    assert ledger.seconds() == 0
+    for session in (1, 2):
+        ledger.add_session({})
+        now[0] += 7
+        ledger.record("b", [], "here", 0)
+        assert ledger.seconds() == 7 * session and ledger.last_time() == now[0]
+        now[0] += 50
+    ledger.append("tell", [])
+    assert ledger.seconds() == 7 + 57
+    ledger.close()

@@ -42,6 +42,10 @@ def test_the_state_of_a_run_and_its_own_front(family, tmp_path, run):
     code, out, _ = run("front", tmp_path / "run", "--json")
     assert code == errors.UNCONFIRMED
     assert json.loads(out)["unconfirmed_front"] == facts["front"]
+    point = facts["front"][0]["point"]
+    assert run("export", tmp_path / "run", point, "-o", tmp_path / "model")[0] == 0
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    assert run("export", tmp_path / "run", "best", "-o", tmp_path / "b")[0] == errors.UNCONFIRMED
     assert run("status", tmp_path / "run", "--watch")[0] == 0
 
     stop[0] = 0

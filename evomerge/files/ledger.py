@@ -7,6 +7,7 @@ disk (WAL, synchronous=FULL) before anything else hears of what it holds.
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 import zlib
@@ -39,6 +40,9 @@ CREATE TABLE IF NOT EXISTS answers (
 CREATE INDEX IF NOT EXISTS events_by_kind ON events (kind, number);
 CREATE INDEX IF NOT EXISTS events_by_time ON events (time);
 """
+
+_WORKED = "ifnull(json_extract(body, '$.worked'), time)"
+"""Of a session: when its last answer came."""
 
 _NAMES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
 
@@ -77,6 +81,7 @@ class Ledger:
         self.folder = folder
         self.path = folder / NAME
         self._clock = clock
+        self._session: int | None = None
         if not write and not begun(folder):
             raise errors.InputError(f"{folder}: no run here ({NAME} is missing or empty)")
         self._lock = lock.take(folder) if write else None
@@ -162,7 +167,8 @@ class Ledger:
         """Note that a process starts to work on the run: on which machine, with which versions."""
         row = (_json(body), self._clock())
         with self.together():
-            self._db.execute("INSERT INTO sessions (body, time) VALUES (?, ?)", row)
+            written = self._db.execute("INSERT INTO sessions (body, time) VALUES (?, ?)", row)
+        self._session = written.lastrowid
 
     def last_session(self) -> Any:
         """What the latest session noted of itself, or None."""
@@ -178,18 +184,20 @@ class Ledger:
 
     def last_time(self) -> float:
         """When the latest event or session was, in seconds since the epoch."""
-        times = "SELECT max(time) AS t FROM events UNION SELECT max(time) FROM sessions"
+        times = f"SELECT max(time) AS t FROM events UNION SELECT max({_WORKED}) FROM sessions"
         return float(next(self._rows(f"SELECT max(t) FROM ({times})"))[0] or 0.0)
 
     def seconds(self) -> float:
-        """Time from the start of each session of a search to its last event, added up."""
-        starts = [row[0] for row in self._rows("SELECT time FROM sessions ORDER BY time")]
-        ends = [*starts[1:], float("inf")] if starts else []
+        """Time from the start of each session of a search to its last event or answer, added
+        up."""
+        rows = list(self._rows(f"SELECT time, {_WORKED} FROM sessions ORDER BY time"))
         # What is asked of a finished run belongs to no session
-        query = """SELECT ifnull(max(time) - ?, 0) FROM events
+        query = """SELECT max(time) FROM events
             WHERE time >= ? AND time < ? AND kind NOT IN ('between', 'evaluated')"""
-        spans = zip(starts, starts, ends, strict=True)
-        return float(sum(next(self._rows(query, *span))[0] for span in spans))
+        total = 0.0
+        for (start, worked), (end, _) in zip(rows, [*rows[1:], (math.inf, 0)], strict=False):
+            total += max(worked, next(self._rows(query, start, end))[0] or start) - start
+        return total
 
     def add_plans(self, plans: Iterable[tuple[str, str]]) -> None:
         """Keep plans, as (key, JSON)."""
@@ -210,10 +218,11 @@ class Ledger:
         now = self._clock()
         rows = [(plan, a.bank, a.item, a.split, a.score, _json(a.extra), now, host, slot)
                 for a in answers]  # fmt: skip
+        query = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        worked = "UPDATE sessions SET body=json_set(body, '$.worked', ?) WHERE number=?"
         with self.together():
-            self._db.executemany(
-                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
-            )
+            self._db.executemany(query, rows)
+            self._db.execute(worked, (now, self._session))
 
     def record_failure(self, plan: str, reason: str, host: str, slot: int) -> None:
         row = (plan, reason, self._clock(), host, slot)
