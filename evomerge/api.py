@@ -208,9 +208,11 @@ def evaluate(
             f"model: expected a folder, a name or a Plan, got a {type(model).__name__}; merge "
             "with `out=FOLDER` and evaluate the folder, or evaluate the plan of plan_of"
         )
-    plan = model if isinstance(model, Plan) else alone(model, dtype)
     if isinstance(bank, str | Path | banks.Bank):
         bank = [bank]
+    if not bank:
+        raise errors.RecipeError(f"bank: expected one or more files or banks, got {bank!r}")
+    plan = model if isinstance(model, Plan) else alone(model, dtype)
     shown = by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
     asked = {  # nothing is said against items that are not asked
         name: replace(one, items=one.split(split), _splits={}) for name, one in shown.items()

@@ -160,10 +160,12 @@ class Front(Sequence[Point]):
         return pd.DataFrame(self.rows()).set_index("point")
 
     def __repr__(self) -> str:
-        names = "".join(f"{name:>10.10}" for name in self.objectives)
+        widths = [max(10, len(name) + 2) for name in self.objectives]
+        names = "".join(f"{n:>{width}}" for n, width in zip(self.objectives, widths, strict=True))
         lines = [f"{'point':<24}{names}{'mean':>8}"]
         for point in self.points:
-            cells = "".join(f"{value:>10.3f}" for value in point.means("test"))
+            means = zip(point.means("test"), widths, strict=True)
+            cells = "".join(f"{value:>{width}.3f}" for value, width in means)
             mark = " *" if point.chosen else ""
             lines.append(f"{point.label + mark:<24}{cells}{point.mean('test'):>8.3f}")
         return "\n".join(lines)

@@ -86,7 +86,7 @@ class Run(Recorded):
         labels = dict.fromkeys([found["chosen"], *found["front"]])
         once = {found["shortlist"][label]: label for label in reversed(labels)}
         points = [self._point(label, key, label == found["chosen"]) for key, label in once.items()]
-        points.sort(key=lambda p: -p.mean("validation"))
+        points.sort(key=lambda p: (-p.mean("validation"), not p.chosen))
         baselines = [self._point(*pair) for pair in found["baselines"].items()]
         tested = Tested([*points, *baselines])
         return Front(points, self.objectives, tested), Front(baselines, self.objectives, tested)

@@ -101,9 +101,8 @@ class Worker:
         with one_thread():
             form = inputs.form(base.folder, frame)
             self.model, self.tokenizer = load(form, setup.dtype, self.device)
-        self.reader = (
-            self.tokenizer if self.tokenizer is not None else image_processor(base.folder)
-        )
+        sees = self.tokenizer is None or self.model.main_input_name == "pixel_values"
+        self.reader = image_processor(base.folder) if sees else self.tokenizer
         for bank in setup.banks.values():
             scorer = plugins.load("scorer", bank.scorer)
             named = f"the scorer '{bank.scorer}' of the bank '{bank.name}'"

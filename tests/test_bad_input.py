@@ -289,6 +289,9 @@ def test_python_gets_the_same_refusals(family, tmp_path):
         evomerge.merge(family / "base", names, "ties", density=[0.1, 0.2])
     with pytest.raises(errors.RecipeError, match="blocks: expected a whole number"):
         evomerge.merge(family / "base", names, blocks="al")
+    for none in (None, []):
+        with pytest.raises(errors.RecipeError, match="bank: expected one or more"):
+            evomerge.evaluate(family / "base", none)
     with pytest.raises(errors.RecipeError, match="a whole number of at least 1, got 0"):
         evomerge.evaluate(family / "base", [family / "one.jsonl"], batch=0)
     one = evomerge.evaluate(family / "base", str(family / "one.jsonl"))

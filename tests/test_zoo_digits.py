@@ -18,7 +18,7 @@ from evomerge import errors, shelf, worker, zoo
 from evomerge.files import bank as banks
 from evomerge.files.companions import Form
 from evomerge.scorers import label
-from evomerge.zoo import digits
+from evomerge.zoo import digits, tiny
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -131,9 +131,13 @@ def test_a_folder_s_image_processor_is_used(tmp_path):
     (tmp_path / "b.yaml").write_text(json.dumps(keys))
     bank = shelf.load(tmp_path / "b.yaml")
     processor = worker.image_processor(tmp_path)
-    seen = label.prepare(processor, bank.items).inputs["pixel_values"]
+    ((items, inputs),) = label.prepare(processor, bank.items).groups
+    seen = inputs["pixel_values"]
+    assert items == [0]
     assert seen.shape == (1, 3, 4, 4) and seen.abs().max() <= 1  # resized, rescaled, normalised
     right = load(tmp_path)[0](pixel_values=seen).logits.argmax().item() == 1
+    assert evomerge.evaluate(tmp_path, [tmp_path / "b.yaml"])["b"].mean == float(right)
+    tiny.tokenizer().save_pretrained(tmp_path)  # as models of images and texts have
     assert evomerge.evaluate(tmp_path, [tmp_path / "b.yaml"])["b"].mean == float(right)
 
 
