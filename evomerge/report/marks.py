@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Groups = Mapping[str, Sequence["Point"]]
 
+PAIR_HEIGHT = 430
+"""Pixels that a plot of two objectives is high."""
+
 WIDTH = 900
 """Pixels that the narrowest window is taken to have for a plot when labels are placed."""
 
@@ -90,7 +93,7 @@ def _sides(groups: Groups, i: int, j: int) -> dict[str, str]:
     points = [point for kind in order for point in groups.get(kind, ())]
     spots = [(p.means("test")[i], p.means("test")[j]) for p in points]
     names = [point.label for point in points]
-    found = labels.place(spots, names, _ranges(groups, i, j), (WIDTH - 90, 430))
+    found = labels.place(spots, names, _ranges(groups, i, j), (WIDTH - 90, PAIR_HEIGHT))
     return dict(zip(names, found, strict=True))
 
 
@@ -104,8 +107,8 @@ def positions(points: Sequence[Point], sides: Mapping[str, str]) -> list[str]:
 
 def pair_layout(run: Run, groups: Groups, i: int, j: int) -> dict[str, Any]:
     x, y = _ranges(groups, i, j)
-    names = [style.plain(run.objectives[objective]) for objective in (i, j)]
-    titles = [f"{name}, test score" for name in names]
+    names = [labels.cut(run.objectives[objective], PAIR_HEIGHT / 2) for objective in (i, j)]
+    titles = [f"{style.plain(name)}, test score" for name in names]
     return {
         "xaxis.range": x, "yaxis.range": y,
         "xaxis.title.text": titles[0], "yaxis.title.text": titles[1],

@@ -116,7 +116,8 @@ def _claim(run: Run) -> str:
     weights = chosen.weights or [1.0] * len(run.objectives)
     counted = [len(c) for w, c in zip(weights, chosen.scores["test"], strict=True) if w]
     over = f"over {len(counted)} objectives " if len(counted) > 1 else ""
-    scores = f"{name} scores {chosen.mean('test'):.3f} {over}on {sum(counted):,} test items"
+    n = sum(counted)
+    scores = f"{name} scores {chosen.mean('test'):.3f} {over}on {n:,} test item{'s' * (n != 1)}"
     theirs = f"{_safe(best.label)} with {best.mean('test'):.3f}"
     difference = f"difference {row['difference']:+.3f}"
     ends = f"It was chosen on validation; the test items were looked at {times}."
