@@ -192,7 +192,11 @@ def test_a_candidate_is_told_twice_with_a_kill_between(family, tmp_path):
     (tmp_path / "lab").mkdir()
     (tmp_path / "lab" / "growing.py").write_text(textwrap.dedent(GROWING))
     recipe = families.recipe(
-        family, strategy={"name": "lab.growing"}, fidelity="all", budget={"candidates": 3}
+        family,
+        strategy={"name": "lab.growing"},
+        fidelity="all",
+        budget={"candidates": 3},
+        batch=10,
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     command = [sys.executable, "-m", "tests.kill_at_events"]

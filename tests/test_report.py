@@ -14,8 +14,7 @@ from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import evomerge
-from evomerge import tables
-from evomerge.front import Front, Point, Tested
+from evomerge import front, tables
 from evomerge.maths import intervals
 from evomerge.report import labels, page, plots, remarks
 from evomerge.zoo.tiny import tokenizer
@@ -366,7 +365,7 @@ def test_long_names_are_cut_in_the_middle():
 
 def test_names_of_objectives_stand_whole_and_apart_in_a_front():
     names = ["a_very_long_name_one", "a_very_long_name_two"]
-    point = Point("c1", "key", {"test": [np.array([0.25, 0.75]), np.array([1.0])]}, True)
-    head, row = repr(Front([point], names, Tested([point]))).splitlines()
+    point = front.Point("c1", "key", {"test": [np.array([0.25, 0.75]), np.array([1.0])]}, True)
+    head, row = repr(front.Front([point], names, front.Tested([point]))).splitlines()
     assert head.split() == ["point", *names, "mean"] and row.split()[2:4] == ["0.500", "1.000"]
     assert len(head) == len(row)
