@@ -71,7 +71,12 @@ def known(family, tmp_path_factory):
     (folder / "known.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     experts = {"known": str(family / "left"), "two": str(family / "right")}
     objectives = {"known": str(folder / "known.jsonl"), "two": str(family / "two.jsonl")}
-    changes = {"experts": experts, "objectives": objectives, "budget": {"candidates": 6}}
+    changes = {
+        "experts": experts,
+        "objectives": objectives,
+        "budget": {"candidates": 6},
+        "batch": 10,
+    }
     command.write(folder, families.recipe(family, **changes))
     return folder
 
