@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from evomerge.blocks import Place as Place
 from evomerge.blocks import block, places
+from evomerge.files.items import Item
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.plan import Plan, canonical
 from evomerge.worker import Result, Setup
@@ -34,8 +35,7 @@ class Answers:
         self.ledger = ledger
         self.setup = setup
         self.failures = ledger.failures()
-        given = ledger.last("seeds")  # answers of another run cost this one nothing
-        self.searched = ledger.answered("search") - (given["answers"]["search"] if given else 0)
+        self.searched = ledger.searched()
         self._rows: OrderedDict[str, Rows] = OrderedDict()
         self._weights: dict[str, int] = {}
         self._places: dict[tuple[str, int | None], list[Place]] = {}
@@ -98,11 +98,17 @@ class Answers:
         """Those blocks that a plan has not answered."""
         return tuple(place for place in places if not self._has(key, place))
 
+    def count(self, places: Iterable[Place]) -> int:
+        """How many items blocks have together."""
+        return sum(len(self._items(place)) for place in places)
+
     def _has(self, key: str, place: Place) -> bool:
+        row = self._of(key).get(place[0], {})
+        return all(item.id in row for item in self._items(place))
+
+    def _items(self, place: Place) -> Sequence[Item]:
         objective, split, number = place
-        row = self._of(key).get(objective, {})
-        items = block(self.setup.banks[objective], split, number, self.setup.batch)
-        return all(item.id in row for item in items)
+        return block(self.setup.banks[objective], split, number, self.setup.batch)
 
     def column(
         self, key: str, objective: str, places: Sequence[Place], signal: str = "score"
@@ -127,10 +133,10 @@ class Answers:
         return {a.item: a.score for a in self._answered(key, objective, places)}
 
     def _answered(self, key: str, objective: str, places: Sequence[Place]) -> Iterator[Answer]:
-        row, bank = self._of(key).get(objective, {}), self.setup.banks[objective]
-        mine = (place for place in places if place[0] == objective)
-        for _, split, number in mine:
-            yield from (row[i.id] for i in block(bank, split, number, self.setup.batch))
+        row = self._of(key).get(objective, {})
+        for place in places:
+            if place[0] == objective:
+                yield from (row[item.id] for item in self._items(place))
 
     def split(
         self, key: str, split: str, objectives: Sequence[str] | None = None

@@ -52,7 +52,7 @@ def between(
             f"{run.folder}: {first} and {second} are the same model: nothing lies between them"
         )
     label = f"{run.point(first).label}~{run.point(second).label}@{share:g}"
-    problem = resolve(run.recipe, pinned=pinned(run.folder))
+    problem = _problem(run)
     plan = interpolated(problem, run.plan(first), run.plan(second), share)
     with _desk(run, problem) as desk:
         answers = desk.answers
@@ -68,14 +68,19 @@ def between(
     return Run(folder).point(label)
 
 
-@contextmanager
-def _desk(run: Run, problem: Problem) -> Iterator[Desk]:
-    """Where answers are given and recorded in a run; no other process writes there meanwhile."""
-    if lacking := [name for name in run.objectives if name not in problem.objectives]:
+def _problem(run: Run) -> Problem:
+    """What the run searched, where its recipe says all of it."""
+    if lacking := [name for name in run.objectives if name not in run.recipe["objectives"]]:
         raise errors.RecipeError(
             f"{run.folder}: objective '{lacking[0]}' was given in Python and is not in the "
             "recipe: nothing new can be scored"
         )
+    return resolve(run.recipe, pinned=pinned(run.folder))
+
+
+@contextmanager
+def _desk(run: Run, problem: Problem) -> Iterator[Desk]:
+    """Where answers are given and recorded in a run; no other process writes there meanwhile."""
     with closing(Ledger(run.folder, write=True)) as ledger:
         require_same_scores(ledger, problem)
         answers = Answers(ledger, problem.setup)

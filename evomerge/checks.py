@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,8 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
                 f"{size.where}: {size.value} candidates are more than the budget has ({most}): "
                 + SIZES[size.key]
             )
+    if not recipe.objectives and not functions:
+        raise errors.RecipeError("objectives: expected at least one, such as math: math.jsonl")
     for name in functions:
         if name in recipe.objectives:
             raise errors.RecipeError(f"objectives: '{name}' is in the recipe and in functions")
@@ -149,16 +151,12 @@ def too_large(recipe: Recipe, banks: Mapping[str, Bank]) -> Iterator[str]:
 
 
 def _candidates(recipe: Recipe, items: int, banks: Mapping[str, Bank]) -> int:
-    """How many candidates a budget of items can have at most: base and experts answer every item,
-    and others may be out when it is used up."""
+    """How many a budget of items can have at most: base and experts answer every item."""
     there = [len(bank.split("search")) for bank in banks.values()]
     fewest = min([recipe.fidelity.items or max(there), *_rungs(recipe)])
     each = sum(min(n, fewest) for n in there)
     left = items - (1 + len(recipe.experts)) * sum(there)
-    workers = recipe.executor.options.get("workers", 2)
-    if not isinstance(workers, int):  # how many there will be is not known
-        return sys.maxsize
-    return (left - 1) // each + max(recipe.ask, 2 * workers) if left > 0 else 0
+    return max(0, math.ceil(left / each))
 
 
 def _rungs(recipe: Recipe) -> Iterator[int]:

@@ -174,14 +174,17 @@ class Search:
         return MANY if most is None else max(0, most - len(self.candidates))
 
     def _room(self) -> int:
-        """How many proposals items and time allow, be they new candidates or known ones."""
+        """How many proposals items and time allow, be they new candidates or known ones. The last
+        candidate may answer more items than are left."""
         items, deadline = self.recipe.budget.items, self.watch.deadline
-        if items is not None and self.answers.searched >= items:
-            return 0
-        if not deadline.is_set:
+        if items is None and not deadline.is_set:
             return MANY
-        each = self.desk.pace.of(self._usual())
-        fit = self.desk.workers * deadline.room(each, self._confirming())
+        usual, fit = self._usual(), MANY
+        if items is not None:
+            fit = math.ceil((items - self.answers.searched) / self.answers.count(usual))
+        if deadline.is_set:
+            room = deadline.room(self.desk.pace.of(usual), self._confirming())
+            fit = min(fit, self.desk.workers * room)
         return max(0, fit - len(self.outstanding))
 
     def _allowed(self) -> int:

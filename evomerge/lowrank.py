@@ -61,8 +61,8 @@ def save_adapter(
     Matrices get `rank` at most; what has no rank, such as norms and biases, is saved whole.
     Raises RecipeError for a plan that no adapter of its base can hold.
     """
-    if rank < 1:
-        raise errors.RecipeError(f"adapter: expected a rank from 1, got {rank}")
+    if not isinstance(rank, int) or rank < 1:
+        raise errors.RecipeError(f"adapter: expected a rank from 1, got {rank!r}")
     if plan.vocabulary is not None:
         raise errors.RecipeError(
             "adapter: the merged model has another vocabulary or head than its base, which an "

@@ -191,7 +191,7 @@ class Recipe(_Part):
     allow_mismatch: bool = False
     allow_contamination: bool = False
     space: SpaceOptions = SpaceOptions()
-    objectives: dict[str, Objective] = Field(min_length=1)
+    objectives: dict[str, Objective] = Field(default_factory=dict)
     keep: dict[str, Keep] = Field(default_factory=dict)
     prefer: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         default_factory=dict

@@ -57,7 +57,7 @@ def read(folder: Path) -> dict[str, Any]:
             "told": len(told),
             "failed": sum(row.losses is None for row in told.values()),
             "reasons": dict(Counter(ledger.failures().values()).most_common(REASONS)),
-            "items": sum(row.items for row in told.values()),
+            "items": ledger.searched(),
             "seconds": round(ledger.seconds(), 1),
             "seconds since last event": round(time.time() - ledger.last_time(), 1),
             "budget": {k: v for k, v in session.get("budget", {}).items() if v is not None},

@@ -77,11 +77,12 @@ def test_an_objective_that_was_put_right_goes_on(family, tmp_path):
 
 
 def test_nothing_new_is_scored_without_a_function(family, tmp_path, refused):
-    """One that was given in Python, which no command has; it is named."""
+    """One that was given in Python, which no command has; it is named. Here there is no other."""
     run = evomerge.search(
-        families.recipe(family, budget={"candidates": 6}), tmp_path / "run",
+        families.recipe(family, objectives={}, budget={"candidates": 6}), tmp_path / "run",
         objectives={"own": lambda model, tokenizer: 0.5},
     )  # fmt: skip
+    assert run.objectives == ["own"] and run.is_confirmed
     says = "objective 'own' was given in Python and is not in the recipe"
     refused("between", run.folder, "base", run.front[0].label, code=errors.USAGE, says=says)
 

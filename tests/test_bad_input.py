@@ -25,7 +25,7 @@ WRONG = [
     ({"objectives": {"a": None}}, "'a': expected a bank's name or path, or a mapping"),
     ({"objectives": {"a": {"bank": "x", "function": "y:z"}}}, "objectives.a: expected either"),
     ({"objectives": {"a": {"measure": "sparsity", "signal": "length"}}}, "is of a bank's texts"),
-    ({"objectives": {}}, "objectives: expected at least 1 item"),
+    ({"objectives": {}}, "objectives: expected at least one, such as"),
     ({"objectives": {"a": "tiny_cod"}}, "objectives.a: fitness: unknown bank 'tiny_cod'"),
     ({"objectives": {"a": "zoo:tiny/banks/cod.jsonl"}}, "Did you mean 'banks/code.jsonl'?"),
     ({"objectives": {"a": "zoo:tiny/base"}}, "zoo:tiny: unknown bank 'base'"),
@@ -153,7 +153,7 @@ def test_a_device_that_can_not_be_used(refused, family, tmp_path, device, says):
         ("name: &a b\nbase: *a\n", "line 1: anchors and aliases"),
         ("name: [a\n", "is not YAML"),
         (b"name: caf\xe9\n", "is not UTF-8 at byte 9"),
-        ("name: a\n", ["base: is missing", "objectives: is missing"]),
+        ("name: a\n", ["base: is missing", "operator: is missing"]),
         ("name: !!python/object/apply:os.getcwd []\n", "line 1: is not YAML"),
     ],
 )
@@ -209,10 +209,10 @@ ITEMS = "candidates that the budget of items has at most"
         ({"strategy": {"name": "m2n2", "archive": 19}}, "m2n2: its archive of 19 is more"),
         ({"strategy": "gp", "budget": 15}, "gp: its startup of 16 .*nothing would be modelled"),
         ({"strategy": {"name": "nsga2", "population": 18}}, None),
-        # of 400 items base and experts answer 180, candidates 40 each, and three are asked at once
-        ({"budget": {"items": 400}, "strategy": {"name": "nsga2", "population": 10}},
-         f"nsga2: its population of 10 is more than the 9 {ITEMS}: {FIRST}"),
-        ({"budget": {"items": 400}, "strategy": {"name": "nsga2", "population": 9}}, None),
+        # of 400 items base and experts answer 180, candidates 40 each
+        ({"budget": {"items": 400}, "strategy": {"name": "nsga2", "population": 7}},
+         f"nsga2: its population of 7 is more than the 6 {ITEMS}: {FIRST}"),
+        ({"budget": {"items": 400}, "strategy": {"name": "nsga2", "population": 6}}, None),
         ({"budget": {"items": 180}}, f"nsga2: its population of 6 is more than the 0 {ITEMS}"),
         ({"budget": {"items": 400}, "strategy": "racing"}, None),  # of few items each
         ({"budget": {"seconds": 60}, "strategy": "nsga2"}, None),
@@ -226,15 +226,6 @@ def test_what_a_budget_ends_before_is_said(run, family, tmp_path, changes, says)
         note for note in json.loads(out)["notes"] if "its " in note and " is more than" in note
     ]
     assert len(found) == (says is not None) and (not found or re.match(says, found[0])), found
-
-
-@pytest.mark.slow
-def test_a_budget_of_items_has_no_more_candidates_than_is_said(run, family, tmp_path):
-    path = command.write(
-        tmp_path, families.recipe(family, budget={"items": 400}, strategy="sobol")
-    )
-    assert run("search", path, "-o", tmp_path / "run")[0] == 0
-    assert 6 <= len(evomerge.Run(tmp_path / "run").asked()) <= 9
 
 
 def test_more_items_than_a_bank_has_are_all_asked(run, family, tmp_path):

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import evomerge
-from evomerge import api, errors
+from evomerge import api, errors, status
 from evomerge.files.checkpoint import Checkpoint
 from evomerge.loop import Search
 from evomerge.recipe import resolve
@@ -105,8 +105,9 @@ def test_an_extended_run_is_the_longer_run(family, tmp_path):
 
 
 def test_a_budget_of_items(family, tmp_path):
-    by_items = evomerge.search(families.recipe(family, budget="300-items"), tmp_path / "items")
-    assert 0 < len(by_items.asked()) <= 6  # 180 answers of base and experts come first
+    by_items = evomerge.search(families.recipe(family, budget="310-items"), tmp_path / "items")
+    assert len(by_items.asked()) == 4  # of 40 items each, after 180 of base and experts
+    assert status.read(tmp_path / "items")["items"] == 340
 
 
 def permuted(file, splits):

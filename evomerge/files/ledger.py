@@ -43,6 +43,7 @@ CREATE INDEX IF NOT EXISTS events_by_time ON events (time);
 
 _WORKED = "ifnull(json_extract(body, '$.worked'), time)"
 """Of a session: when its last answer came."""
+_COPIED = "host LIKE 'run:%'"  # of an answer: another run has given it
 
 _NAMES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
 
@@ -241,15 +242,14 @@ class Ledger:
         for bank, item, split, score, extra in self._rows(query, plan):
             yield Answer(bank, item, split, score, json.loads(extra))
 
-    def answered(self, split: str) -> int:
-        """How many answers there are to items of a split."""
-        query = "SELECT count(*) FROM answers WHERE split=?"
-        return int(next(self._rows(query, split))[0])
+    def searched(self) -> int:
+        """How many items of `search` are answered, but for what another run has answered."""
+        query = f"SELECT count(*) FROM answers WHERE split='search' AND NOT {_COPIED}"
+        return int(next(self._rows(query))[0])
 
     def copied(self) -> set[str]:
         """Keys of the plans that have answers of another run."""
-        query = "SELECT DISTINCT plan FROM answers WHERE host LIKE 'run:%'"
-        return {row[0] for row in self._rows(query)}
+        return {key for (key,) in self._rows(f"SELECT DISTINCT plan FROM answers WHERE {_COPIED}")}
 
     def forget_failures(self, plans: Iterable[str]) -> None:
         """Drop the failures of these plans, so that they can be tried again."""

@@ -16,9 +16,9 @@ SIDES = {
 }
 """plotly's names of the sides, as steps (right, up); corners first: error bars leave them free."""
 
-LETTER, LINE, GAP, AIR = 6.8, 15.0, 7.0, 6.0
-"""Pixels: the width of a letter of 12 points, the height of its line, half a marker, and the
-room between two labels, which come closer or part when the window is wider."""
+LETTER, LINE, GAP, MARK, AIR = 6.8, 15.0, 7.0, 8.0, 6.0
+"""Pixels: the width of a letter of 12 points, the height of its line, half a marker, half the
+largest, and the room between two labels, which come closer or part when the window is wider."""
 
 Box = tuple[float, float, float, float]
 
@@ -50,7 +50,7 @@ def place(
         )
         for point in points
     ]
-    taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
+    taken: list[Box] = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in spots]
     sides = []
     for i, (spot, label) in enumerate(zip(spots, labels, strict=True)):
         others = [box for k, box in enumerate(taken) if k != i]

@@ -56,6 +56,8 @@ def optimism(run: Run) -> go.Figure:
     x = style.span([searched for _, searched, _ in rows], 0.12)
     y = style.span([tested for *_, tested in rows], 0.12)
     both = [min(x[0], y[0]), max(x[1], y[1])]
+    if x[1] < y[0] or y[1] < x[0]:
+        x = y = both  # or the diagonal would not be seen
     figure.add_trace(
         go.Scatter(x=both, y=both, mode="lines", line={"color": style.GREY, "dash": "dot"},
                    name="search = test", hoverinfo="skip")
