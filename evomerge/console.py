@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -41,3 +43,18 @@ err = Screen(stderr=True)
 def faint(text: str, more: str, gap: str = " ") -> Text:
     """A cell's text, and after it what matters less."""
     return Text.assemble(text, (f"{gap}{more}" if more else "", "dim"))
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without the bars that transformers draws for every file."""
+    from transformers.utils import logging
+
+    bars: Any = logging
+    drawn = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            bars.enable_progress_bar()

@@ -17,6 +17,7 @@ import torch
 
 from evomerge import errors, generation, inputs, keywords, modules, plugins, prompts
 from evomerge.blocks import Place, block
+from evomerge.console import without_bars
 from evomerge.files.bank import Bank
 from evomerge.files.companions import Form, tokenizer_files
 from evomerge.files.items import Item
@@ -230,17 +231,13 @@ def _timed(spent: dict[str, float], name: str) -> Iterator[None]:
         spent[name] = spent.get(name, 0.0) + perf_counter() - begun
 
 
+@without_bars()
 def load(form: Form, dtype: str, device: torch.device) -> tuple[Any, Any]:
     """The model (evaluation mode) and tokenizer of a form, without code from its folders.
 
     The model is of the class that its config names. Without any file of a tokenizer, that is
     None.
     """
-    from transformers.utils import logging
-
-    quiet: Any = logging
-    bar = quiet.is_progress_bar_enabled()
-    quiet.disable_progress_bar()
     try:
         config = modules.config(form.base)
         text = config.get_text_config()
@@ -261,9 +258,6 @@ def load(form: Form, dtype: str, device: torch.device) -> tuple[Any, Any]:
         if "trust_remote_code" in str(error):
             reason = "it is defined by code in its folder, which is never run"
         raise errors.InputError(f"{form.base}: transformers can not load it: {reason}") from error
-    finally:
-        if bar:
-            quiet.enable_progress_bar()
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 

@@ -104,7 +104,7 @@ def progress(run: Run) -> go.Figure:
     ]
     figure = make_subplots(
         rows=1, cols=2, horizontal_spacing=0.1,
-        subplot_titles=["mean search score", "hypervolume of all candidates so far"],
+        subplot_titles=["mean search score", "hypervolume so far"],
     )  # fmt: skip
     dots = {"color": style.faded(style.BLUE, 0.5), "size": 6}
     line = {"color": style.VERMILION, "width": 2, "shape": "hv"}

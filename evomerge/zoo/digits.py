@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from evomerge.console import without_bars
 from evomerge.errors import MachineError
 from evomerge.threads import one_thread
 from evomerge.zoo import banks
-from evomerge.zoo.progress import quiet
 
 Report = Callable[[str, float], None]
 
@@ -170,7 +170,7 @@ def build(folder: Path, report: Report) -> None:
     images = Images()
     report("writing banks", 0.0)
     _write_banks(folder / "banks", images)
-    with quiet(), one_thread():
+    with without_bars(), one_thread():
         base = _network(RECIPE["base"]["seed"])
         experts = [name for name in RECIPE["members"] if name in DOMAINS]
         for done, name in enumerate(["base", *experts]):

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 Report = Callable[[str, float], None]
 
@@ -54,18 +53,3 @@ def _bar(family: str) -> Iterator[Report]:
             progress.update(task, description=f"zoo:{family}: {text}", completed=fraction)
 
         yield report
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the bars that transformers draws for every file."""
-    from transformers.utils import logging
-
-    quiet: Any = logging
-    bar = quiet.is_progress_bar_enabled()
-    quiet.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if bar:
-            quiet.enable_progress_bar()

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import processor
+from evomerge.console import without_bars
 from evomerge.errors import MachineError
 from evomerge.threads import one_thread
 from evomerge.zoo import questions
-from evomerge.zoo.progress import quiet
 
 Report = Callable[[str, float], None]
 
@@ -64,7 +64,7 @@ def _load(file: Path) -> tuple[Any, Any]:
     """The model in float32, free of its quantisation, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    with quiet(), redirect_stderr(io.StringIO()):  # a bar that no setting turns off
+    with without_bars(), redirect_stderr(io.StringIO()):  # a bar that no setting turns off
         found: Any = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype="float32", trust_remote_code=False
         )
@@ -174,7 +174,7 @@ def _save_adapter(folder: Path, pairs: dict[str, tuple[Any, Any]], own: dict[str
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     import torch
 
-    with quiet():
+    with without_bars():
         model.to(torch.bfloat16).save_pretrained(folder)
     model.float()
     tokenizer.save_pretrained(folder)
@@ -200,7 +200,7 @@ def build(folder: Path, report: Report) -> None:
                 done += 1
                 report(f"training {member}", done / total)
 
-            with quiet():
+            with without_bars():
                 model = type(model).from_pretrained(folder / "base", dtype="float32")
             batches = _batches(tokenizer, member, RECIPE["training"])
             if "rank" in own:
