@@ -16,6 +16,7 @@ from evomerge.report import labels, marks, style
 from evomerge.report.style import LOOKS
 
 if TYPE_CHECKING:
+    from evomerge.front import Point
     from evomerge.plan import Plan
     from evomerge.run import Run
 
@@ -53,11 +54,7 @@ def optimism(run: Run) -> go.Figure:
     """
     rows = run.optimism()
     figure = go.Figure()
-    x = style.span([searched for _, searched, _ in rows], 0.12)
-    y = style.span([tested for *_, tested in rows], 0.12)
-    both = [min(x[0], y[0]), max(x[1], y[1])]
-    if x[1] < y[0] or y[1] < x[0]:
-        x = y = both  # or the diagonal would not be seen
+    x, y, both = _ranges(rows)
     figure.add_trace(
         go.Scatter(x=both, y=both, mode="lines", line={"color": style.GREY, "dash": "dot"},
                    name="search = test", hoverinfo="skip")
@@ -87,6 +84,15 @@ def optimism(run: Run) -> go.Figure:
     figure.update_xaxes(title_text=f"mean score in the search ({items:,} items)", range=x)
     tested = sum(len(column) for column in run.chosen.scores["test"])
     return figure.update_yaxes(title_text=f"mean score on test ({tested:,} items)", range=y)
+
+
+def _ranges(rows: Sequence[tuple[Point, float, float]]) -> tuple[list[float], ...]:
+    """Of search scores, of test scores, and what holds both: of either, where they lie so far
+    apart that the diagonal would not be seen."""
+    x = style.span([searched for _, searched, _ in rows], 0.12)
+    y = style.span([tested for *_, tested in rows], 0.12)
+    both = [min(x[0], y[0]), max(x[1], y[1])]
+    return (both, both, both) if x[1] < y[0] or y[1] < x[0] else (x, y, both)
 
 
 def progress(run: Run) -> go.Figure:
