@@ -98,6 +98,11 @@ class Answers:
         """Those blocks that a plan has not answered."""
         return tuple(place for place in places if not self._has(key, place))
 
+    def failed(self, key: str, places: Iterable[Place]) -> bool:
+        """Whether it is for a failure that a plan has not answered these blocks: who fails on
+        some has answered others all the same."""
+        return key in self.failures and bool(self.missing(key, places))
+
     def count(self, places: Iterable[Place]) -> int:
         """How many items blocks have together."""
         return sum(len(self._items(place)) for place in places)
@@ -144,7 +149,7 @@ class Answers:
         """Scores of a plan on all items of a split, an array for each of `objectives` (all, if
         not given); None if anything of the split is missing."""
         places = self.places(split)
-        if key in self.failures or self.missing(key, places):
+        if self.missing(key, places):
             return None
         names = objectives or self.setup.banks
         return [self.column(key, objective, places) for objective in names]

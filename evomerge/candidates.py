@@ -48,6 +48,11 @@ class Candidate:
     def told(self) -> bool:
         return self.failed or self.losses is not None
 
+    def fail(self) -> None:
+        """Forget what is known of it, perhaps from fewer items."""
+        self.losses, self.errors, self.items, self.failed = None, (), 0, True
+        self.lacks, self.keeps, self.seen = 0.0, 1.0, None
+
     def observed(self) -> dict[str, Any]:
         known = {"losses": self.losses, "errors": self.errors, "items": self.items}
         kept = {"lacks": self.lacks, "keeps": self.keeps} if self.keeps < 1 else {}

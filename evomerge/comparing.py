@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column
 from rich.text import Text
 
-from evomerge.console import Table, err, faint, out
+from evomerge.console import Table, err, faint, out, score
 
 if TYPE_CHECKING:
     from evomerge.signals import Similarity
@@ -60,8 +60,8 @@ def show(console: Console, found: Similarity) -> None:
     table = Table(Column("group", no_wrap=True), "norm ratio", *headers,
                   title="mean over pairs, by depth and role", title_justify="left")  # fmt: skip
     for group in found.groups:
-        cells = [_number(group.mean(key)) for key in keys]
-        table.add_row(group.name, _number(group.norm_ratio), *cells)
+        cells = [score(group.mean(key)) for key in keys]
+        table.add_row(group.name, score(group.norm_ratio), *cells)
     console.print(table)
     console.print(
         f"spectral signals: {found.measured} of {found.matrices} matrices, those whose smaller "
@@ -77,8 +77,4 @@ def _keys(row: dict[str, float]) -> list[str]:
 
 def _cell(row: dict[str, float], key: str) -> Text:
     chance = row.get(f"{key}_chance", math.nan)
-    return faint(_number(row[key]), f"{chance:.3f}" if math.isfinite(chance) else "")
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "-"
+    return faint(score(row[key]), f"{chance:.3f}" if math.isfinite(chance) else "")

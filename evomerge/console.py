@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,6 +39,11 @@ class Table(_Table):
 
 out = Screen()
 err = Screen(stderr=True)
+
+
+def score(value: float) -> str:
+    """For people; `-` where there is none."""
+    return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
 def faint(text: str, more: str, gap: str = " ") -> Text:

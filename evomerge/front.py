@@ -151,7 +151,7 @@ class Front(Sequence[Point]):
                 row |= {name: point.means("test")[i], f"{name}_low": low, f"{name}_high": high}
             row |= {f"mean_{split}": point.mean(split) for split in point.scores}
             row["nondominated"] = self.tested.nondominated.get(point.label)
-            rows.append({key: number(value) for key, value in row.items()})
+            rows.append(plain(row))
         return rows
 
     def to_pandas(self) -> pd.DataFrame:
@@ -200,6 +200,6 @@ def _cell(point: Point, objective: int) -> str:
     return f"<td>{point.text(objective)}</td>"
 
 
-def number(value: Any) -> Any:
-    """None for nan, which JSON has no word for."""
-    return None if isinstance(value, float) and np.isnan(value) else value
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with None for nan, which JSON has no word for."""
+    return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()}

@@ -99,6 +99,7 @@ class Search:
         strategy = seeds.strategy(self.problem, ledger)
         self.state = State(self.problem, self.answers, self.losses, strategy, self.report)
         self.state.replay()
+        self._require_successes()
         self._ended = self._had_ended()
         if self._is_complete():
             self.report("complete", {"candidates": len(self.candidates)})
@@ -200,7 +201,10 @@ class Search:
 
         Where a session left candidates waiting, items or time were used up, and may not be now.
         """
-        if self.ledger.at("confirmed") <= self.ledger.at("ask") or self._may_ask():
+        known = max(self.ledger.at("ask"), self.ledger.at("tell"))
+        if self.ledger.at("confirmed") <= known or self._may_ask():
+            return False
+        if self.outstanding and not self._is_over():
             return False
         waited = (self.ledger.last("stopped") or {}).get("waiting", 0)
         return not (waited and self._allowed())
@@ -281,8 +285,12 @@ class Search:
     def _tell(self, ready: Sequence[Candidate]) -> None:
         self._ready.clear()
         self.state.tell(ready)
+        self._require_successes()
+        self.report("told", {"search": self, "told": list(ready)})
+        self.state.revise(self._may_ask())
+
+    def _require_successes(self) -> None:
+        """Raise TooManyFailures, in every session, where most of the last candidates failed."""
         told = (c for c in reversed(self.candidates) if c.told)
         failed = [c.key if c.failed else None for c in islice(told, WINDOW)]
         too_many(failed[::-1], self.answers.failures, self.desk.traces)
-        self.report("told", {"search": self, "told": list(ready)})
-        self.state.revise(self._may_ask())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -14,7 +15,7 @@ import numpy as np
 
 from evomerge import errors
 from evomerge.files.items import SPLITS
-from evomerge.front import Front, Point, Tested, afterwards, number, stacked
+from evomerge.front import Front, Point, Tested, afterwards, plain, stacked
 from evomerge.maths import intervals, pareto
 from evomerge.objectives import Losses, anchor
 from evomerge.preferences import Preference
@@ -195,7 +196,8 @@ class Run(Recorded):
         for name, margin in self.confirmed.get("kept", {}).get(self.chosen.label, {}).items():
             wanted = Keep(**self.recipe["keep"][name]).wanted()
             test = self._column(self.chosen.key, name, "test")
-            rows.append({"keep": name, "wanted": wanted, **margin, "test": float(test.mean())})
+            mean = float(test.mean()) if len(test) else math.nan
+            rows.append({"keep": name, "wanted": wanted, **margin, "test": mean})
         return rows
 
     def comparisons(self) -> list[dict[str, Any]]:
@@ -281,11 +283,8 @@ class Run(Recorded):
             {
                 "front": self.front.rows(),
                 "baselines": self.baselines.rows(),
-                "chosen_against": [
-                    {key: number(value) for key, value in row.items()}
-                    for row in self.comparisons()
-                ],
-                "kept": self.kept(),
+                "chosen_against": [plain(row) for row in self.comparisons()],
+                "kept": [plain(row) for row in self.kept()],
                 "further": self.further.rows(),
                 "knee": self.knee.label,
                 "looks_at_test": self.looks,

@@ -54,7 +54,6 @@ class State:
         self._fitted: int | None = None
         self._drawn: int | None = None
         self._admitted = 0  # since the last fit
-        self._stale = False
 
     @property
     def outstanding(self) -> dict[int, Candidate]:
@@ -104,8 +103,9 @@ class State:
     def tell(self, ready: Sequence[Candidate]) -> None:
         """Record what is known of candidates who have answered, then tell the strategy."""
         for candidate in ready:
-            candidate.failed = candidate.key in self.answers.failures
-            if not candidate.failed:
+            if self.answers.failed(candidate.key, candidate.places):
+                candidate.fail()
+            else:
                 self._estimate(candidate)
         body = [candidate.observed() for candidate in ready]
         self.ledger.append("tell", body)
@@ -169,12 +169,11 @@ class State:
             keys = [c.key for c in self._known() if c.id not in self.outstanding]
             views = self.estimation.refitted(keys)
             body = {"told": self.candidates.told, "banks": views}
-            self.ledger.append("calibrated", body)
-            self._use_views(body)
+            with self.ledger.together():  # a resumed search tells nobody a second time
+                self.ledger.append("calibrated", body)
+                self._use_views(body)
+                self._tell_again()
             self._say(views)
-        if self._stale:
-            self._stale = False
-            self._tell_again()
         if more and self._items_are_due():
             share = self.fidelity.rotates if self._drawn else 1.0
             chosen = self.chosen.choose(self._fitted or 0, self.estimation, self._front(), share)
@@ -243,7 +242,7 @@ class State:
 
     def _use_views(self, body: Mapping[str, Any]) -> None:
         self.estimation.use(body["banks"], self.where)
-        self._fitted, self._stale, self._admitted = body["told"], True, 0
+        self._fitted, self._admitted = body["told"], 0
 
     def _use_items(self, body: Mapping[str, Any]) -> None:
         self.chosen.use(body["blocks"], self.where)

@@ -70,7 +70,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def _state(ledger: Ledger, writer: str | None) -> str:
     asked = ledger.at("ask")
-    if ledger.at("confirmed") > asked:
+    if ledger.at("confirmed") > max(asked, ledger.at("tell")):
         return "confirmed"
     if ledger.at("stopped") > asked:
         stage = "confirmation"

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from evomerge.console import Table, faint
+from evomerge.console import Table, faint, score
 from evomerge.files import plain
 from evomerge.front import Front, Point, named, shown, spread
 from evomerge.report import remarks
@@ -41,7 +41,7 @@ def show(out: Console, run: Run) -> None:
         table = Table("has to keep", "wanted", "margin on validation", "lower bound", "test")
         for row in kept:
             margins = (f"{row['mean']:+.3f}", f"{row['low']:+.3f}")
-            table.add_row(row["keep"], row["wanted"], *margins, f"{row['test']:.3f}")
+            table.add_row(row["keep"], row["wanted"], *margins, score(row["test"]))
         out.print(table)
     out.print(
         "nondom.: how probable it is that no other point here, baselines included, beats this one"

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import evomerge
-from evomerge import budget, confirm, errors, worker
+from evomerge import budget, confirm, errors, status, worker
 from evomerge.files.ledger import Ledger
 from evomerge.loop import Search
 from evomerge.pace import BUILD, Pace
@@ -108,9 +108,9 @@ def timed(family, tmp_path, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(worker, "perf_counter", clock)
 
-    def start(seconds, takes):
+    def start(seconds, takes, **more):
         recipe = families.recipe(
-            family, budget={"seconds": seconds}, strategy="sobol", batch=30,
+            family, budget={"seconds": seconds, **more}, strategy="sobol", batch=30,
             objectives={"one": str(family / "one.jsonl")},
         )  # fmt: skip
         calls = []
@@ -179,6 +179,20 @@ def test_an_objective_that_gets_slow_breaks_no_deadline(timed, steps):
     assert 400 < timed.clock.now - begun <= 500
     run = timed(400, lambda call: 0)
     assert run.is_confirmed and len(run.asked()) > 0
+
+
+def test_who_was_not_answered_in_time_is_where_there_is_more(timed):
+    """The time ends while one of three is answered; then there is more of it."""
+    with pytest.raises(errors.Unconfirmed):
+        timed(400, lambda call: 10 if call <= 8 else 100)
+    left = timed(400, lambda call: 0)
+    told = left.spent()["items"]
+    asked = len(left.asked())
+    assert left.is_confirmed and status.read(left.folder)["told"] < asked
+    longer = timed(4000, lambda call: 0, candidates=asked)
+    assert status.read(left.folder)["told"] == len(longer.asked()) == asked
+    assert longer.confirmed["looks"] == 2 and longer.spent()["items"] > told
+    assert status.read(left.folder)["state"] == "confirmed"
 
 
 def test_a_time_too_short_for_one_candidate(timed):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from evomerge.console import score
 from evomerge.files.writer import atomic_text
 from evomerge.report import style
 
@@ -190,5 +191,4 @@ def _table(found: Similarity) -> str:
 
 def _cell(numbers: dict[str, float], key: str) -> str:
     value, chance = numbers[key], numbers.get(f"{key}_chance", math.nan)
-    shown = f"{value:.3f}" if math.isfinite(value) else "-"
-    return shown + (f" <small>chance {chance:.3f}</small>" if math.isfinite(chance) else "")
+    return score(value) + (f" <small>chance {chance:.3f}</small>" if math.isfinite(chance) else "")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from plotly.offline import get_plotlyjs
 
+from evomerge.console import score
 from evomerge.files.writer import atomic_text
 from evomerge.front import named, shown, spread
 from evomerge.report import plots, remarks, style
@@ -160,10 +161,8 @@ def _row(run: Run, point: Point) -> str:
     kind = run.kind(point)
     word = " ★ chosen, knee" if point.chosen and run.knee.chosen else words.get(kind, "")
     cells = _cells(point, len(run.objectives))
-    mean = point.mean("test")
-    number = f"{mean:.3f}" if mean == mean else "-"
-    style = ' class="chosen"' if point.chosen else ""
-    cells += f"<td><b>{number}</b></td><td>{run.front.stays(point)}</td>"
+    style, mean = ' class="chosen"' if point.chosen else "", point.mean("test")
+    cells += f"<td><b>{score(mean)}</b></td><td>{run.front.stays(point)}</td>"
     return f"<tr{style}><td>{_safe(point.label)}{word}</td>{cells}</tr>"
 
 
@@ -201,7 +200,7 @@ def _kept(run: Run) -> str:
     """What the chosen point had to keep, and whether it does; nothing without such a wish."""
     rows = "".join(
         f"<tr><td>{_safe(row['keep'])}</td><td>{_safe(row['wanted'])}</td>"
-        f"<td>{row['mean']:+.3f}</td><td>{row['low']:+.3f}</td><td>{row['test']:.3f}</td></tr>"
+        f"<td>{row['mean']:+.3f}</td><td>{row['low']:+.3f}</td><td>{score(row['test'])}</td></tr>"
         for row in run.kept()
     )
     if not rows:
