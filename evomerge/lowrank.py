@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,11 @@ def save_adapter(
     folder: Path,
     rank: int,
     *,
-    card: str,
+    card: Callable[..., str],
     extra_json: Mapping[str, object],
 ) -> Path:
-    """Write a plan's model as an adapter in PEFT's layout, with `fit.json` on what is lost.
+    """Write a plan's model as an adapter in PEFT's layout, with `fit.json` on what is lost, which
+    is also what `card` is made of.
 
     Matrices get `rank` at most; what has no rank, such as norms and biases, is saved whole.
     Raises RecipeError for a plan that no adapter of its base can hold.
@@ -74,14 +75,20 @@ def save_adapter(
     # a weight comes before its bias: whether that goes with it decides where the bias goes
     for name in sorted(draft.merged.mergeable, key=lambda name: name.endswith(".bias")):
         draft.add(name)
+    fit = draft.fit.to_json()
     files = {
         WEIGHTS: save(draft.tensors, metadata={"format": "pt"}),
         CONFIG: json.dumps(draft.config, indent=2).encode(),
-        FIT: json.dumps(draft.fit.to_json(), indent=1).encode(),
-        "README.md": card.encode(),
+        FIT: json.dumps(fit, indent=1).encode(),
+        "README.md": card(adapter=_said(rank, fit)).encode(),
         **{name: json.dumps(value, indent=1).encode() for name, value in extra_json.items()},
     }
     return writer.write_files(folder, files)
+
+
+def _said(rank: int, fit: Mapping[str, Any]) -> str:
+    lost = f"{fit['relative error']:.1%} of what the merge changes ({FIT})"
+    return f"This is a LoRA adapter of rank {rank}; it leaves out {lost}."
 
 
 class Draft:

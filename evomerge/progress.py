@@ -110,7 +110,8 @@ class Shown:
         self.console.print(f"complete: {facts['candidates']} candidates, front confirmed")
 
     def _on_confirmed(self, facts: Mapping[str, Any]) -> None:
-        self.console.print(f"confirmed: {len(facts['front'])} points in the front")
+        n = len(facts["front"])
+        self.console.print(f"confirmed: {n} point{'s' * (n != 1)} in the front")
 
 
 def summary(search: Search) -> str:

@@ -130,13 +130,15 @@ class Problem:
             yield "this processor is slow at bfloat16: `dtype: float32` takes a fraction of that"
         yield from checks.too_large(self.recipe, self.banks)
         named = self.recipe.strategy
-        decided = plugins.explain(named.name, named.options, self.space, self.objectives)
-        yield from [decided] if decided else []
+        if decided := plugins.explain(named.name, named.options, self.space, self.objectives):
+            yield decided
         seen = {self.base.sha256: "the base"}
-        for name, expert in self.experts.items():
-            if expert.sha256 in seen:
-                yield f"expert '{name}' is the same model as {seen[expert.sha256]}"
-            seen.setdefault(expert.sha256, f"expert '{name}'")
+        for (name, one), source in zip(self.experts.items(), self.inputs.sources[1:], strict=True):
+            if one.sha256 in seen:
+                yield f"expert '{name}' is the same model as {seen[one.sha256]}"
+            elif getattr(source, "adds_nothing", False):
+                yield f"expert '{name}' is an adapter that adds nothing: it is the base"
+            seen.setdefault(one.sha256, f"expert '{name}'")
 
     def portable(self) -> dict[str, Any]:
         """The recipe with absolute paths, so that it can be run from anywhere."""
@@ -243,11 +245,9 @@ def _opened(
 
 
 def _portable(reference: str, item: Input) -> str:
-    return (
-        reference
-        if reference.startswith("zoo:")
-        else item.origin or str(Path(item.path).resolve())
-    )
+    if reference.startswith("zoo:"):
+        return reference
+    return item.origin or str(Path(item.path).resolve())
 
 
 def named(references: Iterable[str | Path]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -67,16 +68,17 @@ def write(
     for a weight that is not finite, MachineError where the disk does not allow it.
     """
     shard_bytes = size(shard_size, "shard size")
-    card = writer.card(
-        title or Path(folder).name, base=base or _called(plan.base),
+    card = partial(
+        writer.card, title or Path(folder).name, base=base or _called(plan.base),
         experts=experts or [_called(item) for item in plan.experts], plan=plan.key,
         command=command, scores=scores, notes=notes,
     )  # fmt: skip
     workshop, extra = Workshop.of(plan), {"plan.json": plan.model_dump(mode="json")}
     if adapter is not None:
-        return save_adapter(plan, workshop, Path(folder), adapter, card=card, extra_json=extra)
+        target = Path(folder)
+        return save_adapter(plan, workshop, target, adapter, card=card, extra_json=extra)
     return save(
-        plan, workshop, Path(folder), told=told, card=card, extra_json=extra,
+        plan, workshop, Path(folder), told=told, card=card(), extra_json=extra,
         shard_bytes=shard_bytes,
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from evomerge.inputs import Opened
 from evomerge.interop import export, plans
 from evomerge.lowrank import save_adapter
 from evomerge.materialize import Merged, Workshop
+from evomerge.recipe import resolve
 from tests import families
 
 GOLDEN = Path(__file__).with_name("peft.safetensors")
@@ -32,6 +33,10 @@ def recorded(case: str, part: str) -> dict[str, torch.Tensor]:
     with safe_open(GOLDEN, "pt") as file:
         names = [name for name in file.keys() if name.startswith(start)]  # noqa: SIM118
         return {name.removeprefix(start): file.get_tensor(name) for name in names}
+
+
+def card(adapter: str) -> str:
+    return adapter
 
 
 def save(place: Path, tensors, config) -> Path:
@@ -97,7 +102,12 @@ GOOD = pair(A=torch.ones(2, 5), B=torch.ones(3, 2))
         (GOOD, {"peft_type": "IA3"}, "peft_type is 'IA3', expected 'LORA'"),
         (GOOD, {"use_dora": True}, "use_dora is True"),
         (GOOD, {"init_lora_weights": "pissa_niter_4"}, "which changed the base"),
-        (GOOD, {"r": 0}, "r: expected a number above 0"),
+        (GOOD, {"r": 0}, "r: expected a whole number above 0"),
+        (GOOD, {"r": 2.5}, "r: expected a whole number above 0, got 2.5"),
+        (GOOD, {"rank_pattern": {"([a-z.]+)+!": 2}}, "rank_pattern: {'([a-z.]+)+!': 2} is not us"),
+        (GOOD, {"alpha_pattern": {".*.*.*.*w": 2}}, "at most 3 parts of any length"),
+        (GOOD, {"alpha_pattern": {"m.(w": 2}}, "alpha_pattern: {'m.(w': 2} is not usable"),
+        ({}, {}, "adapter_model.safetensors: has no tensors"),
         (GOOD, {"lora_alpha": None}, "lora_alpha: expected a number above 0, got None"),
         (GOOD, {"r": 3}, "rank mismatch: A is (2, 5), B is (3, 2), adapter_config.json says r"),
         (pair(A=torch.ones(2, 5), B=torch.ones(3, 1)), {}, "rank mismatch"),
@@ -220,13 +230,17 @@ def test_the_best_point_loses_what_the_singular_values_say(searched, tmp_path):
     fit = json.loads((folder / adapters.FIT).read_text())
     assert fit["relative error"] == pytest.approx((lost / total) ** 0.5, abs=1e-4)
     assert fit["relative error there"] >= fit["relative error"]
+    card = (folder / "README.md").read_text()
+    assert "library_name: peft" in card and "base_model_relation: adapter" in card
+    assert f"rank 1; it leaves out {fit['relative error']:.1%} of what the merge" in card
+    assert "The scores are those of the whole merge" in card and "| one |" in card
 
 
 def test_norms_biases_and_tied_words_are_saved_whole(family, tmp_path):
     experts = {name: family / name for name in ("left", "right")}
     plan = api.plan_of(family / "base", experts, "linear")
     workshop = Workshop.of(plan)
-    folder = save_adapter(plan, workshop, tmp_path / "out", 64, card="", extra_json={})
+    folder = save_adapter(plan, workshop, tmp_path / "out", 64, card=card, extra_json={})
     kept = load_file(folder / adapters.WEIGHTS)
     assert "base_model.model.model.norm.weight" in kept
     back = Adapted(workshop.checkpoints[plan.base.sha256], Adapter.open(folder))
@@ -257,7 +271,7 @@ def test_learned_positions_beside_tied_words_have_no_head(of, tmp_path):
                 parameter.add_(torch.randn_like(parameter), alpha=0.01)
     plan = api.plan_of(places[0], {"a": places[1], "b": places[2]}, "linear", dtype="float32")
     workshop = Workshop.of(plan)
-    folder = save_adapter(plan, workshop, tmp_path / "out", 64, card="", extra_json={})
+    folder = save_adapter(plan, workshop, tmp_path / "out", 64, card=card, extra_json={})
     back = Adapted(workshop.checkpoints[plan.base.sha256], Adapter.open(folder))
     merged = Merged(plan, workshop)
     assert back.tied and set(back.tensors) == set(merged.tensors)
@@ -272,6 +286,23 @@ def test_an_adapter_of_another_base_is_refused(refused, family, trained, tmp_pat
     )
     (tmp_path / "r.yaml").write_text(json.dumps(recipe))
     refused("plan", tmp_path / "r.yaml", code=3, says=["says that its base is", "sha256"])
+
+
+@pytest.mark.parametrize("pattern", ["w", r"m\.w", r"^m.(v|w)", ".*w", r"[a-z]+\.w"])
+def test_patterns_of_names_are_matched(tmp_path, pattern):
+    base = Checkpoint.open(model(tmp_path / "base", {"m.w.weight": torch.zeros(3, 5)}))
+    config = {**LORA, "r": 7, "rank_pattern": {pattern: 2}, "alpha_pattern": {pattern: 6}}
+    adapted = Adapted(base, Adapter.open(save(tmp_path / "adapter", GOOD, config)))
+    assert torch.equal(adapted.read("m.w.weight"), torch.full((3, 5), 6.0))
+
+
+def test_an_adapter_that_was_never_trained_is_pointed_out(trained, family, tmp_path):
+    config = json.loads((trained / "left" / adapters.CONFIG).read_text())
+    factors = load_file(trained / "left" / adapters.WEIGHTS)
+    zero = {name: t * 0 if "lora_B" in name else t for name, t in factors.items()}
+    experts = {"left": str(trained / "left"), "new": str(save(tmp_path / "new", zero, config))}
+    notes = list(resolve(families.recipe(family, experts=experts)).notes())
+    assert notes == ["expert 'new' is an adapter that adds nothing: it is the base"]
 
 
 def test_the_command_prints_what_an_adapter_loses(run, searched, tmp_path):

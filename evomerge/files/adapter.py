@@ -11,12 +11,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from evomerge import errors
-from evomerge.files import header, plain
+from evomerge.files import header, peft, plain
 from evomerge.files.checkpoint import EMBEDDINGS, HEADS, Checkpoint, TensorInfo, module
 from evomerge.files.folder import inside
 
@@ -28,13 +27,6 @@ BLOCK = 2**14
 """Entries of an update computed at a time, from fixed rows on: any extent has the same bits."""
 PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.(weight|bias))?$")
-_CHANGES_MORE = (
-    *("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config"),
-    *("layer_replication", "target_parameters", "trainable_token_indices", "kasa_config"),
-    *("monteclora_config", "megatron_config"),
-)
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that also take the first update from the base."""
 
 
 class Adapter(Checkpoint):
@@ -49,37 +41,17 @@ class Adapter(Checkpoint):
     @classmethod
     def _open(cls, folder: Path, name: str, where: str) -> Adapter:
         config = plain.read_json(inside(folder, CONFIG, where), f"{where}/{CONFIG}")
-        _check_kind(config, where)
+        peft.check(config, where)
         path = inside(folder, WEIGHTS, where)
         if not path.is_file():
             raise errors.InputError(f"{where}: has no {WEIGHTS}; adapters are safetensors")
         headers = header.read(path, f"{where}/{WEIGHTS}")
+        if not headers:
+            raise errors.InputError(f"{where}/{WEIGHTS}: has no tensors: it adds nothing")
         return cls(folder, name or folder.resolve().name, config, {WEIGHTS: headers})
 
     def _settle_ties(self) -> bool:
         return False
-
-
-def _check_kind(config: Mapping[str, Any], where: str) -> None:
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise errors.InputError(f"{where}: peft_type is {plain.shown(kind)}, expected 'LORA'")
-    for key in _CHANGES_MORE:
-        if config.get(key):
-            raise errors.InputError(
-                f"{where}: {key} is {plain.shown(config[key])}: only what LoRA and rsLoRA add is "
-                "known; merge it into its base with PEFT, then give the whole model"
-            )
-    begun = config.get("init_lora_weights")
-    if isinstance(begun, str) and begun.lower().startswith(_CHANGES_BASE):
-        raise errors.InputError(
-            f"{where}: init_lora_weights is '{begun}', which changed the base before training; "
-            "save it with PEFT's path_initial_model_for_weight_conversion"
-        )
-    for key in ("r", "lora_alpha"):
-        if not isinstance(config.get(key), int | float) or not config[key] > 0:
-            got = plain.shown(config.get(key))
-            raise errors.InputError(f"{where}: {key}: expected a number above 0, got {got}")
 
 
 @dataclass(frozen=True)
@@ -150,6 +122,12 @@ class Adapted:
         info = self.tensors[name]
         return self.read_flat(name, 0, info.numel).view(info.shape)
 
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether it is the base, as an adapter that was never trained."""
+        changes = (u.left.any() and u.right.any() for u in self._updates.values())
+        return not self._from and not any(changes)
+
     def updates(self) -> Mapping[str, Update]:
         """What LoRA adds, by the names of the base's tensors."""
         return self._updates
@@ -198,7 +176,8 @@ class Adapted:
         if set(parts) != set(wanted):
             got = " and ".join(sorted(parts))
             self._refuse(name, f"the adapter has {got}, expected {' and '.join(wanted)}")
-        rank = self._rank(target.rpartition(".")[0])
+        path, config = target.rpartition(".")[0], self.adapter.config
+        rank = peft.rank(config, path, self._where)
         if bias:
             pair = (self.adapter.read(parts["B"])[:, None], torch.ones(1, 1))
         else:
@@ -210,7 +189,7 @@ class Adapted:
                     f"{CONFIG} says r = {rank}",
                 )
             pair = self._factors(name, a, b, embedding)
-        scale = self._scale(target.rpartition(".")[0], rank)
+        scale = peft.scale(config, path, rank, self._where)
         info = self.tensors.get(name) or self.base.tensors[self._head_of[name]]
         self.tensors[name] = replace(info, name=name, dtype=torch.float32)
         self._updates[name] = Update(*pair, scale)
@@ -229,26 +208,6 @@ class Adapted:
         if stored != (plain_shape[::-1] if turned else plain_shape):
             self._refuse(name, f"the adapter's is {plain_shape}, the base's {info.shape}")
         return (a.T.contiguous(), b.T.contiguous()) if turned else (b, a)
-
-    def _rank(self, path: str) -> int:
-        return int(self._by_pattern("rank_pattern", path, self.adapter.config["r"]))
-
-    def _scale(self, path: str, rank: int) -> float:
-        alpha = self._by_pattern("alpha_pattern", path, self.adapter.config["lora_alpha"])
-        return alpha / (math.sqrt(rank) if self.adapter.config.get("use_rslora") else rank)
-
-    def _by_pattern(self, key: str, path: str, default: float) -> float:
-        """The value of the first pattern that a module's path ends with, as PEFT looks it up."""
-        patterns = self.adapter.config.get(key) or {}
-        try:
-            found = (p for p in patterns if re.match(rf"(.*\.)?({p})$", path))
-            return float(patterns[next(found)])
-        except StopIteration:
-            return default
-        except (re.error, TypeError, ValueError):
-            raise errors.InputError(
-                f"{self._where}: {key}: {plain.shown(patterns)} is not usable"
-            ) from None
 
     def _target(self, path: str) -> str:
         """The base's tensor that a path of the adapter means; prefixes may differ."""

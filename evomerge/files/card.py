@@ -22,36 +22,52 @@ def card(
     scores: Sequence[tuple[str, float, float, float]] = (),
     command: str = "",
     notes: Sequence[str] = (),
+    adapter: str = "",
 ) -> str:
     """A README.md: origin, key of the `plan`, `scores` (objective, score, 95 % low, high), and
-    `notes`, what to know before the scores are believed. Of paths it has the last parts alone."""
+    `notes`, what to know before the scores are believed. Of paths it has the last parts alone.
+
+    `adapter` says, of one that is no whole model, what it leaves out.
+    """
     base, experts = _named(base), [_named(expert) for expert in experts]
-    front = {
-        "library_name": "transformers",
-        "base_model": list(dict.fromkeys(_one_line(name) for name in (base, *experts))),
-        "base_model_relation": "merge",
-        "tags": ["merge", "evomerge"],
-    }
-    header = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=10**6)
+    if adapter:
+        header = _header("peft", "adapter", [base])
+    else:
+        header = _header("transformers", "merge", [base, *experts])
     parts = [
         f"---\n{header}---\n",
         f"# {escape(title)}\n",
         f"A merge of {_sentence(experts)}, fine-tuned from {escape(base)}, found by evomerge.\n",
     ]
+    if adapter:
+        scored = " The scores are those of the whole merge, not of this." if scores else ""
+        parts.append(f"**Note:** {escape(adapter)}{scored}\n")
     if scores:
-        rows = [
-            f"| {escape(name)} | {score:.3f} | {low:.3f} to {high:.3f} |"
-            for name, score, low, high in scores
-        ]
-        parts.append(
-            "\n".join(["| objective | score | 95 % interval |", "|---|---|---|", *rows, ""])
-        )
+        parts.append(_table(scores))
     parts += [f"**Note:** {escape(note)}\n" for note in notes]
     parts.append(f"Plan: `{plan}`\n")
     if command:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
         parts.append(f"{fence}\n{_without_folders(command)}\n{fence}\n")
     return "\n".join(parts)
+
+
+def _header(library: str, relation: str, models: Sequence[str]) -> str:
+    front = {
+        "library_name": library,
+        "base_model": list(dict.fromkeys(map(_one_line, models))),
+        "base_model_relation": relation,
+        "tags": ["merge", "evomerge"],
+    }
+    return yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=10**6)
+
+
+def _table(scores: Sequence[tuple[str, float, float, float]]) -> str:
+    rows = [
+        f"| {escape(name)} | {score:.3f} | {low:.3f} to {high:.3f} |"
+        for name, score, low, high in scores
+    ]
+    return "\n".join(["| objective | score | 95 % interval |", "|---|---|---|", *rows, ""])
 
 
 def escape(text: str) -> str:
