@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 
+from evomerge import errors
 from evomerge.console import Table
 from evomerge.files import lock
 from evomerge.files.ledger import Ledger
@@ -31,6 +33,9 @@ REASONS = 5
 
 SHOWN = 20
 """Points of an unconfirmed front that are shown."""
+
+STILL = ("run", "writer", "looks at test", "seconds since last event")
+"""What somebody who watches a run knows, or sees."""
 
 UNCONFIRMED = "scores of the search, not confirmed: the best of many look better than they are"
 
@@ -133,42 +138,75 @@ def front(
     return rows
 
 
-def front_table(facts: dict[str, Any]) -> Table:
-    """The front of the search, marked as what it is."""
+def front_table(facts: dict[str, Any], most: int = SHOWN) -> Table:
+    """The best `most` of the front of the search, marked as what it is."""
     rows = facts["front"]
     names = [key for key in rows[0] if key not in ("point", "items", LACKING)] if rows else []
     lacking = [LACKING] if any(row[LACKING] for row in rows) else []
     table = Table("point", *names, "items", *lacking, title=UNCONFIRMED, title_justify="left")
-    for row in rows[:SHOWN]:
+    for row in rows[:most]:
         scores = ("-" if row[name] is None else f"{row[name]:.3f}" for name in names)
         marks = ["yes" if row[LACKING] else "no" for _ in lacking]
         table.add_row(row["point"], *scores, str(row["items"]), *marks)
-    if len(rows) > SHOWN:
-        table.caption = f"and {len(rows) - SHOWN} more (--json)"
+    if len(rows) > most:
+        table.caption = f"and {len(rows) - most} more (--json)"
     return table
 
 
 def show(out: Console, run: Path, *, watch: bool, as_json: bool) -> None:
-    """Print it; with `watch`, again and again until nobody writes into the run."""
+    """Print it; with `watch`, again and again until nobody writes into the run, or Ctrl-C."""
+    if watch and as_json:
+        raise errors.RecipeError(
+            "--watch: is for people; for a program, repeat it without --watch"
+        )
     facts = read(run)
     if as_json:
         print(json.dumps(facts, indent=1))
-        return
-    if not watch:
+    elif not watch:
         out.print(_shown(facts))
+    else:
+        with suppress(KeyboardInterrupt):  # which ends no search
+            _watch(out, run, facts)
+
+
+def _watch(out: Console, run: Path, facts: dict[str, Any]) -> None:
+    if out.is_terminal:
+        with Live(_fitting(out, facts), console=out, auto_refresh=False) as live:
+            while facts["writer"]:
+                time.sleep(EVERY)
+                facts = read(run)
+                live.update(_fitting(out, facts), refresh=True)
         return
-    with Live(_shown(facts), console=out, auto_refresh=False) as live:
-        while facts["writer"]:
-            time.sleep(EVERY)
-            facts = read(run)
-            live.update(_shown(facts), refresh=True)
+    said = ""
+    while facts["writer"]:
+        line = (
+            f"{facts['state']}: {facts['told']:,} of {facts['candidates']:,} candidates told, "
+            f"{facts['failed']:,} failed, {facts['items']:,} items"
+        )
+        if line != said:
+            out.print(line, soft_wrap=True, highlight=False)
+        said = line
+        time.sleep(EVERY)
+        facts = read(run)
+    out.print(_shown(facts))
 
 
-def _shown(facts: dict[str, Any]) -> Group:
+def _fitting(out: Console, facts: dict[str, Any]) -> Group:
+    """What changes, with as many points as there is room for on the screen."""
+    facts = {key: value for key, value in facts.items() if key not in STILL}
+    for most in range(SHOWN, 0, -1):
+        shown = _shown(facts, most)
+        if len(out.render_lines(shown)) < out.size.height:
+            return shown
+    return _shown(facts, 0)
+
+
+def _shown(facts: dict[str, Any], most: int = SHOWN) -> Group:
     table = Table(show_header=False)
     reasons = [f"{n} x {reason}" for reason, n in facts["reasons"].items()]
-    for key, value in {**facts, "reasons": reasons or None}.items():
+    writer = (facts.get("writer") or "").partition(", boot ")[0]
+    for key, value in {**facts, "reasons": reasons or None, "writer": writer or None}.items():
         if key != "front" and value not in ({}, None):
             table.add_row(key, words(value))
     unconfirmed = facts["front"] and facts["state"] != "confirmed"
-    return Group(table, *([front_table(facts)] if unconfirmed else []))
+    return Group(table, *([front_table(facts, most)] if unconfirmed else []))

@@ -1,10 +1,14 @@
 """How far a run is, before, while and after it works; and what a bug report holds."""
 
+import io
 import json
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 import evomerge
 from evomerge import errors, status
@@ -52,6 +56,46 @@ def test_the_state_of_a_run_and_its_own_front(family, tmp_path, run):
     evomerge.search(recipe, tmp_path / "run", objectives={"looked": looked})
     assert status.read(tmp_path / "run")["state"] == "confirmed"
     assert seen[-1]["state"] == "in its confirmation"
+
+
+def test_a_look_is_a_line_where_there_is_no_terminal(family, tmp_path, run, monkeypatch):
+    """Ctrl-C ends the looking, and nothing else."""
+    looks = []
+
+    def wait(seconds):
+        if len(looks) > 1:
+            raise KeyboardInterrupt
+        looks.append(seconds)
+
+    def looked(model, tokenizer):
+        if len(found := list(tmp_path.glob("run/ledger.sqlite"))) and not looks:
+            said.append(run("status", found[0].parent, "--watch"))
+        return 0.5
+
+    said = []
+    monkeypatch.setattr(status, "time", SimpleNamespace(sleep=wait, time=time.time))
+    recipe = families.recipe(family, budget={"candidates": 3}, strategy="sobol")
+    assert evomerge.search(recipe, tmp_path / "run", objectives={"looked": looked}).is_confirmed
+    line = "in its base and experts: 0 of 0 candidates told, 0 failed, 0 items"
+    assert said == [(0, f"{line}\n", "")] and looks == [status.EVERY] * 2
+
+
+def test_a_look_fits_the_screen(tmp_path, family):
+    recipe = families.recipe(family, budget={"candidates": 6})
+    run = evomerge.search(recipe, tmp_path / "run")
+    facts = status.read(run.folder) | {"state": "in its search", "writer": "pid 7 on me, boot x"}
+    facts["front"] = facts["front"][:1] * 30
+    for width, height, fewest in ((60, 20, 1), (60, 24, 5), (80, 24, 6), (200, 100, status.SHOWN)):
+        screen = Console(file=io.StringIO(), width=width, height=height, force_terminal=True)
+        screen.print(status._fitting(screen, facts))
+        shown = screen.file.getvalue()
+        assert shown.count("\n") <= height and shown.count("c") > 0 and "boot" not in shown
+        points = sum(facts["front"][0]["point"] in line for line in shown.splitlines())
+        assert fewest <= points <= status.SHOWN and "more (--json)" in shown, points
+
+
+def test_watching_is_not_for_programs(refused, tmp_path):
+    refused("status", tmp_path, "--watch", "--json", code=errors.USAGE, says="repeat it without")
 
 
 WINDOWS = """
