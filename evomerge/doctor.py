@@ -7,17 +7,18 @@ import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evomerge import heap, zoo
+from evomerge import heap, packages, zoo
 from evomerge.files import mounts
-from evomerge.session import version
 
 LIBRARIES = (
     "evomerge", "torch", "transformers", "safetensors", "huggingface-hub", "numpy", "scipy",
     "pymoo", "cma", "moocore", "ray", "pydantic", "plotly",
 )  # fmt: skip
+FAULT = "does not work"
 
 
 def examine(folder: Path, *, ray: bool = True) -> dict[str, Any]:
@@ -25,23 +26,33 @@ def examine(folder: Path, *, ray: bool = True) -> dict[str, Any]:
 
     `folder` is where runs would be. With `ray`, a cluster of one worker is started and ended.
     """
+    variables = sorted(name for name in os.environ if name.startswith(("EVOMERGE_", "RAY_")))
+    broken = list(packages.broken(LIBRARIES))  # which may set variables of their own
     found: dict[str, Any] = {
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": {name: packages.version(name) for name in LIBRARIES},
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "memory (bytes)": heap.memory(),
-        "devices": _devices(),
+        "devices": _found(_devices),
         "folders": {
             "runs": _folder(folder),
             "cache (EVOMERGE_HOME)": _folder(zoo.home()),
             "temporary": _folder(Path(tempfile.gettempdir())),
         },
-        "variables": sorted(name for name in os.environ if name.startswith(("EVOMERGE_", "RAY_"))),
-        "ray": _ray() if ray else "not tried",
+        "variables": variables,
+        "ray": _found(_ray) if ray else "not tried",
     }  # fmt: skip
-    return {**found, "problems": _problems(found)}
+    return {**found, "problems": [*broken, *_problems(found)]}
+
+
+def _found(look: Callable[[], Any]) -> Any:
+    """What there is, or why that can not be said."""
+    try:
+        return look()
+    except Exception as error:  # whatever it is, that is the finding
+        return f"{FAULT}: {type(error).__name__}: {error}".splitlines()[0]
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -63,37 +74,36 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _folder(folder: Path) -> dict[str, Any]:
-    """The nearest folder that is there: its file system, what is free, whether one can write."""
-    there = folder.absolute()
+    """The nearest folder that is there: its file system, what is free, whether one can write; and
+    what is no folder, a file or a link to nowhere, where one is to be."""
+    there, other = folder.absolute(), None
     while not there.is_dir():
+        other = there if os.path.lexists(there) else other
         there = there.parent
     kind = mounts.file_system(there)
     return {
-        "path": str(there),
+        "path": str(other or there),
         "file system": kind,
         "free (bytes)": shutil.disk_usage(there).free,
-        "writable": os.access(there, os.W_OK),
+        "writable": other is None and os.access(there, os.W_OK),
         "journal": mounts.journal(kind),
     }
 
 
 def _ray() -> str:
-    """`ok`, or why a local cluster does not start."""
+    """`ok`, once a local cluster has been started and ended."""
     from evomerge.executors import ray
 
-    try:
-        return ray.examine()
-    except Exception as error:  # whatever it is, that is the finding
-        return f"does not start: {type(error).__name__}: {error}".splitlines()[0]
+    return ray.examine()
 
 
 def _problems(found: dict[str, Any]) -> list[str]:
     lines = [f"{n} is not installed" for n, v in found["versions"].items() if v == "missing"]
     for name, folder in found["folders"].items():
         if not folder["writable"]:
-            lines.append(f"{name}: {folder['path']} can not be written")
+            reason = "can not be written" if Path(folder["path"]).is_dir() else "is no folder"
+            lines.append(f"{name}: {folder['path']} {reason}")
         elif (free := folder["free (bytes)"]) < 5e8:
             lines.append(f"{name}: {free / 1e6:,.0f} MB are free in {folder['path']}")
-    if found["ray"].startswith("does not"):
-        lines.append(f"ray {found['ray']}")
-    return lines
+    faults = [name for name in ("devices", "ray") if str(found[name]).startswith(FAULT)]
+    return [*lines, *(f"{name}: {found[name]}" for name in faults)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 from pathlib import Path
 from typing import Any
 
-from evomerge import __version__, budget, changes, errors
+from evomerge import __version__, budget, changes, errors, packages
 from evomerge.files.ledger import Ledger, begun
 from evomerge.files.writer import atomic_text
 from evomerge.recipe import Problem
@@ -78,15 +77,7 @@ def _dropped(ledger: Ledger, problem: Problem) -> dict[str, list[str]]:
 
 
 def versions() -> dict[str, str]:
-    return {"evomerge": __version__, **{name: version(name) for name in LIBRARIES}}
-
-
-def version(library: str) -> str:
-    """What is installed, without importing it."""
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return "missing"
+    return {"evomerge": __version__, **{name: packages.version(name) for name in LIBRARIES}}
 
 
 def facts(problem: Problem) -> dict[str, Any]:

@@ -243,7 +243,10 @@ def test_a_run_folder_that_is_a_file(refused, family, tmp_path):
     path = command.write(tmp_path, families.recipe(family))
     refused("search", path, "-o", path, code=errors.ENVIRONMENT, says="is a file, expected a")
     inside = path / "run"
-    refused("search", path, "-o", inside, code=errors.ENVIRONMENT, says="can not be written")
+    refused("search", path, "-o", inside, code=errors.ENVIRONMENT, says=f"{path}: is a file, exp")
+    (tmp_path / "runs").symlink_to("nowhere")
+    says = f"{tmp_path / 'runs'}: is a link to nowhere, which is not there"
+    refused("search", path, "-o", tmp_path / "runs/r", code=errors.ENVIRONMENT, says=says)
 
 
 def test_wrong_points_and_targets(refused, finished, tmp_path):

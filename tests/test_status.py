@@ -184,6 +184,25 @@ def test_the_doctor_says_what_a_bug_report_needs(tmp_path, run, monkeypatch):
     assert found["versions"]["torch"] in out and command.ROOT is not None
 
 
+def test_the_doctor_says_what_is_broken(tmp_path, run, monkeypatch):
+    """A package that raises when it is imported, a file and a link where folders have to be."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cma").mkdir()
+    (tmp_path / "cma" / "__init__.py").write_text("raise OSError('libfoo.so: not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cma", raising=False)
+    monkeypatch.setenv("EVOMERGE_HOME", str(tmp_path / "file" / "below"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "runs").symlink_to("nowhere")
+    code, out, _ = run("doctor", "--no-ray", "--json")
+    found = json.loads(out)
+    assert code == errors.ENVIRONMENT and found["problems"][:3] == [
+        "cma can not be imported: OSError: libfoo.so: not found",
+        f"runs: {tmp_path / 'runs'} is no folder",
+        f"cache (EVOMERGE_HOME): {tmp_path / 'file'} is no folder",
+    ]
+
+
 @pytest.mark.slow
 def test_the_doctor_starts_a_cluster(tmp_path):
     whole = [*command.PROGRAM, "doctor", "--json"]

@@ -31,12 +31,13 @@ def take(folder: Path) -> int:
             f"{folder}: this system ({platform.system()}) has no locks of files (fcntl), without "
             "which two searches might write here at once: search on Linux, macOS or in WSL"
         ) from None
-    if folder.is_symlink() and not folder.exists():
-        raise errors.MachineError(
-            f"{folder}: is a link to {folder.readlink()}, which is not there"
-        )
-    if folder.exists() and not folder.is_dir():
-        raise errors.MachineError(f"{folder}: is a file, expected a folder for the run")
+    for part in (folder, *folder.parents):
+        if part.is_symlink() and not part.exists():
+            raise errors.MachineError(
+                f"{part}: is a link to {part.readlink()}, which is not there"
+            )
+        if part.exists() and not part.is_dir():
+            raise errors.MachineError(f"{part}: is a file, expected a folder for the run")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
