@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -49,18 +47,3 @@ def score(value: float) -> str:
 def faint(text: str, more: str, gap: str = " ") -> Text:
     """A cell's text, and after it what matters less."""
     return Text.assemble(text, (f"{gap}{more}" if more else "", "dim"))
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Without the bars that transformers draws for every file."""
-    from transformers.utils import logging
-
-    bars: Any = logging
-    drawn = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if drawn:
-            bars.enable_progress_bar()

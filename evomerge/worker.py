@@ -17,13 +17,13 @@ import torch
 
 from evomerge import errors, generation, inputs, keywords, modules, plugins, prompts
 from evomerge.blocks import Place, block
-from evomerge.console import without_bars
 from evomerge.files.bank import Bank
 from evomerge.files.companions import Form, tokenizer_files
 from evomerge.files.items import Item
 from evomerge.files.ledger import Answer
 from evomerge.live import Live
 from evomerge.materialize import Workshop
+from evomerge.packages import without_bars
 from evomerge.plan import Input, Plan, Vocabulary
 from evomerge.threads import one_thread
 

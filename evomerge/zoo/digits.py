@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evomerge.console import without_bars
 from evomerge.errors import MachineError
+from evomerge.packages import without_bars
 from evomerge.threads import one_thread
 from evomerge.zoo import banks
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import processor
-from evomerge.console import without_bars
 from evomerge.errors import MachineError
+from evomerge.packages import without_bars
 from evomerge.threads import one_thread
 from evomerge.zoo import questions
 
