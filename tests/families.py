@@ -47,13 +47,14 @@ def build(folder: Path) -> Path:
         model.save_pretrained(folder / name)
         tokenizer().save_pretrained(folder / name)
     for bank in ("one", "two"):
-        items = questions(bank, 30)
+        items = questions(bank, 30, 20)  # a block of `validation` and of `test` is all of it
         (folder / f"{bank}.jsonl").write_text("".join(f"{json.dumps(i)}\n" for i in items))
     return folder
 
 
-def questions(seed: str, n: int) -> list[dict[str, object]]:
-    """Four-choice items, n a split, of random lower-case words."""
+def questions(seed: str, n: int, after: int | None = None) -> list[dict[str, object]]:
+    """Four-choice items of random lower-case words: n of `search`, and as many or `after` of the
+    other splits each."""
     draw = random.Random(seed)
 
     def word() -> str:
@@ -67,7 +68,7 @@ def questions(seed: str, n: int) -> list[dict[str, object]]:
             "split": split,
         }
         for split in ("search", "validation", "test")
-        for _ in range(n)
+        for _ in range(n if split == "search" or after is None else after)
     ]
 
 

@@ -286,7 +286,7 @@ def test_python_gets_the_same_refusals(family, tmp_path):
     with pytest.raises(errors.RecipeError, match="a whole number of at least 1, got 0"):
         evomerge.evaluate(family / "base", [family / "one.jsonl"], batch=0)
     one = evomerge.evaluate(family / "base", str(family / "one.jsonl"))
-    assert list(one) == ["one"] and len(one["one"].scores) == 30
+    assert list(one) == ["one"] and len(one["one"].scores) == 20
     assert api.plan_of(family / "base", family / "left", "linear").experts[0].name == "left"
     with pytest.raises(errors.InputError, match="no run here"):
         evomerge.Run(tmp_path)

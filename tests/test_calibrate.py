@@ -69,7 +69,7 @@ def test_base_experts_and_textbook_merges_have_their_place(folder, found):
         scan = [label for label in run.confirmed["baselines"] if label.startswith("task")]
         placed = [s for s in bank.standings if s.kind == "textbook"]
         assert [s.label for s in placed] == scan
-        assert [(s.split, s.items) for s in placed] == [("validation", 30)] * len(scan)
+        assert [(s.split, s.items) for s in placed] == [("validation", 20)] * len(scan)
         assert len(bank.candidates[0]) == bank.models - 3
         assert bank.range[0] <= bank.range[1] and 0 < bank.error < 3
 

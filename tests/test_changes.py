@@ -121,7 +121,7 @@ def test_one_byte_of_an_input(here, run, refused):
 def test_other_questions_in_a_bank(here, run, refused):
     """One of each split: what is reported is answered by everybody, on the questions of now."""
     write(here)
-    edit(here / "family" / "one.jsonl", 0, 35, 65)
+    edit(here / "family" / "one.jsonl", 0, 35, 55)
     asked = ("search", "recipe.yaml", "-o", "run", *LARGER)
     bank = here / "family" / "one.jsonl"
     err = refused(*asked, code=errors.USAGE, says=[f"objectives.one ({bank}): the run has one, 1"])
@@ -129,8 +129,8 @@ def test_other_questions_in_a_bank(here, run, refused):
     assert run(*asked, "--allow-change")[0] == 0
     assert len(events(here / "run", "changed")) == 1
     opened = evomerge.Run(here / "run")
-    assert {len(p.scores["test"][i]) for p in opened.front for i in (0, 1)} == {30}
-    assert {len(p.scores["test"][i]) for p in opened.baselines for i in (0, 1)} == {30}
+    assert {len(p.scores["test"][i]) for p in opened.front for i in (0, 1)} == {20}
+    assert {len(p.scores["test"][i]) for p in opened.baselines for i in (0, 1)} == {20}
     scores = evomerge.evaluate(here / "family" / "left", [bank])["one"]
     (left,) = [p for p in opened.baselines if p.label == "expert left"]
     assert left.mean("test") == pytest.approx(

@@ -146,7 +146,7 @@ def test_own_questions_become_a_bank(family, tmp_path, run, monkeypatch):
     line = yaml.safe_load(out.split("in a recipe:")[1])
     assert line == {"objectives": {name: f"{name}.yaml"}}
     code, out, _ = run("bank", "check", f"{name}.yaml", *models, "--json")
-    assert code == 0 and json.loads(out)["splits"] == dict.fromkeys(SPLITS, 30)
+    assert code == 0 and json.loads(out)["splits"] == dict(zip(SPLITS, (30, 20, 20), strict=True))
     path = command.write(tmp_path, families.recipe(family, **line))
     assert run("plan", path)[0] == 0
 
