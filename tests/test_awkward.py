@@ -34,7 +34,7 @@ def ties_plan(family, **genes):
 
 
 @pytest.mark.parametrize("scope", ["model", "tensor", "row"])
-@pytest.mark.parametrize("balanced", ["base", "majority"])
+@pytest.mark.parametrize("balanced", ["base", pytest.param("majority", marks=pytest.mark.slow)])
 def test_ties_is_the_same_in_any_tiles(family, scope, balanced):
     plan = ties_plan(
         family, density=0.3, weight=[1, -0.5], threshold_scope=scope, balanced=balanced
@@ -54,7 +54,7 @@ def small_sample(monkeypatch):
 
 
 @pytest.mark.parametrize("scope", ["model", "tensor"])
-@pytest.mark.parametrize("density", [0.3, 1.0])
+@pytest.mark.parametrize("density", [0.3, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_ties_in_one_pass_has_the_bits_of_all_passes(family, small_sample, scope, density):
     """A merge without a search looks for one threshold, between bounds that a sample gives."""
     plan = ties_plan(family, density=density, weight=[1, 0.5], threshold_scope=scope)

@@ -130,6 +130,7 @@ def cached(folders, _cache):
     return "lab/sets"
 
 
+@pytest.mark.slow
 def test_a_name_on_a_hub_without_a_network(folders, cached, family, tmp_path, run, refused):
     """Out of the cache; its test set is a public one; the run remembers the commit."""
     path = sheet(tmp_path, datasets=cached)

@@ -59,6 +59,7 @@ def test_half_a_batch_answers_the_same(family):
     assert scores[0] == scores[1] and len(scores[0]) == 40
 
 
+@pytest.mark.slow
 def test_results_that_come_twice_or_late_count_once(family, tmp_path):
     recipe = families.recipe(family, deterministic=True)
     evomerge.search(recipe, tmp_path / "once")

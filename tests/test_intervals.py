@@ -29,7 +29,7 @@ def test_wilson_covers_the_truth(n, least):
     assert least <= min(covered) and max(covered) <= 0.98
 
 
-@pytest.mark.parametrize("sizes", [(60, 120), (30, 30, 30)])
+@pytest.mark.parametrize("sizes", [(60, 120), pytest.param((30, 30, 30), marks=pytest.mark.slow)])
 def test_paired_differences_cover_the_truth_and_holm_keeps_the_level(sizes):
     """Banks of different size and difficulty; what is hard is hard for all plans.
 
@@ -150,6 +150,7 @@ def test_resampled_means_share_their_items():
     assert both[:, 0].std() == pytest.approx(scores.std() / np.sqrt(50), rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_hypervolume_interval_covers_the_truth():
     """Ten plans on a line between two skills; noise makes the front look too good.
 

@@ -148,9 +148,8 @@ def test_a_search_keeps_what_it_has_to(family, tmp_path, run):
     assert again.confirmed == found.confirmed
 
 
-@pytest.mark.parametrize(
-    "name", ["informative", pytest.param("stratified", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["informative", "stratified"])
 def test_what_has_to_be_kept_is_estimated_from_chosen_items_too(family, tmp_path, name):
     wanted = recipe(family, {"two": {"within": 0.9}}, fidelity={"name": name, "items": 8})
     found = evomerge.search(wanted, tmp_path)

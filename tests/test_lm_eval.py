@@ -225,7 +225,7 @@ TEMPLATES = {
         pytest.param("metrics", "begins", True, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("first", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_chat_templates_are_filled_as_lm_eval_does(
     model, tmp_path, name, template, multiturn, first
 ):

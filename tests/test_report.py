@@ -79,7 +79,7 @@ def recipe(tmp_path_factory):
     }
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow), 3])
 def run(request, recipe, tmp_path_factory):
     """A confirmed run of as many objectives."""
     names = list(recipe["objectives"])[: request.param]

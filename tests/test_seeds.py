@@ -153,6 +153,7 @@ def test_killed_at_every_event_it_ends_as_one_left_alone(family, old, tmp_path, 
     assert ledgers.content(tmp_path / "a") == ledgers.content(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_one_that_it_began_with(family, old, tmp_path):
     moved = evomerge.Run(shutil.copytree(old.folder, tmp_path / "old"))
     recipe = seeded(family, moved)

@@ -133,7 +133,7 @@ def test_a_row_that_one_model_of_a_file_lacks_keeps_its_size(trio, normalize):
     torch.testing.assert_close(merged[[9, 1]], expected, rtol=0, atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(1, 130), st.sampled_from(["linear", "ties", "dare", "task_arithmetic"]))
 def test_any_tile_has_the_same_bits(tmp_path_factory, tile, operator):
     base, experts = _shared(tmp_path_factory)
