@@ -76,7 +76,7 @@ def tested(family, flaky):
     keep = {"two": {"bank": str(family / "two.jsonl"), "at_least": 0.0}}
     return families.recipe(
         family, objectives={"one": flaky("test")}, keep=keep, strategy="sobol", shortlist=6,
-        budget={"candidates": 12}, fidelity="all",
+        budget={"candidates": 6}, fidelity="all",
     )  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_a_failure_on_test_does_not_change_what_is_chosen(tested, tmp_path, monk
         evomerge.search(tested, tmp_path / "cut", report=stop_after(len(answered)))
     evomerge.search(tested, tmp_path / "cut")
     assert ledgers.content(tmp_path / "cut") == ledgers.content(whole.folder)
-    evomerge.search(tested, tmp_path / "longer", budget={"candidates": 6})
+    evomerge.search(tested, tmp_path / "longer", budget={"candidates": 3})
     longer = evomerge.search(tested, tmp_path / "longer")
     assert {**longer.confirmed, "looks": 1} == whole.confirmed
 

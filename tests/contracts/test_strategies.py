@@ -345,7 +345,7 @@ def test_a_combinator_needs_what_its_inner_strategies_need():
 @STRATEGY
 def test_a_small_space_can_be_exhausted(name, options):
     space = Space([Gene("weight", 0, 1, 0, 0.5, expert="a")])
-    found = {o.point[0] for o in search(make(name, options, space), few(name, 24))}
+    found = {o.point[0] for o in search(make(name, options, space), 40)}
     assert found == {1 / 6, 0.5, 5 / 6} or name in ENDS
 
 
