@@ -141,10 +141,11 @@ class Search:
             self._note(f"{len(every) - len(kept)} candidates {text}")
         return kept
 
-    def _usual(self) -> list[Place]:
-        """What most candidates are asked; nothing is chosen before the loop begins."""
-        first = self.answers.places("search", self.recipe.fidelity.items)
-        return self.state.chosen.wanted(None) or first
+    def _usual(self, items: int | None = None) -> list[Place]:
+        """What most candidates are asked, or those of whom so many items are wanted; nothing is
+        chosen before the loop begins."""
+        first = self.answers.places("search", items or self.recipe.fidelity.items)
+        return self.state.chosen.wanted(items) or first
 
     def _told_result(self, result: Result) -> None:
         self.report("answered", {"result": result})
@@ -180,11 +181,12 @@ class Search:
         items, deadline = self.recipe.budget.items, self.watch.deadline
         if items is None and not deadline.is_set:
             return MANY
-        usual, fit = self._usual(), MANY
+        fit = MANY
         if items is not None:
-            fit = math.ceil((items - self.answers.searched) / self.answers.count(usual))
+            each = self.answers.count(self._usual(self.state.least))
+            fit = math.ceil((items - self.answers.searched) / each)
         if deadline.is_set:
-            room = deadline.room(self.desk.pace.of(usual), self._confirming())
+            room = deadline.room(self.desk.pace.of(self._usual()), self._confirming())
             fit = min(fit, self.desk.workers * room)
         return max(0, fit - len(self.outstanding))
 

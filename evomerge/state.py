@@ -54,6 +54,7 @@ class State:
         self._fitted: int | None = None
         self._drawn: int | None = None
         self._admitted = 0  # since the last fit
+        self.least: int | None = None  # items that the strategy has asked for, where it said
 
     @property
     def outstanding(self) -> dict[int, Candidate]:
@@ -77,6 +78,7 @@ class State:
             self.candidates.add(known)
             self._admitted += 1
         known.asked = proposal.items
+        self.least = min(filter(None, (self.least, proposal.items)), default=None)
         known.places = self._wanted(known)
         self._plans[known.id] = plan
         self._await(known)
