@@ -155,8 +155,8 @@ def test_validation_and_test_never_reach_the_search(family, tmp_path, strategy):
     assert len(answers) > 18 * 40 and answers == same
     assert before["shortlist"] == after["shortlist"]
     assert runs[0].baselines.rows() != runs[1].baselines.rows()
-    shortlisted = [[r.point(label).mean("validation") for label in before["shortlist"]]
-                   for r in runs]  # fmt: skip
+    shortlisted = [[[scores.tolist() for scores in r.point(label).scores["validation"]]
+                    for label in before["shortlist"]] for r in runs]  # fmt: skip
     assert shortlisted[0] != shortlisted[1]
 
 
