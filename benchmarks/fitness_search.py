@@ -33,7 +33,7 @@ FIDELITIES: dict[str, dict[str, object]] = {
     "random-30": {"name": "random", "items": 30},
     "random-30-p_irt": {"name": "random", "items": 30, "estimator": "p_irt"},
     "stratified-30": {"name": "stratified", "items": 30},
-    "informative-14-lean": {**P_IRT, **LEAN, "items": 14},
+    "informative-13-lean": {**P_IRT, **LEAN, "items": 13},
     "informative-20": {**P_IRT, "items": 20},
     "informative-20-lean": {**P_IRT, **LEAN},
     "informative-20-lean-strata": {**STRATA, **LEAN},
