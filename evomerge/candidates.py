@@ -80,6 +80,7 @@ class Candidates:
         self._place_lists: list[Sequence[Place]] = []
         self._seen: dict[int, tuple[float, ...] | None] = {}  # of those that lack something
         self._read: tuple[int, dict[int, Any]] = (0, {})
+        self._looked = (0, False)
 
     def __len__(self) -> int:
         return self._count
@@ -113,6 +114,15 @@ class Candidates:
         """Of all candidates, in order (n, ...)."""
         none = np.empty(0, dtype=self._dtype)
         return np.concatenate([c[name] for c in [none, *self._chunks]])[: self._count]
+
+    def repeat(self, many: int) -> bool:
+        """Whether the last whole `many` of them are all plans of before; it does not depend on how
+        they were asked."""
+        whole = self._count // many
+        if whole != self._looked[0]:
+            keys = [key.tobytes() for key in self._column("key")[: whole * many]]
+            self._looked = (whole, len({*keys}) == len({*keys[: (whole - 1) * many]}))
+        return self._looked[1]
 
     def _row(self, number: int) -> Any:
         return self._chunks[number // CHUNK][number % CHUNK]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,16 @@ from evomerge.pace import Pace
 from evomerge.recipe import Problem
 from evomerge.session import facts, open_run, refuse_model, refuse_past
 from evomerge.state import State
-from evomerge.watch import WINDOW, Watch, interruptible, too_many
+from evomerge.watch import Watch, interruptible, require_successes
 from evomerge.worker import Result
 
 Report = Callable[[str, Mapping[str, Any]], None]
 
 MANY = 10**9
 """Proposals, where nothing limits them."""
+
+REPEATED = 1000
+"""Candidates that are all plans of before, after which no others are looked for."""
 
 
 class Search:
@@ -99,7 +101,7 @@ class Search:
         strategy = seeds.strategy(self.problem, ledger)
         self.state = State(self.problem, self.answers, self.losses, strategy, self.report)
         self.state.replay()
-        self._require_successes()
+        require_successes(self.candidates, self.answers.failures, self.desk.traces)
         self._ended = self._had_ended()
         if self._is_complete():
             self.report("complete", {"candidates": len(self.candidates)})
@@ -142,8 +144,7 @@ class Search:
         return kept
 
     def _usual(self, items: int | None = None) -> list[Place]:
-        """What most candidates are asked, or those of whom so many items are wanted; nothing is
-        chosen before the loop begins."""
+        """What most candidates are asked, or those of whom so many items are wanted."""
         first = self.answers.places("search", items or self.recipe.fidelity.items)
         return self.state.chosen.wanted(items) or first
 
@@ -172,12 +173,16 @@ class Search:
         return min(self._new(), self._room())
 
     def _new(self) -> int:
-        most = 0 if self._ended else self.recipe.budget.candidates
+        most = 0 if self._ended or self._repeats else self.recipe.budget.candidates
         return MANY if most is None else max(0, most - len(self.candidates))
 
+    @property
+    def _repeats(self) -> bool:
+        """Whether no number of candidates ends a search that finds no others."""
+        return self.recipe.budget.candidates is None and self.candidates.repeat(REPEATED)
+
     def _room(self) -> int:
-        """How many proposals items and time allow, be they new candidates or known ones. The last
-        candidate may answer more items than are left."""
+        """How many proposals items and time allow; the last may answer more than is left."""
         items, deadline = self.recipe.budget.items, self.watch.deadline
         if items is None and not deadline.is_set:
             return MANY
@@ -236,6 +241,7 @@ class Search:
             self._look_at(self.state.take_fresh())
             if self._ready and (not self._barrier or len(self._ready) == len(self.outstanding)):
                 self._tell([c for id, c in self.outstanding.items() if id in self._ready])
+                self.watch.between(self.desk)  # nobody waits for what is known
                 continue
             if not self.outstanding:
                 self._ended = True
@@ -245,6 +251,8 @@ class Search:
                 self._told_result(result)
                 self._look_at(self._awaited.pop(result.key, []))
         self.desk.cancel()
+        if self._repeats:
+            self._note(f"the last {REPEATED:,} candidates were all plans of before")
         if self.outstanding:
             self._note(f"the time is over: {len(self.outstanding)} candidates were not answered")
         stopped = {"candidates": len(self.candidates)}
@@ -287,12 +295,6 @@ class Search:
     def _tell(self, ready: Sequence[Candidate]) -> None:
         self._ready.clear()
         self.state.tell(ready)
-        self._require_successes()
+        require_successes(self.candidates, self.answers.failures, self.desk.traces)
         self.report("told", {"search": self, "told": list(ready)})
         self.state.revise(self._may_ask())
-
-    def _require_successes(self) -> None:
-        """Raise TooManyFailures, in every session, where most of the last candidates failed."""
-        told = (c for c in reversed(self.candidates) if c.told)
-        failed = [c.key if c.failed else None for c in islice(told, WINDOW)]
-        too_many(failed[::-1], self.answers.failures, self.desk.traces)

@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from evomerge import errors
 from evomerge.budget import Clock, Deadline, endings
+from evomerge.candidates import Candidates
 from evomerge.desk import Desk
 from evomerge.saving import size
 from evomerge.schema import Recipe
@@ -96,6 +98,15 @@ class Watch:
                 f"{self.folder}: the time ended before the front was confirmed: run the same "
                 "command again to confirm it"
             )
+
+
+def require_successes(
+    candidates: Candidates, reasons: Mapping[str, str], traces: Mapping[str, str]
+) -> None:
+    """Raise TooManyFailures, in every session, where most of the last candidates failed."""
+    told = (c for c in reversed(candidates) if c.told)
+    failed = [c.key if c.failed else None for c in islice(told, WINDOW)]
+    too_many(failed[::-1], reasons, traces)
 
 
 def too_many(

@@ -1,5 +1,6 @@
 """Budgets of time: what they are called, when they end, and that the front is there by then."""
 
+import os
 import signal
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -7,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import evomerge
-from evomerge import budget, confirm, errors, status, worker
+from evomerge import budget, confirm, errors, loop, status, worker
 from evomerge.files.ledger import Ledger
 from evomerge.loop import Search
 from evomerge.pace import BUILD, Pace
@@ -220,6 +221,33 @@ def test_a_strategy_that_has_ended_leaves_a_complete_run(family, tmp_path):
         evomerge.search(recipe, tmp_path / "cut", report=stop)
     evomerge.search(recipe, tmp_path / "cut")
     assert ledgers.content(tmp_path / "cut") == done
+
+
+def test_a_space_that_holds_no_more_ends_the_search(family, tmp_path, monkeypatch):
+    """Whose plans are all answered long before the budget of items is used up; it hears signals
+    although it waits for no answers."""
+    recipe = families.recipe(
+        family, operator=["task_arithmetic", "linear"], strategy="sobol",
+        space={"blocks": 1, "genes": {"weight": 0.5}}, budget={"items": 1000},
+    )  # fmt: skip
+    notes = []
+
+    def stop(event, facts):
+        if event == "told" and len(facts["search"].candidates) == 90:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def report(event, facts):
+        notes.append(facts.get("text"))
+
+    with pytest.raises(errors.Interrupted):
+        evomerge.search(recipe, tmp_path / "cut", report=stop)
+    assert len(evomerge.Run(tmp_path / "cut").asked()) == 90
+    monkeypatch.setattr(loop, "REPEATED", 60)
+    for name in ("cut", "whole", "whole"):
+        run = evomerge.search(recipe, tmp_path / name, report=report)
+        assert len(run.asked()) == 120 and run.looks == 1
+    assert notes.count("the last 60 candidates were all plans of before") == 2
+    assert ledgers.content(tmp_path / "cut") == ledgers.content(tmp_path / "whole")
 
 
 def test_time_until_the_last_answer_counts(tmp_path):

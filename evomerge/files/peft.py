@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
+
+import regex
 
 from evomerge import errors
 from evomerge.files import plain
 
-_PLAIN = re.compile(r"(?:[\w.\-/^$|()]|\\[./-]|(?:\.|\\[dw]|\[[\w-]+\])[*+]?)*")
-WILD = 3
-"""Of a pattern for modules: how many parts of it may be of any length."""
+PATIENCE = 1.0
+"""Seconds for one pattern and one module: those of others may be made to take for ever."""
 _CHANGES_MORE = (
     *("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config"),
     *("layer_replication", "target_parameters", "trainable_token_indices", "kasa_config"),
@@ -62,20 +62,12 @@ def _by_pattern(
     """The value of the first pattern that a module's path ends with, as PEFT looks it up."""
     patterns = config.get(key) or {}
     try:
-        found = (p for p in patterns if re.match(rf"(.*\.)?({_plain(p)})$", path))
-        return float(patterns[next(found)])
-    except StopIteration:
+        for pattern in patterns:
+            if regex.match(rf"(.*\.)?({pattern})$", path, timeout=PATIENCE):
+                return float(patterns[pattern])
         return default
-    except (re.error, TypeError, ValueError) as error:
-        reason = f": {error}" if isinstance(error, ValueError) else ""
-        shown = plain.shown(patterns)
-        raise errors.InputError(f"{where}: {key}: {shown} is not usable{reason}") from None
-
-
-def _plain(pattern: str) -> str:
-    """One that is matched at once; ValueError for others, which may take longer than one waits."""
-    if _PLAIN.fullmatch(pattern) and len(re.findall("[*+]", pattern)) <= WILD:
-        return pattern
-    raise ValueError(
-        f"expected names of modules, with at most {WILD} parts of any length such as .* or \\d+"
-    )
+    except TimeoutError:
+        reason = f"takes more than {PATIENCE:g} s for '{path}'; name the modules"
+    except (regex.error, TypeError, ValueError):
+        reason = "is not usable"
+    raise errors.InputError(f"{where}: {key}: {plain.shown(patterns)} {reason}")
