@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import heap, packages, zoo
-from evomerge.files import mounts
+from evomerge.files import lock, mounts
 
 LIBRARIES = (
     "evomerge", "torch", "transformers", "safetensors", "huggingface-hub", "numpy", "scipy",
@@ -76,9 +76,9 @@ def _devices() -> list[dict[str, Any]]:
 def _folder(folder: Path) -> dict[str, Any]:
     """The nearest folder that is there: its file system, what is free, whether one can write; and
     what is no folder, a file or a link to nowhere, where one is to be."""
-    there, other = folder.absolute(), None
+    there = folder.absolute()
+    other = lock.obstacle(there)
     while not there.is_dir():
-        other = there if os.path.lexists(there) else other
         there = there.parent
     kind = mounts.file_system(there)
     return {

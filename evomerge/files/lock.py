@@ -31,13 +31,10 @@ def take(folder: Path) -> int:
             f"{folder}: this system ({platform.system()}) has no locks of files (fcntl), without "
             "which two searches might write here at once: search on Linux, macOS or in WSL"
         ) from None
-    for part in (folder, *folder.parents):
-        if part.is_symlink() and not part.exists():
-            raise errors.MachineError(
-                f"{part}: is a link to {part.readlink()}, which is not there"
-            )
-        if part.exists() and not part.is_dir():
+    if (part := obstacle(folder)) is not None:
+        if part.exists():
             raise errors.MachineError(f"{part}: is a file, expected a folder for the run")
+        raise errors.MachineError(f"{part}: is a link to {part.readlink()}, which is not there")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -61,6 +58,12 @@ def take(folder: Path) -> int:
         raise errors.MachineError(f"{folder}: can not be written: {error.strerror}") from error
     _held.add(descriptor)
     return descriptor
+
+
+def obstacle(folder: Path) -> Path | None:
+    """What is in the way of a folder: a file, or a link to nowhere, that it is or would be in."""
+    parts = (folder, *folder.parents)
+    return next((p for p in parts if os.path.lexists(p) and not p.is_dir()), None)
 
 
 def release(descriptor: int) -> None:
