@@ -6,7 +6,7 @@ import math
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
@@ -19,6 +19,15 @@ _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _TIMES = {"": 1, "k": 10**3, "M": 10**6}
 _SPAN = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _SECONDS))
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kM]?)(?:[- ]?(candidates|items))?")
+
+
+WINDOW = 20
+"""Candidates; a search of whose last ones more than half have failed ends."""
+
+
+def is_failing(failed: Sequence[bool]) -> bool:
+    """Whether a search ends whose candidates have failed, or not, in this order."""
+    return 2 * sum(failed[-WINDOW:]) > WINDOW
 
 
 def endings() -> list[signal.Signals]:

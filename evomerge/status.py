@@ -15,6 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from evomerge import errors
+from evomerge.budget import is_failing
 from evomerge.console import Table
 from evomerge.files import lock
 from evomerge.files.ledger import Ledger
@@ -56,7 +57,7 @@ def read(folder: Path) -> dict[str, Any]:
         writer = lock.writer_of(folder)
         return {
             "run": str(folder),
-            "state": _state(ledger, writer),
+            "state": _state(ledger, writer, told),
             "writer": writer,
             "candidates": len(wanted),
             "told": len(told),
@@ -73,7 +74,7 @@ def read(folder: Path) -> dict[str, Any]:
         ledger.close()
 
 
-def _state(ledger: Ledger, writer: str | None) -> str:
+def _state(ledger: Ledger, writer: str | None, told: Mapping[int, Told]) -> str:
     asked = ledger.at("ask")
     if ledger.at("confirmed") > max(asked, ledger.at("tell")):
         return "confirmed"
@@ -81,7 +82,11 @@ def _state(ledger: Ledger, writer: str | None) -> str:
         stage = "confirmation"
     else:
         stage = "search" if ledger.at("anchors") else "base and experts"
-    return f"in its {stage}" if writer else f"interrupted in its {stage}"
+    if writer:
+        return f"in its {stage}"
+    if is_failing([told[id].losses is None for id in sorted(told)]):
+        return "ended: too many candidates failed"
+    return f"interrupted in its {stage}"
 
 
 Losses = tuple[float, ...] | None

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from evomerge import errors
+from evomerge import budget, errors
 from evomerge.budget import Clock, Deadline, endings
 from evomerge.candidates import Candidates
 from evomerge.desk import Desk
@@ -27,9 +27,6 @@ NEARLY_DONE = 10.0
 
 GRACE = 25.0
 """Seconds from SIGTERM to leaving at once: who sends it often sends SIGKILL after 30."""
-
-WINDOW = 20
-"""Candidates; a search of whose last ones more than half have failed ends."""
 
 Note = Callable[[str], None]
 
@@ -81,8 +78,8 @@ class Watch:
     def of(cls, recipe: Recipe, folder: Path, spent: float, clock: Clock, note: Note) -> Watch:
         """That of a session on a run whose earlier sessions took `spent` seconds."""
         room = Reserve(folder, size(recipe.disk_reserve, "disk_reserve"))
-        budget = recipe.budget
-        return cls(folder, Deadline.of(budget.seconds, budget.until, spent, clock), room, note)
+        deadline = Deadline.of(recipe.budget.seconds, recipe.budget.until, spent, clock)
+        return cls(folder, deadline, room, note)
 
     def between(self, desk: Desk) -> None:
         """Wait for space on the disk; Interrupted after a signal, Unconfirmed after the time."""
@@ -105,21 +102,21 @@ def require_successes(
 ) -> None:
     """Raise TooManyFailures, in every session, where most of the last candidates failed."""
     told = (c for c in reversed(candidates) if c.told)
-    failed = [c.key if c.failed else None for c in islice(told, WINDOW)]
+    failed = [c.key if c.failed else None for c in islice(told, budget.WINDOW)]
     too_many(failed[::-1], reasons, traces)
 
 
 def too_many(
     failed: Sequence[str | None], reasons: Mapping[str, str], traces: Mapping[str, str]
 ) -> None:
-    """Raise TooManyFailures when more than half of the last WINDOW candidates failed.
+    """Raise TooManyFailures when more than half of the last `budget.WINDOW` candidates failed.
 
     `failed` has a plan key for each candidate that did, None for each that did not, in order.
     """
-    recent = failed[-WINDOW:]
-    keys = [key for key in recent if key is not None]
-    if 2 * len(keys) <= WINDOW:
+    if not budget.is_failing([key is not None for key in failed]):
         return
+    recent = failed[-budget.WINDOW :]
+    keys = [key for key in recent if key is not None]
     most = Counter(reasons[key] for key in keys).most_common(1)[0][0]
     first = next((f"\nThe first of them:\n{traces[key]}" for key in keys if key in traces), "")
     raise errors.TooManyFailures(

@@ -12,8 +12,8 @@ from tests import awful, families
 
 SEARCH = """
 import ast, sys, evomerge
-from evomerge import desk, watch
-desk.PATIENCE, watch.WINDOW = 5.0, 100
+from evomerge import budget, desk
+desk.PATIENCE, budget.WINDOW = 5.0, 100
 evomerge.search(ast.literal_eval(sys.stdin.read()), sys.argv[1],
                 report=lambda event, facts: print(event, facts.get("text", ""), file=sys.stderr))
 """

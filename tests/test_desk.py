@@ -6,10 +6,11 @@ import pytest
 
 import evomerge
 from evomerge import desk, errors, worker
+from evomerge.budget import WINDOW
 from evomerge.files.items import Item
 from evomerge.recipe import resolve
 from evomerge.session import versions
-from evomerge.watch import WINDOW, Reserve, too_many
+from evomerge.watch import Reserve, too_many
 from evomerge.worker import Job, Worker
 from tests import families, ledgers, patient
 

@@ -23,14 +23,17 @@ def flaky(family, tmp_path, monkeypatch):
     def make(split, first=0):
         rows = [json.loads(line) for line in (family / "one.jsonl").read_text().splitlines()]
         rows = [{"id": f"q{i}", **row} for i, row in enumerate(rows)]
-        keys = {"name": "flaky", "version": 1, "scorer": "tests.flaky", "items": rows}
+        keys = {"name": "flaky", "version": 1, "scorer": "tests.flaky", "source": "flaky.jsonl"}
         path = tmp_path / "flaky.yaml"
         path.write_text(json.dumps(keys))
+        write(rows)
         late = {item.id for item in bank.load(path).split(split)[first:]}
-        for row in rows:
-            row["prompt"] += " FLAKY" if row["id"] in late else ""
-        path.write_text(json.dumps(keys))
+        write([{**r, "prompt": r["prompt"] + " FLAKY" * (r["id"] in late)} for r in rows])
         return str(path)
+
+    def write(rows):
+        lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+        (tmp_path / "flaky.jsonl").write_text(lines)
 
     return make
 
@@ -114,6 +117,7 @@ def test_too_many_failures_are_not_forgotten(family, tmp_path, flaky, monkeypatc
     for _ in range(2):
         with pytest.raises(errors.TooManyFailures, match="12 of the last 12"):
             evomerge.search(recipe, tmp_path / "run")
+        assert status.read(tmp_path / "run")["state"] == "ended: too many candidates failed"
 
 
 def test_who_was_told_is_not_told_again_by_another_session(family, tmp_path):

@@ -122,7 +122,7 @@ def descend(
     prefixes, left = [], []
     for row, prefix, rank in zip(counts, state["prefix"], state["left"], strict=True):
         slot = torch.searchsorted(torch.unique(prefix), prefix)
-        cell, rest = _descend(row[slot], rank)
+        cell, rest = _descend(row, slot, rank)
         prefixes.append(prefix * cells + cell)
         left.append(rest)
     known = {"prefix": torch.stack(prefixes), "left": torch.stack(left)}
@@ -188,14 +188,19 @@ def trim(task_vectors: torch.Tensor, table: torch.Tensor, density: float) -> tor
     return task_vectors
 
 
-def _descend(histogram: torch.Tensor, rank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each row of (R, C): the cell of its `rank`-th largest entry, and the rank inside it."""
-    above = histogram.flip(1).cumsum(1)
-    position = (above < rank[:, None]).sum(1).clamp_(max=histogram.shape[1] - 1)
-    before = torch.where(
-        position > 0, above.gather(1, (position - 1).clamp(min=0)[:, None])[:, 0], 0
-    )
-    return histogram.shape[1] - 1 - position, rank - before
+def _descend(
+    histograms: torch.Tensor, slot: torch.Tensor, rank: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The cell of each `rank`-th largest entry of row `slot` of (W, C), and its rank inside it."""
+    above = histograms.flip(1).cumsum(1)
+    width, cells = above.shape
+    # Each row begins beyond the end of the one before, so that all are one sorted sequence.
+    ends = torch.arange(width, device=above.device) * (above[:, -1].max() + 1)
+    sequence = (above + ends[:, None]).view(-1)
+    position = torch.searchsorted(sequence, rank + ends[slot]) - slot * cells
+    position.clamp_(max=cells - 1)
+    before = torch.where(position > 0, above[slot, (position - 1).clamp(min=0)], 0)
+    return cells - 1 - position, rank - before
 
 
 def trim_rows(task_vectors: torch.Tensor, density: float) -> torch.Tensor:
