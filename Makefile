@@ -21,6 +21,9 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(
 HINT = { echo "make: the packages could not be installed. Without a network, point pip at a folder" \
 	"of wheels (PIP_FIND_LINKS=folder PIP_NO_INDEX=1) and run the same command again." >&2; exit 1; }
 
+# Tests start hundreds of processes: what is imported is compiled once, not by each of them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart test nightly gpu-check install clean
 .DELETE_ON_ERROR:
 

@@ -37,8 +37,8 @@ ENDS = {"greedy_soup"}
 """Those that have a last proposal."""
 MODELS = {"gp", "tpe"}
 """Those that model what has been told anew for each proposal."""
-SLOW = {"gp"}
-"""Those of which the contract takes long even so."""
+QUICK_IDS = set(NAMES) - MODELS
+"""Each strategy by itself, but for those that take long; all others are `slow`."""
 
 
 def numeric(dimension):

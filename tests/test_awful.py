@@ -24,7 +24,7 @@ REASONS = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_no_candidate_stops_a_search(family, tmp_path):
     """Seven of ten of them raise, return what is no number, exit, crash, hang, or take all
     memory, on two Ray workers."""

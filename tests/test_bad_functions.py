@@ -61,6 +61,7 @@ def test_a_base_without_a_score_ends_the_search(refused, tmp_path, functions, na
     refused("search", path, "-o", folder, code=errors.INPUT, says=["base can not be scored", says])
 
 
+@pytest.mark.slow
 def test_an_objective_that_was_put_right_goes_on(family, tmp_path):
     def objective(model, tokenizer):
         if broken:

@@ -170,7 +170,7 @@ def test_incumbents_are_part_of_the_shortlist_and_of_the_time_kept_free(
     assert len(jobs) <= kept <= len(jobs) + 2 * shortlist
 
 
-@pytest.mark.parametrize("steps", [8, 24])
+@pytest.mark.parametrize("steps", [8, pytest.param(24, marks=pytest.mark.slow)])
 def test_an_objective_that_gets_slow_breaks_no_deadline(timed, steps):
     """After some quick answers each takes 100 s: the time ends between two of them, and what was
     answered is there; the next session confirms."""
@@ -182,6 +182,7 @@ def test_an_objective_that_gets_slow_breaks_no_deadline(timed, steps):
     assert run.is_confirmed and len(run.asked()) > 0
 
 
+@pytest.mark.slow
 def test_who_was_not_answered_in_time_is_where_there_is_more(timed):
     """The time ends while one of three is answered; then there is more of it."""
     with pytest.raises(errors.Unconfirmed):
@@ -201,6 +202,7 @@ def test_a_time_too_short_for_one_candidate(timed):
         timed(100, lambda call: 10)
 
 
+@pytest.mark.slow
 def test_a_strategy_that_has_ended_leaves_a_complete_run(family, tmp_path):
     """It could have had more candidates: `test` is looked at once even so."""
     recipe = families.recipe(
@@ -223,6 +225,7 @@ def test_a_strategy_that_has_ended_leaves_a_complete_run(family, tmp_path):
     assert ledgers.content(tmp_path / "cut") == done
 
 
+@pytest.mark.slow
 def test_a_space_that_holds_no_more_ends_the_search(family, tmp_path, monkeypatch):
     """Whose plans are all answered long before the budget of items is used up; it hears signals
     although it waits for no answers."""

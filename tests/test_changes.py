@@ -118,6 +118,7 @@ def test_one_byte_of_an_input(here, run, refused):
     assert ledgers.content(here / "run") == again
 
 
+@pytest.mark.slow
 def test_other_questions_in_a_bank(here, run, refused):
     """One of each split: what is reported is answered by everybody, on the questions of now."""
     write(here)

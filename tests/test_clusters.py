@@ -14,8 +14,6 @@ import evomerge
 from evomerge import staging
 from tests import families, ledgers
 
-pytestmark = pytest.mark.slow
-
 OBJECTIVE = """
 import os, time
 from pathlib import Path
@@ -85,6 +83,7 @@ def cluster(pids):
     started.shutdown()
 
 
+@pytest.mark.nightly
 def test_workers_and_nodes_come_and_go(family, tmp_path, cluster, pids):
     """The run ends with all candidates, and its ledger is that of a run in one process."""
     lost = cluster.add_node(num_cpus=1)
@@ -143,6 +142,7 @@ def blind_node(cluster, family, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a mount of its own")
+@pytest.mark.slow
 def test_a_node_that_does_not_see_the_models_gets_a_copy(family, tmp_path, cluster, blind_node):
     """And its answers are those of a run in one process."""
     inputs = families.recipe(family)["objectives"]
@@ -167,6 +167,7 @@ def test_a_node_that_does_not_see_the_models_gets_a_copy(family, tmp_path, clust
         assert staging.files(str(blind_node / "inputs" / sha256)) == staging.files(str(folder))
 
 
+@pytest.mark.nightly
 def test_a_result_that_is_lost_with_its_node_is_asked_for_again(family, tmp_path, monkeypatch):
     """Its node has gone after the worker had answered, and before the answers were fetched."""
     ray = pytest.importorskip("ray")
@@ -218,6 +219,7 @@ class Stranger:
             self.errors[name] = tried.stderr.strip().split("\n")[-1]
 
 
+@pytest.mark.slow
 def test_who_has_no_token_does_not_get_in(family, tmp_path, monkeypatch):
     """And the token is in no file: not of the run, of Ray's session, nor of the home folder."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -254,6 +256,7 @@ def here(model, tokenizer):
 """
 
 
+@pytest.mark.nightly
 def test_who_is_ended_for_lack_of_memory_is_tried_again(family, tmp_path, monkeypatch):
     """The candidate at work when the machine ran low has its scores in the end, like in a run
     where nothing was lacking."""

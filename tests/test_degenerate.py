@@ -117,6 +117,7 @@ def test_a_merge_that_repeats_itself_has_failed(talkers, tmp_path):
     assert loops and all(json.loads(row[5])["degenerate"] == 1 for row in loops)
 
 
+@pytest.mark.slow
 def test_what_the_base_does_too_is_no_failure(talkers, tmp_path):
     run = searched(talkers, tmp_path / "run", "loops", budget={"candidates": 4})
     assert not run.failures() and len(run.asked()) == 4

@@ -83,6 +83,7 @@ def tested(family, flaky):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_failure_on_test_does_not_change_what_is_chosen(tested, tmp_path, monkeypatch):
     """Neither after an interruption just before the end, nor in an extension."""
     monkeypatch.setenv("FLAKY", "1")
@@ -120,6 +121,7 @@ def test_too_many_failures_are_not_forgotten(family, tmp_path, flaky, monkeypatc
         assert status.read(tmp_path / "run")["state"] == "ended: too many candidates failed"
 
 
+@pytest.mark.slow
 def test_who_was_told_is_not_told_again_by_another_session(family, tmp_path):
     """Where several candidates are one plan, whose answers grow after they were told."""
     recipe = families.recipe(

@@ -16,9 +16,7 @@ from evomerge.files.checkpoint import Checkpoint
 from tests import command, families, full_disk, ledgers, nightly
 
 STEP = nightly.amount("EVOMERGE_OFFSETS")
-STEPS = [
-    4099, pytest.param(1021, marks=pytest.mark.slow), pytest.param(STEP, marks=pytest.mark.nightly)
-]  # fmt: skip
+STEPS = [pytest.param(1021, marks=pytest.mark.slow), pytest.param(STEP, marks=pytest.mark.nightly)]
 
 
 @pytest.mark.parametrize("step", STEPS)

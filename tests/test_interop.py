@@ -21,6 +21,7 @@ def test_a_threshold_of_the_model_becomes_a_density_of_each_tensor(family):
         plans.plan_of(yaml.safe_load(text), "back", family)
 
 
+@pytest.mark.slow
 def test_balance_is_said_where_mergekit_elects_a_sign(family):
     """An expert against its own mirror image: every kept entry balances."""
     plan = by_hand(family, "ties", weight=[1, 1], density=1.0, reducer="sum")

@@ -93,7 +93,13 @@ def test_few_models_share_one_slope():
 # Parity
 
 
-@pytest.mark.parametrize("model, fitted", [("1PL", girth.onepl_mml), ("2PL", girth.twopl_mml)])
+@pytest.mark.parametrize(
+    "model, fitted",
+    [
+        ("1PL", girth.onepl_mml),
+        pytest.param("2PL", girth.twopl_mml, marks=pytest.mark.slow),
+    ],
+)
 def test_girth_finds_the_same(monkeypatch, model, fitted):
     """Its marginal maximum likelihood has no priors: neither have we, with wide ones."""
     for prior, wide in (("SLOPES", 10.0), ("INTERCEPTS", 100.0), ("LEVEL", 100.0)):

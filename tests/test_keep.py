@@ -157,6 +157,7 @@ def test_what_has_to_be_kept_is_estimated_from_chosen_items_too(family, tmp_path
     assert row["low"] >= 0 and found.objectives == ["one"]
 
 
+@pytest.mark.slow
 def test_what_is_lacking_is_told_again_only_where_it_has_changed(family, tmp_path):
     """Interrupted or not: a strategy that is told more goes another way."""
     keep = {"two": {"at_least": 0.3, "confidence": 0.5}}
@@ -185,6 +186,7 @@ def test_what_nothing_can_keep_ends_with_the_closest(family, tmp_path):
     assert all(0.05 < row["one"] < 0.7 for row in rows)
 
 
+@pytest.mark.slow
 def test_who_lacks_something_is_worse_than_the_worst_expert(family, tmp_path, run):
     """Experts are many units below the base in how they agree with it."""
     near = tmp_path / "near.yaml"

@@ -180,6 +180,7 @@ def test_a_search_towards_an_expert(family, bank, tmp_path):
     assert own.mean == pytest.approx(1, abs=1e-5) and other.mean < 0.999
 
 
+@pytest.mark.slow
 def test_a_front_trades_a_skill_against_the_divergence_from_an_expert(family, bank, tmp_path):
     """The search is told losses of exp(-KL), like those of a skill."""
     rows = families.questions("one", 30)  # on fewer of `validation` one is best at both

@@ -147,7 +147,7 @@ def reference(causal, tokenizer, path, least=20, **options):
     return samples
 
 
-FAST = ("choices", "words", "generated")
+FAST = ("choices", "words")
 
 
 @needs_lm_eval
@@ -213,8 +213,8 @@ TEMPLATES = {
     ("name", "template", "multiturn"),
     [
         ("examples", "begins", True),
-        ("generated", "begins", True),
-        ("examples", "no system", False),
+        pytest.param("generated", "begins", True, marks=pytest.mark.slow),
+        pytest.param("examples", "no system", False, marks=pytest.mark.slow),
         pytest.param("choices", "plain", True, marks=pytest.mark.slow),
         pytest.param("examples", "plain", False, marks=pytest.mark.slow),
         pytest.param("examples", "no system", True, marks=pytest.mark.slow),

@@ -187,6 +187,7 @@ def test_a_wrong_option_is_named(options, says):
     assert says in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_race_in_a_run_is_resumed(family, tmp_path):
     """Extended once, it is the longer run; survivors of the last rung are confirmed."""
     strategy = {"name": "racing", "rungs": [10, 20, 30], "inner": {"name": "sobol"}}

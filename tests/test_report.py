@@ -79,7 +79,9 @@ def recipe(tmp_path_factory):
     }
 
 
-@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.fixture(
+    scope="module", params=[*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 3]
+)
 def run(request, recipe, tmp_path_factory):
     """A confirmed run of as many objectives."""
     names = list(recipe["objectives"])[: request.param]

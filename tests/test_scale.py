@@ -41,6 +41,7 @@ def test_results_together_are_all_there_or_none(tmp_path):
     assert seen.searched() == 2
 
 
+@pytest.mark.slow
 def test_a_ledger_with_plans_as_text_goes_on(family, tmp_path):
     """Schema 1, as it was written before plans were compressed."""
     recipe = families.recipe(family)

@@ -433,10 +433,10 @@ def test_restart_counts_candidates_and_lets_a_race_end():
     ("inner", "sizes"),
     [
         ({"name": "cma_es"}, [7, 14, 28]),  # 4 + 3 ln 3
-        ({"name": "cma_es", "population": 6}, [6, 12, 24]),
-        ({"name": "seeded"}, [7, 14, 28]),
-        ({"name": "nsga2"}, [24, 48, 96]),
-        ({"name": "racing"}, [24, 48, 96]),
+        pytest.param({"name": "cma_es", "population": 6}, [6, 12, 24], marks=pytest.mark.slow),
+        pytest.param({"name": "seeded"}, [7, 14, 28], marks=pytest.mark.slow),
+        pytest.param({"name": "nsga2"}, [24, 48, 96], marks=pytest.mark.slow),
+        pytest.param({"name": "racing"}, [24, 48, 96], marks=pytest.mark.slow),
         ({"name": "racing", "inner": {"name": "nsga2", "population": 6}}, [6, 12, 24]),
         (
             {

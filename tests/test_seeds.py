@@ -85,6 +85,7 @@ def test_answers_of_another_run_are_free_in_a_budget_of_items(family, old, tmp_p
     assert len(known) == len(taken(run)["points"])
 
 
+@pytest.mark.slow
 def test_the_strategy_does_not_repeat_what_the_other_run_began_with(family, old, new, tmp_path):
     """Although the recipes have one seed; nor does a third run repeat the second."""
     notes = []

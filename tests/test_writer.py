@@ -231,6 +231,7 @@ def child(tmp_path, source, mode):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_no_space_at_any_point_leaves_nothing(tmp_path, source):
     with child(tmp_path, source, "limits") as process:
         lines = process.communicate(timeout=60)[0].splitlines()

@@ -20,7 +20,7 @@ from tests.landscapes import (
     ENDS,
     IDS,
     NAMES,
-    SLOW,
+    QUICK_IDS,
     able,
     few,
     losses_at,
@@ -38,7 +38,7 @@ from tests.landscapes import (
 STRATEGY = pytest.mark.parametrize(
     ("name", "options"),
     [
-        pytest.param(*case, id=id, marks=[pytest.mark.slow] if case[0] in SLOW else [])
+        pytest.param(*case, id=id, marks=[pytest.mark.slow] if id not in QUICK_IDS else [])
         for case, id in zip(CASES, IDS, strict=True)
     ],
 )
