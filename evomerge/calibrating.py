@@ -12,6 +12,7 @@ from rich.text import Text
 
 from evomerge.console import Table, err, out
 from evomerge.maths.irt_checks import ESTIMATORS, FEWEST
+from evomerge.options import Json, RunFolder
 
 if TYPE_CHECKING:
     from evomerge.calibration import BankFit, Calibration
@@ -22,12 +23,12 @@ NAMED = 5
 
 
 def calibrate(
-    run: Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")],
+    run: RunFolder,
     page: Annotated[Path | None, typer.Option("--html", help="item map, as HTML")] = None,
     shown: Annotated[
         int, typer.Option(help="items of a held-out model from which the rest is predicted")
     ] = 30,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: Json = False,
 ) -> None:
     """Fit item response theory to a run's answers: items, abilities, and whether it predicts."""
     from evomerge import calibration, tables

@@ -11,9 +11,7 @@ from rich.console import Console
 
 from evomerge import errors
 from evomerge.console import Table, err, faint, out
-
-RunFolder = Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+from evomerge.options import Json, RunFolder
 
 
 def front(

@@ -21,6 +21,7 @@ from rich.text import Text
 from evomerge import calibrating, choosing, comparing, errors, examining, merging, shelves
 from evomerge.budget import endings
 from evomerge.console import Table, err, out
+from evomerge.options import Json, RunFolder
 
 app = typer.Typer(
     help="Search for the best way to merge fine-tuned language models.",
@@ -32,9 +33,7 @@ CTRL_C = 130
 """What typer makes of a KeyboardInterrupt."""
 
 
-RunFolder = Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")]
 RecipeFile = Annotated[str, typer.Argument(help="recipe file, or the name of a shipped one")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from rich.table import Column
 from rich.text import Text
 
 from evomerge.console import Table, err, faint, out, score
+from evomerge.options import Json
 
 if TYPE_CHECKING:
     from evomerge.signals import Similarity
@@ -30,7 +31,7 @@ def compare(
     largest_matrix: Annotated[
         int, typer.Option(help="smaller side of the largest matrix with spectral signals")
     ] = 1024,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say how alike experts are, by depth and role: cosines, conflicts, overlaps, ranks."""
     from evomerge import progress, similarity, tables

@@ -10,9 +10,7 @@ import typer
 
 from evomerge import errors
 from evomerge.console import out
-
-RunFolder = Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+from evomerge.options import Json, RunFolder
 
 
 def status(

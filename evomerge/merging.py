@@ -12,6 +12,7 @@ import typer
 
 from evomerge import errors
 from evomerge.console import err, out
+from evomerge.options import Json
 
 Folder = Annotated[Path, typer.Option("-o", "--out", help="folder to write")]
 ShardSize = Annotated[str, typer.Option(help="most bytes of a weight file: 5GB, 500MB")]
@@ -111,7 +112,7 @@ def import_(
     target: Annotated[
         Path | None, typer.Option("-o", "--out", help="plan (.json) or recipe (.yaml) to write")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: Json = False,
 ) -> None:
     """Make a plan of mergekit's merge, or a recipe of mergekit-evolve's search."""
     from evomerge.interop import files

@@ -10,11 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from evomerge.console import Table, out
+from evomerge.options import Json
 
 bank_app = typer.Typer(help="Item banks: check your own questions and answers.")
 zoo_app = typer.Typer(help="Small real model families that build themselves.")
-
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @bank_app.command("check")

@@ -13,7 +13,7 @@ PACKAGE = Path(plugins.__file__).parent
 # What is imported stands in a line above. Members of one line may import each other only inside
 # a folder that is no plug-in folder, such as files/.
 LAYERS = """
-    errors heap packages processor threads
+    errors heap options packages processor threads
     maths console
     files genome layers budget
     zoo modules ancestry

@@ -170,10 +170,9 @@ def _heatmap(
     visible: bool,
 ) -> go.Heatmap:
     signed = signal.low is not None and signal.low < 0
-    scale = [[0.0, "#ffffff"], [1.0, "#3d8fc4"]]
     return go.Heatmap(
         x=depths, y=names, z=grid, text=notes, visible=visible, zmin=signal.low, zmax=signal.high,
-        colorscale=[[0.0, "#e08214"], [0.5, "#ffffff"], [1.0, "#3d8fc4"]] if signed else scale,
+        colorscale=style.scale(signed),
         xgap=1, ygap=1, colorbar={"thickness": 12, "outlinewidth": 0}, hoverongaps=False,
         hovertemplate="%{y}, depth %{x}: %{z:.4f}%{text}<extra></extra>",
     )  # fmt: skip

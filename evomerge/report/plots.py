@@ -211,10 +211,9 @@ def _heatmap(
     """White is 0, so that what takes no part is not seen; orange is negative."""
     largest = max([1.0, *(abs(v) for row in rows for v in row if v is not None)])
     signed = any(v is not None and v < 0 for row in rows for v in row)
-    scale = [[0.0, "#ffffff"], [1.0, "#3d8fc4"]]
     return go.Heatmap(
         x=columns, y=groups, z=rows, zmin=-largest if signed else 0.0, zmax=largest,
-        colorscale=[[0.0, "#e08214"], [0.5, "#ffffff"], [1.0, "#3d8fc4"]] if signed else scale,
+        colorscale=style.scale(signed),
         texttemplate="%{z:.2f}", showscale=False, xgap=2, ygap=2,
         hovertemplate="%{y}, %{x}: %{z:.4f}<extra></extra>",
     )  # fmt: skip

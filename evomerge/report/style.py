@@ -85,6 +85,11 @@ def bars(means: Sequence[float], limits: Sequence[tuple[float, float]], kind: st
     }  # fmt: skip
 
 
+def scale(signed: bool) -> list[list[Any]]:
+    """Colours of a heatmap: white is the least or, with signs, 0, and orange is negative."""
+    return [*([[0.0, "#e08214"]] if signed else []), [0.5 * signed, "#ffffff"], [1.0, "#3d8fc4"]]
+
+
 def faded(colour: str, alpha: float) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha})"
