@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import namedtuple
 
 from evomerge import errors
 
@@ -11,10 +12,15 @@ def main() -> None:
     """Run it; Ctrl-C while it is loaded is an interruption like any other."""
     try:
         from evomerge import cli
+
+        cli.main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(errors.INTERRUPTED)
-    cli.main()
+    finally:
+        # With -m, Python ends by SIGINT, whatever the exit code, where a KeyboardInterrupt has
+        # passed code that was made of text, as named tuples are; another one makes it forget.
+        namedtuple("Forget", "")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evomerge import errors
 from evomerge.answers import Place
 from evomerge.files.ledger import Ledger
+from evomerge.maths import pareto
 
 CHUNK = 2**12
 """Rows that room is made for at once: what is there stays where it is, and leaves no holes."""
@@ -211,3 +213,42 @@ def _dtype(objectives: int) -> np.dtype[np.void]:
 
 def _known(row: npt.NDArray[np.float64]) -> tuple[float, ...] | None:
     return None if np.isnan(row).any() else tuple(row.tolist())
+
+
+def best_of_front(
+    told: Sequence[Candidate], n: int, weights: Sequence[float], fill: bool = False
+) -> list[Candidate]:
+    """The nondominated candidates; above n, the best of each objective and weighted mean. With
+    `fill`, up to n in any case, by who is nondominated without the others.
+
+    Where the strategy said how many items it wanted, those of whom it wanted most, and those of
+    whom it said nothing, as of points that a run begins with; those that lack something of what
+    has to be kept come last, and without `fill` only where all do.
+    """
+    if not told:
+        raise errors.Unconfirmed(
+            "no candidate has a score: nothing to confirm. Give the run more time or candidates "
+            "(--until, --budget), or look at what `evomerge status` says failed"
+        )
+    compared = pareto.comparable({c.id: c.asked for c in told})
+    there = [c for c in told if c.id in compared]
+    found: list[Candidate] = []
+    for lacks in (False, True):
+        left = list({c.key: c for c in there if (c.lacks > 0) == lacks}.values())
+        while left and (not found or (fill and len(found) < n)):
+            is_best = pareto.nondominated(np.array([c.losses for c in left]))
+            front = [c for c, best in zip(left, is_best, strict=True) if best]
+            found += _extremes(front, n - len(found), weights)
+            left = [c for c, best in zip(left, is_best, strict=True) if not best]
+    return found
+
+
+def _extremes(front: list[Candidate], n: int, weights: Sequence[float]) -> list[Candidate]:
+    if len(front) <= n:
+        return front
+    order = np.argsort(
+        np.average([c.losses for c in front], axis=1, weights=weights), kind="stable"
+    )
+    extremes = np.argmin(np.array([c.losses for c in front]), axis=0)
+    chosen = list(dict.fromkeys([*extremes.tolist(), *order.tolist()]))[:n]
+    return [front[i] for i in sorted(chosen)]

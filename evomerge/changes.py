@@ -48,7 +48,7 @@ def _between(old: Any, new: Any, place: str) -> Iterator[Change]:
         for key in sorted({*old, *new}):
             if old.get(key) != new.get(key):
                 yield from _between(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
-    elif old != new and not _is_same(old, new):
+    elif old != new and not _is_same(old, new) and not (place == "seeds" and _moved(old, new)):
         yield Change(place, old, new)
 
 
@@ -56,6 +56,11 @@ def _is_same(old: Any, new: Any) -> bool:
     """Whether two entries of an identity differ in no more than what is known of a function."""
     both = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
     return both and all(a == b or function.is_same(a, b) for a, b in zip(old, new, strict=True))
+
+
+def _moved(old: str | None, new: str | None) -> bool:
+    """Whether the run that seeds are from is elsewhere now; they are in the ledger."""
+    return None not in (old, new) and not Path(str(old).removeprefix("run:")).exists()
 
 
 def refuse(folder: Path, found: Sequence[Change], problem: Problem, *, allowed: bool) -> None:

@@ -17,7 +17,7 @@ from evomerge.genome import Space
 from evomerge.layers import APART, Layers
 from evomerge.layout import lay_out
 from evomerge.plan import Input, Template
-from evomerge.schema import Fidelity, Recipe
+from evomerge.schema import Fidelity, Recipe, require_own_keys
 from evomerge.scorers import brevity, function, structural
 
 AUTO = "auto"
@@ -65,6 +65,7 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
     for name in functions:
         if name in recipe.objectives:
             raise errors.RecipeError(f"objectives: '{name}' is in the recipe and in functions")
+    require_own_keys([*recipe.objectives, *functions], "objectives")
     _objectives(recipe, folder)
     _keep(recipe, folder, functions)
     _prefer(recipe, [*recipe.objectives, *functions])

@@ -6,12 +6,16 @@ import importlib
 import os
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from evomerge import errors
+
+PATIENCE = 10.0
+"""Seconds in which the address of a cluster has to answer."""
 
 
 @contextmanager
@@ -79,8 +83,21 @@ def _start(ray: Any, address: str | None, workers: int | None) -> None:
         options["address"] = address
     else:  # without `local` it would join whatever cluster was started here last
         options.update(address="local", num_cpus=workers, include_dashboard=False)
-    with _silent(), _our_signals():
-        ray.init(**options)
+    try:
+        with _silent(), _our_signals():
+            _require_answer(address)
+            ray.init(**options)
+    except Exception as error:  # of many kinds, and of none: a time that is over is a bare one
+        reason = str(error).strip().partition("\n")[0]
+        where = "no cluster can be started here" if address is None else f"no cluster at {address}"
+        raise errors.MachineError(f"executor: ray: {where}: {reason}") from error
+
+
+def _require_answer(address: str | None) -> None:
+    """Raise OSError where nothing listens: Ray would try again without end."""
+    host, _, port = (address or "").rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
 
 
 @contextmanager
@@ -92,6 +109,10 @@ def _our_signals() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except SystemExit as leaving:  # that handler, before it could be put back
+        if leaving.code == signal.SIGTERM:
+            raise KeyboardInterrupt from None
+        raise
     finally:
         for number, handler in before.items():
             if handler is not None:  # None: of C, which Python can not set again

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evomerge import ancestry, errors, plugins, sanity
 from evomerge.answers import Answers
 from evomerge.blocks import places
+from evomerge.candidates import Candidate, best_of_front
 from evomerge.constraints import Constraints, Margin
 from evomerge.desk import Desk
 from evomerge.estimation import is_skill
@@ -24,9 +25,6 @@ from evomerge.pace import Pace
 from evomerge.plan import Plan, Template
 from evomerge.plugins import Strategy
 from evomerge.recipe import Problem
-
-if TYPE_CHECKING:
-    from evomerge.candidates import Candidate
 
 Report = Callable[[str, Mapping[str, Any]], None]
 
@@ -149,37 +147,10 @@ def shortlist(
         found[f"m{i}"] = problem.plan(problem.space.canonical(np.asarray(point)))
     told = [c for c in candidates if c.losses is not None]
     room = problem.recipe.shortlist - len(found)
-    found |= {f"c{c.id}": plan(c) for c in best_of_front(told, room, weights)}
+    best = best_of_front(told, room, weights, fill=bool(problem.recipe.keep))
+    found |= {f"c{c.id}": plan(c) for c in best}
     unique = {plan.key: label for label, plan in found.items()}
     return {label: plan for label, plan in found.items() if unique[plan.key] == label}
-
-
-def best_of_front(told: Sequence[Candidate], n: int, weights: Sequence[float]) -> list[Candidate]:
-    """The nondominated candidates; above n, the best of each objective and weighted mean.
-
-    Where the strategy said how many items it wanted, those of whom it wanted most, and those of
-    whom it said nothing, as of points that a run begins with; those that lack something of what
-    has to be kept only where all do.
-    """
-    if not told:
-        raise errors.Unconfirmed(
-            "no candidate has a score: nothing to confirm. Give the run more time or candidates "
-            "(--until, --budget), or look at what `evomerge status` says failed"
-        )
-    compared = pareto.comparable({c.id: c.asked for c in told})
-    there = [c for c in told if c.id in compared]
-    kept = [c for c in there if not c.lacks]
-    unique = list({c.key: c for c in kept or there}.values())
-    losses = np.array([c.losses for c in unique])
-    front = [c for c, kept in zip(unique, pareto.nondominated(losses), strict=True) if kept]
-    if len(front) <= n:
-        return front
-    order = np.argsort(
-        np.average([c.losses for c in front], axis=1, weights=weights), kind="stable"
-    )
-    extremes = np.argmin(np.array([c.losses for c in front]), axis=0)
-    chosen = list(dict.fromkeys([*extremes.tolist(), *order.tolist()]))[:n]
-    return [front[i] for i in sorted(chosen)]
 
 
 def seconds(problem: Problem, pace: Pace, workers: int, incumbents: int = 0) -> float:

@@ -95,7 +95,8 @@ class Constraints:
         if found and max(least.values()) < 0:
             closest = max(least, key=lambda label: least[label])
             raise errors.Unconfirmed(
-                f"no candidate keeps what it must on {split}; the closest is {closest}: "
+                f"none of {len(found)} that were tried keeps what it must on {split}; the closest "
+                f"is {closest}: "
                 + ", ".join(self._said(name, m) for name, m in found[closest].items())
                 + ". Search longer, give the bank more items, or ask for less"
             )

@@ -14,6 +14,7 @@ from evomerge.files.bank import Bank
 from evomerge.files.ledger import Ledger
 from evomerge.front import Point
 from evomerge.run import Run
+from evomerge.schema import require_own_keys
 from evomerge.session import versions
 
 
@@ -30,6 +31,7 @@ def scores(
     of what is. One process writes into a run: MachineError where another one does.
     """
     banks = api.by_name([shelf.load(reference) for reference in references])
+    require_own_keys(list(banks), "bank")
     points = [*run.front.points, *run.baselines.points]
     known = run.evaluated()
     keys = _keys(points, banks, split)

@@ -74,13 +74,16 @@ class Recorded:
         return {e.body["key"]: e.body["scores"] for e in self._ledger.events("evaluated")}
 
     def _further(self) -> dict[str, dict[str, list[float]]]:
-        """The same by bank, with the split unless it is `test`, then plan key; the latest."""
+        """The same by bank, with the split unless it is `test`, then plan key: those of the bank's
+        items and of the libraries that were used last."""
         found: dict[str, dict[str, list[float]]] = {}
+        last: dict[str, str] = {}
         for event in self._ledger.events("evaluated"):
-            plan, *_, split, _libraries = json.loads(event.body["key"])
-            name = event.body["bank"] + ("" if split == "test" else f", {split}")
-            found.setdefault(name, {})[plan] = event.body["scores"]
-        return found
+            plan, *by = json.loads(event.body["key"])
+            name = event.body["bank"] + ("" if by[-2] == "test" else f", {by[-2]}")
+            last[name] = json.dumps(by)
+            found.setdefault(last[name], {})[plan] = event.body["scores"]
+        return {name: found[by] for name, by in last.items()}
 
     def history(self) -> Iterator[tuple[int, int, list[float]]]:
         """(id, items answered so far, losses) of each told candidate that did not fail.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from evomerge import budget
+from evomerge import budget, errors
 from evomerge.layers import Resolution
 from evomerge.plan import Dtype
 
@@ -17,6 +17,23 @@ Signal = Literal["score", "probability", "plain", "length"]
 
 
 NAME = r"^\w[\w.-]*$"
+
+
+OF_A_POINT = (
+    *("point", "chosen", "nondominated"), *(f"mean_{s}" for s in ("search", "validation", "test"))
+)  # fmt: skip
+"""Keys of a front's rows that are no objectives."""
+
+
+def require_own_keys(names: Sequence[str], where: str) -> None:
+    """Raise RecipeError for a score whose name is a key of every row, or a bound of another."""
+    bounds = [f"{name}_{end}" for name in names for end in ("low", "high")]
+    for name in names:
+        if name in OF_A_POINT or name in bounds:
+            raise errors.RecipeError(
+                f"{where}: '{name}' can not be the name of a score: rows of a front have this key "
+                "for something else; choose another"
+            )
 
 
 class _Part(BaseModel):

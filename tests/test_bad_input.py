@@ -117,6 +117,8 @@ WRONG = [
     ({"experts": {}}, "experts: expected at least 1 item"),
     ({"experts": {"base": "/absent"}}, "no expert can be called 'base'"),
     ({"experts": {"a/b": "/absent"}}, "'a/b' is no name"),
+    ({"objectives": {"point": "/absent"}}, "objectives: 'point' can not be the name of a score"),
+    ({"objectives": {"a_low": "/absent", "a": "/absent"}}, "objectives: 'a_low' can not be the"),
     ({"experts": {1: "/absent"}}, "expected a text (quote what YAML reads otherwise"),
     ({"base": "zoo:tinny/base"}, "base: zoo: unknown family 'tinny'. Did you mean 'tiny'?"),
     ({"base": "zoo:tiny"}, "base: zoo:tiny: unknown model ''. Known: base, code"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import evomerge
-from evomerge import errors, tables
+from evomerge import errors, further, tables
 from evomerge.between import between
 from evomerge.console import Screen
 from evomerge.files.ledger import Ledger
@@ -166,6 +166,28 @@ def test_a_bank_of_another_day_scores_the_front_and_the_baselines(copied, family
         assert sum(1 for _ in ledger.events("evaluated")) == len(once)
     assert "further banks" in run("front", copied.folder)[1]
     assert "Further banks" in copied.report().read_text()
+
+
+def test_scores_on_other_items_do_not_stand_in_one_column(copied, family, tmp_path, run, refused):
+    """Of a bank that has changed, where not all have answered it again."""
+    bank = tmp_path / "new.jsonl"
+    bank.write_text((family / "two.jsonl").read_text())
+    assert run("evaluate", copied.folder, "-b", bank, "--front")[0] == 0
+    bank.write_text(bank.read_text().replace('"answer": 0', '"answer": 1'))
+
+    def stop(label):
+        if label != copied.front.points[0].label:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        further.scores(copied, [bank], told=stop)
+    rows = {row["point"]: row["new"] for row in json.loads(copied.to_json())["further"]}
+    now = evomerge.evaluate(copied.plan(copied.front.points[0].label), [bank])["new"].mean
+    assert rows.pop(copied.front.points[0].label) == pytest.approx(now)
+    assert rows and set(rows.values()) == {None}
+    bank.rename(tmp_path / "point.jsonl")
+    refused("evaluate", copied.folder, "-b", tmp_path / "point.jsonl", "--front", code=2,
+            says="'point' can not be the name of a score")  # fmt: skip
 
 
 @pytest.mark.slow

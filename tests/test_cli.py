@@ -80,6 +80,56 @@ def test_a_search_that_is_stopped_goes_on(slow):
 
 
 @pytest.mark.slow
+def test_the_code_of_an_interruption_is_ours_whatever_it_interrupts(family, tmp_path):
+    """As code that was made of text, of which the imports of libraries have much."""
+    text = """
+import os, signal
+exec("os.kill(os.getpid(), signal.SIGTERM)")
+def f(model, tokenizer): return 0.5
+"""
+    (tmp_path / "killing.py").write_text(text)
+    recipe = families.recipe(family, objectives={"f": {"function": "killing:f"}})
+    process = command.start("search", command.write(tmp_path, recipe), "-o", tmp_path / "run",
+                            cwd=tmp_path)  # fmt: skip
+    code, _, err = command.finish(process)
+    assert code == errors.INTERRUPTED and "run the same command again to go on" in err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the ps of Linux")
+def test_a_search_is_stopped_while_ray_starts(family, tmp_path):
+    """Ray has its own handler of SIGTERM meanwhile."""
+    pytest.importorskip("ray")
+    recipe = families.recipe(family, executor={"name": "ray", "workers": 1})
+    process = command.start("search", command.write(tmp_path, recipe), "-o", tmp_path / "run")
+    children = [
+        "ps",
+        "-o",
+        "args=",
+        "--ppid",
+        str(process.pid),
+    ]
+    while (
+        process.poll() is None
+        and "gcs_server" not in subprocess.run(children, capture_output=True, text=True).stdout
+    ):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = command.finish(process)
+    assert code == errors.INTERRUPTED and "run the same command again to go on" in err
+
+
+@pytest.mark.slow
+def test_where_there_is_no_cluster_it_is_said(family, tmp_path, refused):
+    """Ray itself would try again without end."""
+    pytest.importorskip("ray")
+    executor = {"name": "ray", "workers": 1, "address": "127.0.0.1:1"}
+    recipe = command.write(tmp_path, families.recipe(family, executor=executor))
+    refused("search", recipe, "-o", tmp_path / "run", code=errors.ENVIRONMENT,
+            says="executor: ray: no cluster at 127.0.0.1:1: ")  # fmt: skip
+
+
+@pytest.mark.slow
 def test_a_search_on_ray_that_is_stopped_goes_on(slow):
     """Ray sets a handler of SIGTERM of its own, after that of the search."""
     pytest.importorskip("ray")

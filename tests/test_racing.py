@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import evomerge
-from evomerge import confirm, errors, status
-from evomerge.candidates import Candidate
+from evomerge import errors, status
+from evomerge.candidates import Candidate, best_of_front
 from evomerge.plugins import Observation
 from evomerge.strategies import racing
 from tests import families, ledgers
@@ -284,8 +284,8 @@ def test_points_without_a_wish_for_items_are_confirmed_beside_the_last_rung():
         Candidate(id, None, f"k{id}", [], asked=asked, losses=losses)
         for id, (asked, losses) in enumerate(rows)
     ]
-    assert [c.id for c in confirm.best_of_front(told, 4, [1, 1])] == [0, 2]
-    assert [c.id for c in confirm.best_of_front(told, 1, [0, 1])] == [0]
+    assert [c.id for c in best_of_front(told, 4, [1, 1])] == [0, 2]
+    assert [c.id for c in best_of_front(told, 1, [0, 1])] == [0]
 
 
 def test_who_lacks_what_has_to_be_kept_is_confirmed_only_where_all_do():
@@ -295,5 +295,16 @@ def test_who_lacks_what_has_to_be_kept_is_confirmed_only_where_all_do():
         Candidate(id, None, f"k{id}", [], losses=losses, lacks=lacks)
         for id, (lacks, losses) in enumerate(rows)
     ]
-    assert [c.id for c in confirm.best_of_front(told, 4, [1, 1])] == [0]
-    assert [c.id for c in confirm.best_of_front(told[1:], 4, [1, 1])] == [1]
+    assert [c.id for c in best_of_front(told, 4, [1, 1])] == [0]
+    assert [c.id for c in best_of_front(told[1:], 4, [1, 1])] == [1]
+
+
+def test_where_something_has_to_be_kept_there_are_as_many_as_there_is_room_for():
+    """What a search thinks best may not keep it on other questions, and the next best may."""
+    rows = [(0.0, (0.5, 0.5)), (0.0, (0.2, 0.2)), (0.1, (0.1, 0.1)), (0.0, (0.3, 0.6))]
+    told = [
+        Candidate(id, None, f"k{id}", [], losses=losses, lacks=lacks)
+        for id, (lacks, losses) in enumerate(rows)
+    ]
+    for n, ids in ((1, [1]), (2, [1, 3]), (3, [1, 0, 3]), (4, [1, 0, 3, 2]), (9, [1, 0, 3, 2])):
+        assert [c.id for c in best_of_front(told, n, [1, 1], fill=True)] == ids

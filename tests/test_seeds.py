@@ -29,6 +29,20 @@ def seeded(family, old, **changes):
     return families.recipe(family, **{"seeds": f"run:{old.folder}", **MORE, **changes})
 
 
+def test_seeds_may_be_elsewhere_afterwards(family, old, tmp_path):
+    """They are in the ledger; another run is refused all the same, and so is none."""
+    shutil.copytree(old.folder, tmp_path / "coarse")
+    recipe = seeded(family, old, seeds=f"run:{tmp_path / 'coarse'}")
+    run = evomerge.search(recipe, tmp_path / "run")
+    done = ledgers.content(run.folder)
+    for other in (f"run:{old.folder}", None):
+        with pytest.raises(errors.RecipeError, match=r"seeds: the run has run:.*coarse, now it"):
+            evomerge.search({**recipe, "seeds": other}, run.folder)
+    (tmp_path / "coarse").rename(tmp_path / "moved")
+    evomerge.search({**recipe, "seeds": f"run:{tmp_path / 'moved'}"}, run.folder)
+    assert ledgers.content(run.folder) == done
+
+
 def taken(run):
     ledger = Ledger(run.folder)
     found = ledger.last("seeds")
