@@ -77,6 +77,7 @@ def test_they_stay_in_the_order_in_which_they_came(ledger):
         found[-1]
 
 
+@pytest.mark.slow
 def test_ten_thousand_take_little_memory(ledger):
     found = Candidates(ledger, 2)
     tracemalloc.start()

@@ -168,6 +168,7 @@ def test_a_bank_of_another_day_scores_the_front_and_the_baselines(copied, family
     assert "Further banks" in copied.report().read_text()
 
 
+@pytest.mark.slow
 def test_scores_on_other_items_do_not_stand_in_one_column(copied, family, tmp_path, run, refused):
     """Of a bank that has changed, where not all have answered it again."""
     bank = tmp_path / "new.jsonl"

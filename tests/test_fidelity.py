@@ -256,6 +256,7 @@ def test_items_of_another_bank_are_refused(known):
         chosen.use({"one": [["x"]]}, "here")
 
 
+@pytest.mark.slow
 def test_the_reason_of_a_fallback_is_printed(family, tmp_path):
     """Calibration is done, and too few have answered everything to check a fit."""
     notes = []
@@ -299,6 +300,7 @@ def test_optimism_is_told_beside_that_of_base_and_experts(family, tmp_path, run)
     assert said in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_more_items_than_there_are_is_everything(family, tmp_path):
     fidelity = {"name": "random", "items": 500}
     recipe = soft(family, fidelity=fidelity, budget={"candidates": 3}, strategy="sobol")

@@ -44,6 +44,7 @@ def recipe(family, **changes):
     )
 
 
+@pytest.mark.slow
 def test_names_are_resolved_to_commits_and_recorded(cache, family, tmp_path):
     run = evomerge.search(recipe(family), tmp_path / "run")
     plan = run.plan("best")

@@ -160,6 +160,7 @@ def test_what_is_kept_is_small(bank):
     assert size < places * 4 * 17 + prompt * 4 + len(kept.items) * 200
 
 
+@pytest.mark.slow
 def test_a_search_towards_an_expert(family, bank, tmp_path):
     """Nothing is right or wrong: the expert itself scores 1, the base less."""
     objectives = {"one": str(family / "one.jsonl"), "left": str(bank)}

@@ -262,6 +262,7 @@ def test_a_talk_needs_a_template_and_is_another_bank(model, tmp_path):
     assert scores[0] == scores[2] != scores[1], "requests are kept apart by template"
 
 
+@pytest.mark.slow
 @needs_lm_eval
 def test_what_the_model_would_have_said_itself(tmp_path):
     """Of a model that must go on with the alphabet; lm-eval's own model sees the same."""
@@ -291,6 +292,7 @@ def results(doc, answers):
 """
 
 
+@pytest.mark.slow
 @needs_lm_eval
 def test_code_beside_a_task_and_the_seeds_it_needs(model, tmp_path):
     """Functions of the YAML work, and whatever they do to global generators stays with them."""

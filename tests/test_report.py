@@ -274,6 +274,7 @@ def picky(model, tokenizer):
     return size
 
 
+@pytest.mark.slow
 def test_failures_are_noted_with_their_reasons(recipe, tmp_path):
     objectives = {"left": recipe["objectives"]["left"], "size": {"function": f"{__name__}:picky"}}
     run = evomerge.search({**recipe, "objectives": objectives}, tmp_path / "run")
@@ -318,6 +319,7 @@ def half(model, tokenizer):
     return 0.5
 
 
+@pytest.mark.slow
 def test_a_function_has_a_score_and_no_interval(recipe, tmp_path):
     objectives = {"left": recipe["objectives"]["left"], "own": {"function": f"{__name__}:half"}}
     run = evomerge.search({**recipe, "objectives": objectives, "shortlist": 2}, tmp_path / "run")

@@ -29,6 +29,7 @@ def seeded(family, old, **changes):
     return families.recipe(family, **{"seeds": f"run:{old.folder}", **MORE, **changes})
 
 
+@pytest.mark.slow
 def test_seeds_may_be_elsewhere_afterwards(family, old, tmp_path):
     """They are in the ledger; another run is refused all the same, and so is none."""
     shutil.copytree(old.folder, tmp_path / "coarse")

@@ -80,6 +80,7 @@ def test_a_look_is_a_line_where_there_is_no_terminal(family, tmp_path, run, monk
     assert said == [(0, f"{line}\n", "")] and looks == [status.EVERY] * 2
 
 
+@pytest.mark.slow
 def test_a_look_fits_the_screen(tmp_path, family):
     recipe = families.recipe(family, budget={"candidates": 6})
     run = evomerge.search(recipe, tmp_path / "run")

@@ -144,6 +144,7 @@ def test_what_the_search_is_told_is_exact_however_items_are_chosen(family, tmp_p
     assert max(row["errors"][0] for row in rows) > 0
 
 
+@pytest.mark.slow
 def test_one_point_is_chosen_by_skills_unless_measures_are_preferred(run, family, tmp_path):
     """A mean of accuracies and shares of zeros would be one of apples and pears."""
     means = {p.label: p.means("validation") for p in run.front}

@@ -206,6 +206,7 @@ def test_padding_rows_keep_their_places(tmp_path):
     torch.testing.assert_close(both[10], row(expert, "new"))
 
 
+@pytest.mark.slow
 def test_a_search_with_one_more_token(family, tmp_path):
     """Live model, endpoints and the exported folder all have the union's rows."""
     expert = tmp_path / "right"

@@ -243,6 +243,7 @@ def test_no_space_at_any_point_leaves_nothing(tmp_path, source):
     assert not leftovers(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_killed_write_leaves_no_model_and_the_next_one_clears_up(tmp_path, source):
     with child(tmp_path, source, "hang") as process:
         assert process.stdout.readline() == "written\n"
