@@ -37,8 +37,9 @@ ENDS = {"greedy_soup"}
 """Those that have a last proposal."""
 MODELS = {"gp", "tpe"}
 """Those that model what has been told anew for each proposal."""
-QUICK_IDS = set(NAMES) - MODELS
-"""Each strategy by itself, but for those that take long; all others are `slow`."""
+QUICK_IDS = set(NAMES) - MODELS - {"auto"}
+"""Each strategy by itself, but for those that take long and what is one of the others anyway; all
+else is `slow`."""
 
 
 def numeric(dimension):
