@@ -231,16 +231,22 @@ def best_of_front(
             "(--until, --budget), or look at what `evomerge status` says failed"
         )
     compared = pareto.comparable({c.id: c.asked for c in told})
-    there = [c for c in told if c.id in compared]
     found: list[Candidate] = []
+    for layer in _layers([c for c in told if c.id in compared]):
+        if found and (not fill or len(found) == n):
+            break
+        found += _extremes(layer, n - len(found), weights)
+    return found
+
+
+def _layers(there: Sequence[Candidate]) -> Iterator[list[Candidate]]:
+    """The nondominated, those who are so without them, and so on; then of who lacks something."""
     for lacks in (False, True):
         left = list({c.key: c for c in there if (c.lacks > 0) == lacks}.values())
-        while left and (not found or (fill and len(found) < n)):
+        while left:
             is_best = pareto.nondominated(np.array([c.losses for c in left]))
-            front = [c for c, best in zip(left, is_best, strict=True) if best]
-            found += _extremes(front, n - len(found), weights)
+            yield [c for c, best in zip(left, is_best, strict=True) if best]
             left = [c for c, best in zip(left, is_best, strict=True) if not best]
-    return found
 
 
 def _extremes(front: list[Candidate], n: int, weights: Sequence[float]) -> list[Candidate]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -45,9 +44,8 @@ def front(
     found = wanted.pick(opened) if asked else None
     if asked and wanted.is_exceeded(opened):
         err.print(f"--near: every point of the front is better than {near} on validation")
-    after = len(opened.asked()) - opened.confirmed.get("candidates", math.inf)
-    if after > 0:
-        err.print(f"{after} candidates came after this front: run the search again")
+    if opened.later:
+        err.print(f"{opened.later} candidates came after this front: run the search again")
     if as_json:
         print(opened.to_json() if found is None else tables.preferred_json(opened, found))
         return

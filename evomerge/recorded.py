@@ -65,6 +65,14 @@ class Recorded:
         rows = (row for event in self._ledger.events("ask") for row in event.body["proposals"])
         return {f"c{row['id']}": row["plan"] for row in rows}
 
+    @property
+    def later(self) -> int:
+        """How many candidates came after those of the confirmed front; no event is read for 0."""
+        if self._ledger.at("ask") < self._ledger.at("confirmed"):
+            return 0
+        n, found = len(self.asked()), self._ledger.last("confirmed") or {}
+        return n - int(found.get("candidates", n))
+
     def between(self) -> dict[str, str]:
         """Plan key by label of the points that were asked for between two others."""
         return {e.body["label"]: e.body["plan"] for e in self._ledger.events("between")}

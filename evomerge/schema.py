@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from evomerge import budget, errors
+from evomerge.files.items import SPLITS
 from evomerge.layers import Resolution
 from evomerge.plan import Dtype
 
@@ -19,9 +20,7 @@ Signal = Literal["score", "probability", "plain", "length"]
 NAME = r"^\w[\w.-]*$"
 
 
-OF_A_POINT = (
-    *("point", "chosen", "nondominated"), *(f"mean_{s}" for s in ("search", "validation", "test"))
-)  # fmt: skip
+OF_A_POINT = ("point", "chosen", "nondominated", *(f"mean_{split}" for split in SPLITS))
 """Keys of a front's rows that are no objectives."""
 
 

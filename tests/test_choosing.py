@@ -168,6 +168,25 @@ def test_a_bank_of_another_day_scores_the_front_and_the_baselines(copied, family
     assert "Further banks" in copied.report().read_text()
 
 
+def test_a_front_says_how_many_came_after_it(family, tmp_path, run):
+    recipe = families.recipe(family, strategy="sobol", budget={"candidates": 3})
+    evomerge.search(recipe, tmp_path)
+    assert run("front", tmp_path)[2] == ""
+
+    def stop(event, facts):
+        if event == "told" and len(facts["search"].candidates) > 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evomerge.search(recipe, tmp_path, budget={"candidates": 9}, report=stop)
+    more = len(evomerge.Run(tmp_path).asked()) - 3
+    code, _, err = run("front", tmp_path)
+    assert more > 0 and (code, err) == (
+        0,
+        f"{more} candidates came after this front: run the search again\n",
+    )
+
+
 @pytest.mark.slow
 def test_scores_on_other_items_do_not_stand_in_one_column(copied, family, tmp_path, run, refused):
     """Of a bank that has changed, where not all have answered it again."""

@@ -102,18 +102,11 @@ def test_a_search_is_stopped_while_ray_starts(family, tmp_path):
     pytest.importorskip("ray")
     recipe = families.recipe(family, executor={"name": "ray", "workers": 1})
     process = command.start("search", command.write(tmp_path, recipe), "-o", tmp_path / "run")
-    children = [
-        "ps",
-        "-o",
-        "args=",
-        "--ppid",
-        str(process.pid),
-    ]
-    while (
-        process.poll() is None
-        and "gcs_server" not in subprocess.run(children, capture_output=True, text=True).stdout
-    ):
+    children = ["ps", "-o", "args=", "--ppid", str(process.pid)]
+    said = ""
+    while process.poll() is None and "gcs_server" not in said:
         time.sleep(0.02)
+        said = subprocess.run(children, capture_output=True, text=True).stdout
     process.send_signal(signal.SIGTERM)
     code, _, err = command.finish(process)
     assert code == errors.INTERRUPTED and "run the same command again to go on" in err

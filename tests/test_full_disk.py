@@ -16,7 +16,10 @@ from evomerge.files.checkpoint import Checkpoint
 from tests import command, families, full_disk, ledgers, nightly
 
 STEP = nightly.amount("EVOMERGE_OFFSETS")
-STEPS = [pytest.param(1021, marks=pytest.mark.slow), pytest.param(STEP, marks=pytest.mark.nightly)]
+STEPS = [
+    *(pytest.param(step, marks=pytest.mark.slow) for step in (4099, 1021)),
+    pytest.param(STEP, marks=pytest.mark.nightly),
+]
 
 
 @pytest.mark.parametrize("step", STEPS)

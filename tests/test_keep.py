@@ -176,9 +176,8 @@ def test_what_is_lacking_is_told_again_only_where_it_has_changed(family, tmp_pat
 
 def test_what_nothing_can_keep_ends_with_the_closest(family, tmp_path):
     impossible = recipe(family, {"two": {"at_least": 1.0}})
-    with pytest.raises(
-        errors.Unconfirmed, match=r"none of 4 that .*is [cm]\d+: 'two' .*at least 1"
-    ):
+    says = r"none of 4 that .*closest is [cm]\d+: 'two' .*at least 1"
+    with pytest.raises(errors.Unconfirmed, match=says):
         evomerge.search(impossible, tmp_path)
     told = [losses for *_, losses in evomerge.Run(tmp_path).history()]
     assert told and all(REFERENCE_POINT < one[0] < FAILED_LOSS for one in told)

@@ -17,6 +17,7 @@ from evomerge import api, errors, status
 from evomerge.files.checkpoint import Checkpoint
 from evomerge.loop import Search
 from evomerge.recipe import resolve
+from evomerge.schema import OF_A_POINT
 from evomerge.worker import Worker
 from tests import families, ledgers, listeners
 
@@ -64,6 +65,8 @@ def test_every_label_can_be_saved_and_knee_and_best_are_in_the_front(run, tmp_pa
 def test_the_front_as_table_and_json(run):
     frame = run.front.to_pandas()
     assert list(frame.index) == [point.label for point in run.front]
+    bounds = [f"{name}{end}" for name in run.objectives for end in ("", "_low", "_high")]
+    assert {*run.front.rows()[0]} == {*bounds, *OF_A_POINT}
     assert frame.loc[run.chosen.label, "one"] == run.chosen.means("test")[0]
     assert run.chosen.label in run.front._repr_html_() and run.chosen.label in repr(run.front)
 
