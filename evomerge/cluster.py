@@ -21,9 +21,11 @@ PATIENCE = 10.0
 @contextmanager
 def connected(address: str | None, workers: int | None) -> Iterator[Any]:
     """Ray on the cluster at an address, or on one of its own (None), which ends with this."""
+    # Both are read when ray is imported. Its servers then bind to loopback, not to all interfaces.
     if address is None:
-        # Read when ray is imported: its servers then bind to loopback, not to all interfaces.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    # Its handlers of signals in C, in place of ours while it is connected, and of none afterwards.
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     import ray
 
     if ray.is_initialized():

@@ -100,7 +100,8 @@ def f(model, tokenizer): return 0.5
 def test_a_search_is_stopped_while_ray_starts(family, tmp_path):
     """Ray has its own handler of SIGTERM meanwhile."""
     pytest.importorskip("ray")
-    recipe = families.recipe(family, executor={"name": "ray", "workers": 1})
+    executor, long = {"name": "ray", "workers": 1}, {"candidates": 2000}
+    recipe = families.recipe(family, executor=executor, budget=long)
     process = command.start("search", command.write(tmp_path, recipe), "-o", tmp_path / "run")
     children = ["ps", "-o", "args=", "--ppid", str(process.pid)]
     said = ""
@@ -110,6 +111,24 @@ def test_a_search_is_stopped_while_ray_starts(family, tmp_path):
     process.send_signal(signal.SIGTERM)
     code, _, err = command.finish(process)
     assert code == errors.INTERRUPTED and "run the same command again to go on" in err
+
+
+@pytest.mark.slow
+def test_ray_leaves_the_handlers_of_signals_as_they_were():
+    """While it is connected, and when a search has left it and makes its report."""
+    pytest.importorskip("ray")
+    text = """
+import os, signal
+from evomerge.cluster import connected
+signal.signal(signal.SIGTERM, lambda number, frame: print("ours"))
+with connected(None, 1):
+    os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", text], env=command.ENVIRONMENT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ours\nours\n", "")
 
 
 @pytest.mark.slow
