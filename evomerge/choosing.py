@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from evomerge import errors
 from evomerge.console import Table, err, faint, out
 from evomerge.options import Json, RunFolder
 
@@ -36,7 +35,8 @@ def front(
 
     opened = Run(run)
     if not opened.is_confirmed:
-        _unconfirmed(run, as_json)
+        _show_unconfirmed(run, as_json)
+        raise opened.unconfirmed()
     wanted = Preference(
         parsed("--prefer", prefer), parsed("--at-least", at_least), parsed("--near", near)
     )
@@ -55,7 +55,7 @@ def front(
         tables.preferred(out, opened, found)
 
 
-def _unconfirmed(run: Path, as_json: bool) -> NoReturn:
+def _show_unconfirmed(run: Path, as_json: bool) -> None:
     from evomerge import status
 
     facts = status.read(run)
@@ -63,7 +63,6 @@ def _unconfirmed(run: Path, as_json: bool) -> NoReturn:
         print(json.dumps({"unconfirmed_front": facts["front"]}, indent=1))
     elif facts["front"]:
         out.print(status.front_table(facts))
-    raise errors.Unconfirmed(f"{run}: not confirmed yet; run the search again to go on")
 
 
 def between(

@@ -6,7 +6,8 @@ Answers to `validation` and `test` never reach a strategy. The shortlist is rank
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from evomerge.candidates import Candidate, best_of_front
 from evomerge.constraints import Constraints, Margin
 from evomerge.desk import Desk
 from evomerge.estimation import is_skill
+from evomerge.files.ledger import Ledger
 from evomerge.maths import pareto
 from evomerge.objectives import Anchor, Losses, anchor, exact_anchor
 from evomerge.pace import Pace
@@ -188,10 +190,11 @@ def confirm(
     constraints = Constraints(problem.recipe.keep, answers, endpoints(problem))
     ranked = [*scan.values(), *shortlist.values(), *constraints.others.values()]
     desk.answer(ranked, answers.places("validation"), told)
-    kept = constraints.kept(_complete(answers, shortlist), "validation")
     weights = losses.weights(problem.recipe.prefer)
-    listed = {label: shortlist[label] for label in kept}
-    front, chosen = _ranked(answers, losses, listed, weights)
+    with _recorded(answers.ledger):
+        kept = constraints.kept(_complete(answers, shortlist), "validation")
+        listed = {label: shortlist[label] for label in kept}
+        front, chosen = _ranked(answers, losses, listed, weights)
     baselines = _baselines(problem, answers, scan, weights)
     report("stage", {"name": "test"})
     tested = [*baselines.values(), *(shortlist[label] for label in {*front, chosen})]
@@ -210,6 +213,17 @@ def confirm(
         found["kept"] = {label: _plain(kept[label]) for label in front}
     answers.ledger.append("confirmed", found)
     report("confirmed", found)
+
+
+@contextmanager
+def _recorded(ledger: Ledger) -> Iterator[None]:
+    """Who looks at the run later is told why nothing is confirmed; once, however often it ends."""
+    try:
+        yield
+    except errors.Unconfirmed as error:
+        if ledger.at("unconfirmed") < max(ledger.at("ask"), ledger.at("tell")):
+            ledger.append("unconfirmed", {"reason": str(error)})
+        raise
 
 
 def _complete(answers: Answers, shortlist: Mapping[str, Plan]) -> dict[str, Plan]:

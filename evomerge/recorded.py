@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evomerge import errors
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.maths import pareto
 from evomerge.objectives import Anchor, Losses
@@ -23,6 +24,14 @@ def comparable(told: Mapping[int, int], wanted: Mapping[int, tuple[int | None, i
     `pareto.comparable` has it, and who wait for no further answers; `wanted`: that of a ledger."""
     settled = {id: wanted[id][0] for id, event in told.items() if event > wanted[id][1]}
     return pareto.comparable(settled)
+
+
+def why_unconfirmed(ledger: Ledger) -> str | None:
+    """Why the confirmation of all that is known by now ended with nothing, if it did."""
+    at = ledger.at("unconfirmed")
+    if at <= max(ledger.at("ask"), ledger.at("tell")):
+        return None
+    return str(ledger.body(at)["reason"])
 
 
 class Recorded:
@@ -64,6 +73,11 @@ class Recorded:
         """Plan key of every candidate, by label."""
         rows = (row for event in self._ledger.events("ask") for row in event.body["proposals"])
         return {f"c{row['id']}": row["plan"] for row in rows}
+
+    def unconfirmed(self) -> errors.Unconfirmed:
+        """What to raise where a front is asked for and there is none."""
+        why = why_unconfirmed(self._ledger) or "not confirmed yet; run the search again to go on"
+        return errors.Unconfirmed(f"{self.folder}: {why}")
 
     @property
     def later(self) -> int:

@@ -38,9 +38,7 @@ class Run(Recorded):
         """What the confirmation found; raises Unconfirmed before it has."""
         found = self._ledger.last("confirmed")
         if found is None:
-            raise errors.Unconfirmed(
-                f"{self.folder}: not confirmed yet; run the search again to go on"
-            )
+            raise self.unconfirmed()
         return dict(found)
 
     @property

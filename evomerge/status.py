@@ -21,7 +21,7 @@ from evomerge.files import lock
 from evomerge.files.ledger import Ledger
 from evomerge.maths import pareto
 from evomerge.objectives import Anchor
-from evomerge.recorded import comparable
+from evomerge.recorded import comparable, why_unconfirmed
 from evomerge.tables import words
 
 EVERY = 2.0
@@ -84,6 +84,8 @@ def _state(ledger: Ledger, writer: str | None, told: Mapping[int, Told]) -> str:
         stage = "search" if ledger.at("anchors") else "base and experts"
     if writer:
         return f"in its {stage}"
+    if why := why_unconfirmed(ledger):
+        return f"ended: {why}"
     if is_failing([told[id].losses is None for id in sorted(told)]):
         return "ended: too many candidates failed"
     return f"interrupted in its {stage}"

@@ -1,5 +1,6 @@
 """Scores that a merge has to keep: in the search, at the end, and where nothing can keep them."""
 
+import re
 from statistics import NormalDist
 
 import numpy as np
@@ -185,6 +186,14 @@ def test_what_nothing_can_keep_ends_with_the_closest(family, tmp_path):
     rows = status.read(tmp_path)["front"]
     assert all(row[status.LACKING] for row in rows)
     assert all(0.05 < row["one"] < 0.7 for row in rows)
+    # whoever looks later is told why, as is who asks again
+    assert re.match(f"ended: {says}", status.read(tmp_path)["state"])
+    events = ledgers.content(tmp_path)["events"]
+    with pytest.raises(errors.Unconfirmed, match=says):
+        evomerge.search(impossible, tmp_path)
+    with pytest.raises(errors.Unconfirmed, match=says):
+        assert evomerge.Run(tmp_path).front
+    assert ledgers.content(tmp_path)["events"] == events
 
 
 @pytest.mark.slow
