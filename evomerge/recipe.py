@@ -136,8 +136,8 @@ class Problem:
         for (name, one), source in zip(self.experts.items(), self.inputs.sources[1:], strict=True):
             if one.sha256 in seen:
                 yield f"expert '{name}' is the same model as {seen[one.sha256]}"
-            elif getattr(source, "adds_nothing", False):
-                yield f"expert '{name}' is an adapter that adds nothing: it is the base"
+            elif remark := getattr(source, "remark", None):
+                yield f"expert '{name}' {remark}"
             seen.setdefault(one.sha256, f"expert '{name}'")
 
     def portable(self) -> dict[str, Any]:

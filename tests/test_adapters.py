@@ -70,7 +70,7 @@ def test_it_is_what_peft_merges(case):
     adapted, merged = case
     assert set(adapted.tensors) == set(merged)
     changed = [n for n in merged if not torch.equal(adapted.base.read(n), merged[n])]
-    assert {*adapted.updates()} <= {*changed}
+    assert {*adapted.updates()} <= {*changed} and adapted.remark is None
     for name, tensor in merged.items():
         assert adapted.tensors[name].shape == tensor.shape
         torch.testing.assert_close(adapted.read(name), tensor, rtol=0, atol=2e-7)
@@ -311,6 +311,23 @@ def test_an_adapter_that_was_never_trained_is_pointed_out(trained, family, tmp_p
     experts = {"left": str(trained / "left"), "new": str(save(tmp_path / "new", zero, config))}
     notes = list(resolve(families.recipe(family, experts=experts)).notes())
     assert notes == ["expert 'new' is an adapter that adds nothing: it is the base"]
+
+
+def test_an_adapter_that_is_not_whole_is_pointed_out(trained, family, tmp_path):
+    config = json.loads((trained / "left" / adapters.CONFIG).read_text())
+    factors = load_file(trained / "left" / adapters.WEIGHTS)
+    paths = {name.partition(".lora_")[0] for name in factors}
+    config["target_modules"] = sorted({path.rpartition(".")[2] for path in paths})
+    gone = min(paths)
+    rest = {name: tensor for name, tensor in factors.items() if f"{gone}." not in name}
+    for names, chosen in (("new", {}), ("by layer", {"layers_to_transform": [0]})):
+        place = save(tmp_path / names, rest, {**config, **chosen})
+        experts = {"left": str(trained / "left"), "new": str(place)}
+        notes = list(resolve(families.recipe(family, experts=experts)).notes())
+        name = f"{gone.removeprefix(adapters.PREFIX)}.weight"
+        lacks = f"lacks 1 of the tensors that its adapter_config.json names, as '{name}'"
+        said = [f"expert 'new' is an adapter that {lacks}: they stay those of the base"]
+        assert notes == (said if not chosen else [])
 
 
 def test_the_command_prints_what_an_adapter_loses(run, searched, tmp_path):

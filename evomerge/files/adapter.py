@@ -123,10 +123,17 @@ class Adapted:
         return self.read_flat(name, 0, info.numel).view(info.shape)
 
     @property
-    def adds_nothing(self) -> bool:
-        """Whether it is the base, as an adapter that was never trained."""
+    def remark(self) -> str | None:
+        """What a person should know of it, though nothing is wrong."""
         changes = (u.left.any() and u.right.any() for u in self._updates.values())
-        return not self._from and not any(changes)
+        if not self._from and not any(changes):
+            return "is an adapter that adds nothing: it is the base"
+        if lacking := peft.targets(self.adapter.config, self.base.tensors) - {*self._updates}:
+            return (
+                f"is an adapter that lacks {len(lacking)} of the tensors that its {CONFIG} names, "
+                f"as '{min(lacking)}': they stay those of the base"
+            )
+        return None
 
     def updates(self) -> Mapping[str, Update]:
         """What LoRA adds, by the names of the base's tensors."""

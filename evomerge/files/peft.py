@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import regex
@@ -20,6 +20,8 @@ _CHANGES_MORE = (
 )
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that also take the first update from the base."""
+
+_CHOOSES_LAYERS = ("layers_to_transform", "exclude_modules")
 
 
 def check(config: Mapping[str, Any], where: str) -> None:
@@ -43,6 +45,15 @@ def check(config: Mapping[str, Any], where: str) -> None:
         if not isinstance(config.get(key), kind) or not config[key] > 0:
             got = plain.shown(config.get(key))
             raise errors.InputError(f"{where}: {key}: expected a {number} above 0, got {got}")
+
+
+def targets(config: Mapping[str, Any], tensors: Iterable[str]) -> set[str]:
+    """Which of a base's tensors an adapter changes by its config, where that is a plain list."""
+    named = config.get("target_modules")
+    if not isinstance(named, list) or any(map(config.get, _CHOOSES_LAYERS)):
+        return set()
+    ends = tuple(f".{name}.weight" for name in named)
+    return {name for name in tensors if f".{name}".endswith(ends)}
 
 
 def rank(config: Mapping[str, Any], path: str, where: str) -> int:
