@@ -16,14 +16,17 @@ from evomerge import errors
 
 PATIENCE = 10.0
 """Seconds in which the address of a cluster has to answer."""
+JOINING = "One that is there needs the same version of ray, and RAY_AUTH_TOKEN if it has a token"
 
 
 @contextmanager
 def connected(address: str | None, workers: int | None) -> Iterator[Any]:
     """Ray on the cluster at an address, or on one of its own (None), which ends with this."""
-    # Both are read when ray is imported. Its servers then bind to loopback, not to all interfaces.
+    # All are read when ray is imported. Its servers then bind to loopback, not to all interfaces.
     if address is None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    else:  # not 20 times 40 seconds, where a cluster does not let in who lacks its token
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
     # Its handlers of signals in C, in place of ours while it is connected, and of none afterwards.
     os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     import ray
@@ -91,8 +94,11 @@ def _start(ray: Any, address: str | None, workers: int | None) -> None:
             ray.init(**options)
     except Exception as error:  # of many kinds, and of none: a time that is over is a bare one
         reason = str(error).strip().partition("\n")[0]
-        where = "no cluster can be started here" if address is None else f"no cluster at {address}"
-        raise errors.MachineError(f"executor: ray: {where}: {reason}") from error
+        if address is None:
+            text = f"no cluster can be started here: {reason}"
+        else:
+            text = f"no cluster at {address}: {reason}. {JOINING}"
+        raise errors.MachineError(f"executor: ray: {text}") from error
 
 
 def _require_answer(address: str | None) -> None:

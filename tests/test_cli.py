@@ -141,6 +141,29 @@ def test_where_there_is_no_cluster_it_is_said(family, tmp_path, refused):
             says="executor: ray: no cluster at 127.0.0.1:1: ")  # fmt: skip
 
 
+@pytest.mark.nightly
+def test_a_cluster_that_lets_nobody_in_is_given_up(family, tmp_path, monkeypatch):
+    """Ray itself takes 40 seconds to try once, and would try twenty times."""
+    pytest.importorskip("ray")
+    text = """
+from evomerge.cluster import connected
+with connected(None, 1) as ray:
+    input(print(ray.get_runtime_context().gcs_address, flush=True))
+"""
+    open_to_itself = subprocess.Popen(
+        [sys.executable, "-c", text], env=command.ENVIRONMENT, text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    address = open_to_itself.stdout.readline().strip()
+    monkeypatch.setitem(command.ENVIRONMENT, "RAY_NUM_REDIS_GET_RETRIES", "1")
+    executor = {"name": "ray", "workers": 1, "address": address}
+    recipe = command.write(tmp_path, families.recipe(family, executor=executor))
+    code, _, err = command.finish(command.start("search", recipe, "-o", tmp_path / "run"))
+    open_to_itself.communicate("")
+    assert code == errors.ENVIRONMENT
+    assert f"executor: ray: no cluster at {address}: " in err and "RAY_AUTH_TOKEN" in err
+
+
 @pytest.mark.slow
 def test_a_search_on_ray_that_is_stopped_goes_on(slow):
     """Ray sets a handler of SIGTERM of its own, after that of the search."""
