@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -94,17 +95,15 @@ def make(options: argparse.Namespace, places: dict[str, Path]) -> None:
     if options.full is not None:
         waiting = [(name, seed) for name, seed in waiting if name != FULL]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    running: list[subprocess.Popen[bytes]] = []
-    while waiting or running:
-        while waiting and len(running) < options.together:
-            name, seed = waiting.pop(0)
-            changes = json.dumps({**options.changes, "fidelity": FIDELITIES[name]})
-            arguments = [options.recipe, str(places[name] / f"seed-{seed}"), str(seed)]
-            arguments += [str(options.candidates), changes]
-            command = [sys.executable, "-c", SEARCH, *arguments]
-            running.append(subprocess.Popen(command, env=environment))
-        if running.pop(0).wait():
-            sys.exit("a run failed")
+
+    def search(name: str, seed: int) -> None:
+        changes = json.dumps({**options.changes, "fidelity": FIDELITIES[name]})
+        arguments = [options.recipe, str(places[name] / f"seed-{seed}"), str(seed)]
+        arguments += [str(options.candidates), changes]
+        subprocess.run([sys.executable, "-c", SEARCH, *arguments], env=environment, check=True)
+
+    with ThreadPoolExecutor(options.together) as pool:
+        list(pool.map(search, *zip(*waiting, strict=True)))
 
 
 def row(folder: Path) -> dict[str, float]:
