@@ -14,7 +14,9 @@ VENV = .venv
 RECIPE = recipes/quickstart.yaml
 PYTEST_ARGS =
 TORCH = torch==2.13.0
-CONSTRAINTS = constraints.txt
+# Some of the pinned versions are for 3.11 and newer: pip chooses what suits 3.10.
+CONSTRAINTS = $(shell $(PYTHON) -c \
+	'import sys; print("constraints.txt" if sys.version_info >= (3, 11) else "/dev/null")')
 
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)

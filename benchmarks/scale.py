@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def front(folder: Path) -> object:
 
 def sizes(path: Path, candidates: int) -> dict[str, float]:
     """Bytes a candidate by table, on the ledger's pages; its indexes count to the table."""
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db:
         query = """SELECT s.tbl_name, sum(d.pgsize) FROM dbstat AS d JOIN sqlite_schema AS s
             ON d.name = s.name GROUP BY s.tbl_name"""
         return {name: size / candidates for name, size in db.execute(query)}

@@ -53,7 +53,7 @@ def taken(run):
 
 def hosts(run):
     """Answers (plan, item) that were given by another run, and here."""
-    with sqlite3.connect(run.folder / "ledger.sqlite") as db:
+    with closing(sqlite3.connect(run.folder / "ledger.sqlite")) as db:
         rows = db.execute("SELECT plan, item, host, split FROM answers").fetchall()
     theirs = {(plan, item): split for plan, item, host, split in rows if host.startswith("run:")}
     mine = {(plan, item): split for plan, item, host, split in rows if not host.startswith("run:")}
@@ -123,7 +123,7 @@ def test_the_strategy_does_not_repeat_what_the_other_run_began_with(family, old,
 def test_a_run_from_before_seeds_had_a_seed_goes_on_with_that_of_its_recipe(family, old, tmp_path):
     recipe = seeded(family, old)
     run = evomerge.search(recipe, tmp_path / "run")
-    with sqlite3.connect(run.folder / "ledger.sqlite") as db:
+    with closing(sqlite3.connect(run.folder / "ledger.sqlite")) as db, db:
         db.execute("UPDATE events SET body=json_remove(body, '$.seed') WHERE kind='seeds'")
     with closing(Ledger(run.folder)) as ledger:
         problem = resolve(recipe)

@@ -6,7 +6,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -38,6 +38,14 @@ def file_system(folder: Path, table: Path = Path("/proc/mounts")) -> str:
     return best[1]
 
 
+class _Connection(sqlite3.Connection):
+    """Closed when nobody uses it any more, as that of a run which is looked at in a notebook."""
+
+    def __del__(self) -> None:
+        with suppress(sqlite3.ProgrammingError):  # in a thread that did not open it
+            self.close()
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open a database; one that may not be written to, a colleague's or an archive's, only to be
     read, where SQLite would want to write beside it even so. MachineError where it can not be."""
@@ -51,7 +59,7 @@ def connect(path: Path) -> sqlite3.Connection:
                 "copy the folder, and use the copy"
             )
         where += "?mode=ro&immutable=1"
-    return sqlite3.connect(where, isolation_level=None, timeout=30, uri=True)
+    return sqlite3.connect(where, isolation_level=None, timeout=30, uri=True, factory=_Connection)
 
 
 @contextmanager

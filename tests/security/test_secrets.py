@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import sqlite3
+from contextlib import closing
 
 import pytest
 from hypothesis import given
@@ -67,7 +68,8 @@ def test_no_secret_leaves_a_search(planted, tmp_path, run):
     said += "".join(map(str, run("export", folder, "best", "-o", target)))
     said += opened.to_json() + opened._repr_html_() + repr(opened.failures())
     assert found(said, TOKEN, KEY, PASSWORD, HERE, "\x1b") == []
-    sqlite3.connect(folder / "ledger.sqlite").execute("PRAGMA wal_checkpoint").close()
+    with closing(sqlite3.connect(folder / "ledger.sqlite")) as db:
+        db.execute("PRAGMA wal_checkpoint").close()
     files = [path for place in (folder, target) for path in place.rglob("*") if path.is_file()]
     names = {path.name for path in files}
     assert {"ledger.sqlite", "report.html", "recipe.json", "README.md", "plan.json"} <= names
