@@ -45,7 +45,7 @@ def build(place, words, *, added=(), rows=0, tied=True, seed=0, dtype=torch.floa
             ancestor, change = (torch.randn(parameter.shape, generator=g) for g in parts)
             parameter.copy_(ancestor * 0.1 + change * 0.02)
         for row, word in enumerate([*words, *added]):
-            draw = torch.Generator().manual_seed(int.from_bytes(word.encode()) + seed)
+            draw = torch.Generator().manual_seed(int.from_bytes(word.encode(), "big") + seed)
             model.lm_head.weight[row] = torch.randn(8, generator=draw)
             model.model.embed_tokens.weight[row] = torch.randn(8, generator=draw)
             if tied:
