@@ -34,6 +34,13 @@ def why_unconfirmed(ledger: Ledger) -> str | None:
     return str(ledger.body(at)["reason"])
 
 
+def looks(ledger: Ledger) -> int:
+    """How often `test` was looked at: to confirm, by the run that seeds are from too, and since
+    then for points in between."""
+    found = next(filter(None, map(ledger.last, ("confirmed", "seeds"))), {"looks": 0})
+    return int(found["looks"]) + sum(bool(e.body["looked"]) for e in ledger.events("between"))
+
+
 class Recorded:
     """The folder of a run, opened for reading, perhaps while a search writes to it."""
 

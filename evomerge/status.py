@@ -21,7 +21,7 @@ from evomerge.files import lock
 from evomerge.files.ledger import Ledger
 from evomerge.maths import pareto
 from evomerge.objectives import Anchor
-from evomerge.recorded import comparable, why_unconfirmed
+from evomerge.recorded import comparable, looks, why_unconfirmed
 from evomerge.tables import words
 
 EVERY = 2.0
@@ -49,7 +49,6 @@ def read(folder: Path) -> dict[str, Any]:
     """
     ledger = Ledger(folder)
     try:
-        confirmed = ledger.last("confirmed")
         session = ledger.last_session() or {}
         told = _told(ledger)
         anchors = {n: Anchor(**value) for n, value in (ledger.last("anchors") or {}).items()}
@@ -67,7 +66,7 @@ def read(folder: Path) -> dict[str, Any]:
             "seconds": round(ledger.seconds(), 1),
             "seconds since last event": round(time.time() - ledger.last_time(), 1),
             "budget": {k: v for k, v in session.get("budget", {}).items() if v is not None},
-            "looks at test": (confirmed or {}).get("looks", 0),
+            "looks at test": looks(ledger),
             "front": front(told, wanted, anchors),
         }
     finally:
