@@ -323,3 +323,6 @@ def test_wrong_evaluations(refused, family, tmp_path):
     refused("bank", "check", tmp_path / "x.jsonl", code=errors.INPUT, says="no such file")
     wrong = [family / "one.jsonl", "--base", base, "--expert", "left"]
     refused("bank", "check", *wrong, code=errors.INPUT, says="left: no such folder")
+    for twice in (["left=a", "--expert", "left=b"], ["left=a", "--expert", "b/left"], ["base=a"]):
+        given = [*wrong[:-1], *twice]
+        refused("bank", "check", *given, code=errors.USAGE, says="stands twice")
