@@ -44,8 +44,8 @@ UNCONFIRMED = "scores of the search, not confirmed: the best of many look better
 def read(folder: Path) -> dict[str, Any]:
     """How far a run is, as JSON; raises InputError where there is none.
 
-    `front` is that of the search, by what it has told so far: {"point", "items", an objective's
-    score each}, the best mean first.
+    `front` is that of the search, by what it has told so far: {"point", "items", LACKING, an
+    objective's score each}, the best mean first.
     """
     ledger = Ledger(folder)
     try:
