@@ -231,7 +231,7 @@ def evaluate(
 
 def alone(model: str | Path, dtype: str = "") -> Plan:
     """The plan that is a model folder or an adapter as it is."""
-    found = inputs.load(str(model), {}, Path.cwd())
+    found = inputs.load(str(model), {}, Path.cwd(), called="model")
     base = found.inputs[0].model_copy(update={"name": str(model)})
     return Plan(base=base, dtype=dtype_of(found.base, dtype))
 

@@ -42,6 +42,8 @@ def cache(
         raise errors.RecipeError("expected tokens of at least 0, and top of at least 1")
     if target.suffix not in (".yaml", ".yml"):
         raise errors.RecipeError(f"{target}: expected a name that ends with .yaml")
+    if target.resolve() == file.resolve():  # which nothing would bring back
+        raise errors.RecipeError(f"{target}: is the bank of the prompts; choose another name")
     kept = _cached(expert, _prompts(file), tokens, top, chat)
     place = target.with_suffix(".safetensors")
     cached.write(place, kept)

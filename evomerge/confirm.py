@@ -138,6 +138,7 @@ def shortlist(
     candidates: Iterable[Candidate],
     plan: Callable[[Candidate], Plan],
     weights: Sequence[float],
+    ledger: Ledger,
 ) -> dict[str, Plan]:
     """Label -> plan of what is confirmed: the strategy's incumbents, then of the front, of which
     one is there in any case: the search has scored it.
@@ -149,7 +150,8 @@ def shortlist(
         found[f"m{i}"] = problem.plan(problem.space.canonical(np.asarray(point)))
     told = [c for c in candidates if c.losses is not None]
     room = problem.recipe.shortlist - len(found)
-    best = best_of_front(told, room, weights, fill=bool(problem.recipe.keep))
+    with _recorded(ledger):
+        best = best_of_front(told, room, weights, fill=bool(problem.recipe.keep))
     found |= {f"c{c.id}": plan(c) for c in best}
     unique = {plan.key: label for label, plan in found.items()}
     return {label: plan for label, plan in found.items() if unique[plan.key] == label}
@@ -221,7 +223,7 @@ def _recorded(ledger: Ledger) -> Iterator[None]:
     try:
         yield
     except errors.Unconfirmed as error:
-        if ledger.at("unconfirmed") < max(ledger.at("ask"), ledger.at("tell")):
+        if ledger.at("unconfirmed") <= max(ledger.at("ask"), ledger.at("tell")):
             ledger.append("unconfirmed", {"reason": str(error)})
         raise
 

@@ -6,7 +6,7 @@ EvomergeError
 ├── MachineError       4   machine or run folder do not allow it (lock, space, missing extra)
 ├── EvaluationError    3   one model can not be scored; a search records the reason and goes on
 ├── Unconfirmed        5   the run ended with nothing confirmed
-├── TooManyFailures    6   nearly every candidate failed
+├── TooManyFailures    6   more than half of the last 20 candidates failed
 └── Interrupted       75   stopped by a signal; the same command goes on
 """
 

@@ -154,16 +154,17 @@ def opened(folder: Path | str, name: str = "") -> Checkpoint:
 
 
 def load(
-    base: str, experts: Mapping[str, str], folder: Path, *, tokenizer: str = "base"
-) -> Inputs:
-    """Open a base and its experts by reference, and compare them; only integers are read.
+    base: str, experts: Mapping[str, str], folder: Path, *,
+    tokenizer: str = "base", called: str = "base",
+) -> Inputs:  # fmt: skip
+    """Open a base and its experts by reference, and compare them.
 
     `tokenizer` (`base`, `expert:NAME`, `union`) says whose tokens the merged models have. Raises
-    InputError for models that do not fit together.
+    InputError for models that do not fit together, in which the base is `called` so.
     """
     _check_choice(tokenizer, experts)
     path, origin = find(base, folder)
-    root = Checkpoint.open(path, "base")
+    root = Checkpoint.open(path, called)
     first = Input(name="base", sha256=root.sha256, path=str(root.folder.absolute()), origin=origin)
     files: dict[str, Checkpoint] = {root.sha256: root}
     inputs = [first]

@@ -124,7 +124,7 @@ class Search:
         ledger.set_meta("pace", self.desk.pace.medians())
         shortlist = confirm.shortlist(
             self.problem, strategy, self._standing(), self.state.plan,
-            self.losses.weights(self.recipe.prefer),
+            self.losses.weights(self.recipe.prefer), ledger,
         )  # fmt: skip
         keys = {plan.key for plan in shortlist.values()}
         asked = {c.key for c in self.candidates if c.key in keys}

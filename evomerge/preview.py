@@ -224,9 +224,16 @@ def look_at(items: Sequence[Item]) -> dict[str, Any]:
 
 
 def _experts(texts: Sequence[str]) -> dict[str, str]:
-    """Folders by the names that are given, else by those of their own."""
-    given = dict(text.split("=", 1) for text in texts if "=" in text)
-    return given | named(text for text in texts if "=" not in text)
+    """Folders by the names that are given, else by those of their own.
+
+    Raises RecipeError for a name that stands twice: one of the models would not be scored.
+    """
+    pairs = [text.split("=", 1) for text in texts if "=" in text]
+    pairs += map(list, named(text for text in texts if "=" not in text).items())
+    for name, n in Counter(["base", *(name for name, _ in pairs)]).items():
+        if n > 1:
+            raise errors.RecipeError(f"--expert: '{name}' stands twice; expected name=folder")
+    return {name: folder for name, folder in pairs}
 
 
 def _siblings(base: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge import errors
+from evomerge.budget import is_failing
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.maths import pareto
 from evomerge.objectives import Anchor, Losses
@@ -32,6 +33,13 @@ def why_unconfirmed(ledger: Ledger) -> str | None:
     if at <= max(ledger.at("ask"), ledger.at("tell")):
         return None
     return str(ledger.body(at)["reason"])
+
+
+def looks(ledger: Ledger) -> int:
+    """How often `test` was looked at: to confirm, by the run that seeds are from too, and since
+    then for points in between."""
+    found = next(filter(None, map(ledger.last, ("confirmed", "seeds"))), {"looks": 0})
+    return int(found["looks"]) + sum(bool(e.body["looked"]) for e in ledger.events("between"))
 
 
 class Recorded:
@@ -76,8 +84,17 @@ class Recorded:
 
     def unconfirmed(self) -> errors.Unconfirmed:
         """What to raise where a front is asked for and there is none."""
-        why = why_unconfirmed(self._ledger) or "not confirmed yet; run the search again to go on"
+        why = why_unconfirmed(self._ledger)
+        if why is None and self._is_failing():
+            why = "too many candidates failed; `evomerge status` says why"
+        why = why or "not confirmed yet; run the search again to go on"
         return errors.Unconfirmed(f"{self.folder}: {why}")
+
+    def _is_failing(self) -> bool:
+        """Whether the same search, started again, would end at once."""
+        tells = self._ledger.events("tell")
+        failed = {row["id"]: row["losses"] is None for event in tells for row in event.body}
+        return is_failing([failed[id] for id in sorted(failed)])
 
     @property
     def later(self) -> int:

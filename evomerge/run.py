@@ -19,7 +19,7 @@ from evomerge.front import Front, Point, Tested, afterwards, plain, stacked
 from evomerge.maths import intervals, pareto
 from evomerge.objectives import Losses, anchor
 from evomerge.preferences import Preference
-from evomerge.recorded import Recorded
+from evomerge.recorded import Recorded, looks
 from evomerge.schema import Keep
 
 if TYPE_CHECKING:
@@ -135,8 +135,7 @@ class Run(Recorded):
     @property
     def looks(self) -> int:
         """How often `test` was looked at."""
-        later = [e for e in self._ledger.events("between") if e.body["looked"]]
-        return int(self.confirmed["looks"]) + len(later)
+        return looks(self._ledger)
 
     def point(self, which: str) -> Point:
         """`best`, `knee`, a label such as `c17`, a baseline's label, or a point in between; before

@@ -21,7 +21,7 @@ from evomerge.genome import Gene, Value
 from evomerge.maths import pareto, sequences
 from evomerge.plan import Plan
 from evomerge.recipe import Problem
-from evomerge.recorded import Recorded, comparable
+from evomerge.recorded import Recorded, comparable, looks
 from evomerge.relay import Listed, Stages
 from evomerge.session import LIBRARIES, versions
 
@@ -152,12 +152,9 @@ def _of(problem: Problem, path: Path, old: Ledger) -> Seeds:
             f"{path}: none of its {len(elites)} best points fits this space ({shown})"
         )
     points = {label: point for point, label in once.items()}
-    confirmed = old.last("confirmed") or {"looks": 0}
-    later = sum(event.body["looked"] for event in old.events("between"))
-    looks = confirmed["looks"] + later
     before = _seed(old, (old.meta("identity") or {}).get("seed", 0))
     seed = sequences.seed(problem.recipe.seed, before)
-    return Seeds(path, points, reasons, same, _banks(problem, old), looks, seed)
+    return Seeds(path, points, reasons, same, _banks(problem, old), looks(old), seed)
 
 
 def _elites(run: Recorded, old: Ledger, most: int) -> dict[str, str]:

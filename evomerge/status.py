@@ -21,7 +21,7 @@ from evomerge.files import lock
 from evomerge.files.ledger import Ledger
 from evomerge.maths import pareto
 from evomerge.objectives import Anchor
-from evomerge.recorded import comparable, why_unconfirmed
+from evomerge.recorded import comparable, looks, why_unconfirmed
 from evomerge.tables import words
 
 EVERY = 2.0
@@ -44,12 +44,11 @@ UNCONFIRMED = "scores of the search, not confirmed: the best of many look better
 def read(folder: Path) -> dict[str, Any]:
     """How far a run is, as JSON; raises InputError where there is none.
 
-    `front` is that of the search, by what it has told so far: {"point", "items", an objective's
-    score each}, the best mean first.
+    `front` is that of the search, by what it has told so far: {"point", "items", LACKING, an
+    objective's score each}, the best mean first.
     """
     ledger = Ledger(folder)
     try:
-        confirmed = ledger.last("confirmed")
         session = ledger.last_session() or {}
         told = _told(ledger)
         anchors = {n: Anchor(**value) for n, value in (ledger.last("anchors") or {}).items()}
@@ -67,7 +66,7 @@ def read(folder: Path) -> dict[str, Any]:
             "seconds": round(ledger.seconds(), 1),
             "seconds since last event": round(time.time() - ledger.last_time(), 1),
             "budget": {k: v for k, v in session.get("budget", {}).items() if v is not None},
-            "looks at test": (confirmed or {}).get("looks", 0),
+            "looks at test": looks(ledger),
             "front": front(told, wanted, anchors),
         }
     finally:

@@ -312,7 +312,8 @@ def test_wrong_merges(refused, family, tmp_path):
 def test_wrong_evaluations(refused, family, tmp_path):
     bank = ["-b", family / "one.jsonl"]
     base = family / "base"
-    refused("evaluate", tmp_path / "x", *bank, code=errors.INPUT, says="x: no such folder")
+    nowhere = tmp_path / "x"
+    refused("evaluate", nowhere, *bank, code=errors.INPUT, says=f"model: {nowhere}: no such fo")
     refused("evaluate", base, "-b", "on", code=errors.USAGE, says="unknown bank 'on'")
     split = ["--split", "tets"]
     refused("evaluate", base, *bank, *split, code=errors.USAGE, says="Did you mean 'test'?")
@@ -322,3 +323,6 @@ def test_wrong_evaluations(refused, family, tmp_path):
     refused("bank", "check", tmp_path / "x.jsonl", code=errors.INPUT, says="no such file")
     wrong = [family / "one.jsonl", "--base", base, "--expert", "left"]
     refused("bank", "check", *wrong, code=errors.INPUT, says="left: no such folder")
+    for twice in (["left=a", "--expert", "left=b"], ["left=a", "--expert", "b/left"], ["base=a"]):
+        given = [*wrong[:-1], *twice]
+        refused("bank", "check", *given, code=errors.USAGE, says="stands twice")

@@ -197,9 +197,18 @@ def test_who_was_not_answered_in_time_is_where_there_is_more(timed):
     assert status.read(left.folder)["state"] == "confirmed"
 
 
-def test_a_time_too_short_for_one_candidate(timed):
+def test_a_time_too_short_for_one_candidate(timed, tmp_path):
+    """Whoever looks later is told why it ended, not to do the same again."""
+    for _ in range(2):
+        with pytest.raises(errors.Unconfirmed, match="no candidate has a score"):
+            timed(100, lambda call: 10)
+    assert status.read(tmp_path / "run")["state"].startswith("ended: no candidate has a score")
     with pytest.raises(errors.Unconfirmed, match="no candidate has a score"):
-        timed(100, lambda call: 10)
+        assert Run(tmp_path / "run").front
+    kinds = [kind for kind, _ in ledgers.content(tmp_path / "run")["events"]]
+    assert kinds.count("unconfirmed") == 1
+    assert timed(600, lambda call: 10).is_confirmed
+    assert status.read(tmp_path / "run")["state"] == "confirmed"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import evomerge
-from evomerge import errors, further, tables
+from evomerge import errors, further, status, tables
 from evomerge.between import between
 from evomerge.console import Screen
 from evomerge.files.ledger import Ledger
@@ -130,6 +130,7 @@ def test_a_point_between_two_is_their_weighted_mean(copied, tmp_path):
     assert (again.save(point.label, tmp_path / "made") / "model.safetensors").exists()
     assert between(copied.folder, "base", "expert left", 0.25).key == point.key
     assert evomerge.Run(copied.folder).looks == looks + 1
+    assert status.read(copied.folder)["looks at test"] == looks + 1
 
 
 def test_between_on_the_command_line(copied, run, refused):

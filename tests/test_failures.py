@@ -119,6 +119,8 @@ def test_too_many_failures_are_not_forgotten(family, tmp_path, flaky, monkeypatc
         with pytest.raises(errors.TooManyFailures, match="12 of the last 12"):
             evomerge.search(recipe, tmp_path / "run")
         assert status.read(tmp_path / "run")["state"] == "ended: too many candidates failed"
+        with pytest.raises(errors.Unconfirmed, match="too many candidates failed"):
+            assert evomerge.Run(tmp_path / "run").front
 
 
 @pytest.mark.slow

@@ -284,6 +284,17 @@ def test_what_does_not_fit_the_model(family, bank, tmp_path, questions):
             caching.cache(**{**given, **changes})
 
 
+def test_a_bank_is_not_written_over_by_its_own_cache(family, tmp_path):
+    bank = tmp_path / "own.yaml"
+    bank.write_text(
+        "name: own\nversion: 1\nscorer: exact_match\nitems: [{prompt: a, answer: b}]\n"
+    )
+    before = bank.read_bytes()
+    with pytest.raises(errors.RecipeError, match="is the bank of the prompts"):
+        caching.cache(bank, str(family / "left"), bank, tokens=2)
+    assert bank.read_bytes() == before
+
+
 def test_a_prompt_that_ends_at_once_is_kept(family, tmp_path):
     """Texts of one character, and empty lines between them."""
     (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n\n{"text": "bc"}\n')
