@@ -1,0 +1,46 @@
+"""What a person sees of points and fronts, in a notebook and on a terminal of any width."""
+
+import numpy as np
+
+from evomerge import front
+from evomerge.maths import intervals
+from evomerge.report import labels
+
+
+def point(label, *scores, chosen=False):
+    """Scores on `test`, an array an objective."""
+    return front.Point(label, f"plan of {label}", {"test": [np.array(s) for s in scores]}, chosen)
+
+
+def test_what_was_not_scored_is_a_dash_in_a_notebook():
+    points = [point("c1", [0.0, 1.0], [1.0, 1.0], chosen=True), point("TIES", [], [])]
+    shown = front.Front(points, ["one", "two"], front.Tested(points))
+    assert "nan" not in repr(shown) + shown._repr_html_()
+    assert repr(shown).splitlines()[2].split() == ["TIES", "-", "-", "-"]
+    assert "<th>nondominated</th>" in shown._repr_html_()
+    afterwards = front.Front(points, ["one", "two"], front.Tested([]))._repr_html_()
+    assert "nondominated" not in afterwards and afterwards.count("<td>") == 6
+
+
+def test_a_point_shows_itself_in_a_line_and_is_found_again():
+    one, again = (point("c1", [0.0, 1.0], [], chosen=True) for _ in range(2))
+    assert repr(one) == "Point('c1', test=[0.500, -], chosen)"
+    assert one == again and one in [point("c2", [1.0, 0.0]), again] and len({one, again}) == 1
+    assert one != point("c2", [0.0, 1.0], [], chosen=True)
+
+
+def test_p_values_are_plain_numbers():
+    drawn = intervals.resample([[[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]], seed=0)
+    assert [type(value) for value in drawn.difference(0, 1)] == 4 * [float]
+
+
+def test_a_mean_is_of_the_items_that_count():
+    one = front.Point("c1", "key", {"test": [np.zeros(20), np.zeros(1)]}, weights=[1.0, 0.0])
+    assert one.counted("test") == "20 items"
+    assert point("c1", [0.0]).counted("test", "test ") == "1 test item"
+
+
+def test_labels_of_points_on_one_spot_stand_around_it():
+    spots = [(0.5, 0.5), (0.5, 0.5), (0.5, 0.5), (0.2, 0.5)]
+    sides = labels.place(spots, ["c1", "base", "TIES", "c2"], ((0, 1), (0, 1)), (800, 400))
+    assert len(set(sides[:3])) == 3 and all(sides)
