@@ -114,11 +114,9 @@ def _claim(run: Run) -> str:
     row = rows[best.label]
     looks = run.looks
     times = "once" if looks == 1 else f"{looks} times, so it is no longer quite fresh"
-    weights = chosen.weights or [1.0] * len(run.objectives)
-    counted = [len(c) for w, c in zip(weights, chosen.scores["test"], strict=True) if w]
-    over = f"over {len(counted)} objectives " if len(counted) > 1 else ""
-    n = sum(counted)
-    scores = f"{name} scores {chosen.mean('test'):.3f} {over}on {n:,} test item{'s' * (n != 1)}"
+    counted = sum(map(bool, chosen.weights or run.objectives))
+    over = f"over {counted} objectives " if counted > 1 else ""
+    scores = f"{name} scores {chosen.mean('test'):.3f} {over}on {chosen.counted('test', 'test ')}"
     theirs = f"{_safe(best.label)} with {best.mean('test'):.3f}"
     difference = f"difference {row['difference']:+.3f}"
     ends = f"It was chosen on validation; the test items were looked at {times}."
