@@ -1,8 +1,10 @@
 """What a person sees of points and fronts, in a notebook and on a terminal of any width."""
 
 import numpy as np
+import pytest
 
-from evomerge import front
+from evomerge import front, tables
+from evomerge.console import Screen
 from evomerge.maths import intervals
 from evomerge.report import labels
 
@@ -44,3 +46,19 @@ def test_labels_of_points_on_one_spot_stand_around_it():
     spots = [(0.5, 0.5), (0.5, 0.5), (0.5, 0.5), (0.2, 0.5)]
     sides = labels.place(spots, ["c1", "base", "TIES", "c2"], ((0, 1), (0, 1)), (800, 400))
     assert len(set(sides[:3])) == 3 and all(sides)
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 200])
+def test_no_number_is_broken_on_a_narrow_terminal(width, capsys):
+    names = [f"objective {i}" for i in range(9)]
+    points = [
+        point(label, *([0.0] * i + [1.0] * (10 - i) for i in range(9)))
+        for label in ("c1", "task arithmetic 0.3")
+    ]
+    shown = front.Front(points, names, front.Tested(points))
+    tables.rows(Screen(width=width), "front", shown)
+    said = capsys.readouterr().out
+    for i in range(9):
+        assert said.count(f" {1 - i / 10:.3f} ") >= 2
+    assert said.count("mean") == said.count("nondom.") == 1
+    assert all(len(line) <= width for line in said.splitlines())
