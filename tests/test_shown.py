@@ -1,12 +1,14 @@
 """What a person sees of points and fronts, in a notebook and on a terminal of any width."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from evomerge import front, tables
 from evomerge.console import Screen
 from evomerge.maths import intervals
-from evomerge.report import labels
+from evomerge.report import labels, marks, plots
 
 
 def point(label, *scores, chosen=False):
@@ -62,3 +64,29 @@ def test_no_number_is_broken_on_a_narrow_terminal(width, capsys):
         assert said.count(f" {1 - i / 10:.3f} ") >= 2
     assert said.count("mean") == said.count("nondom.") == 1
     assert all(len(line) <= width for line in said.splitlines())
+
+
+def drawn(objectives):
+    """The plot of a front whose objectives and points have long names."""
+    long = "the_name_of_a_thing_with_many_words_in_it"
+    many = [[0.0, 1.0]] * objectives
+    ours = [point("c1", *many, chosen=True)]
+    theirs = [point(f"{long}_{i}", *([0.0] * i + [1.0] * (9 - i) for _ in many)) for i in (1, 2)]
+    run = SimpleNamespace(
+        objectives=[f"{long}_{long}_{i}" for i in range(objectives)], front=ours, knee=ours[0],
+        chosen=ours[0], baselines=theirs, kind=lambda p: "chosen" if p.chosen else "textbook",
+    )  # fmt: skip
+    return plots.front(run)
+
+
+def test_long_names_stay_inside_the_plot():
+    (menu,) = drawn(4).layout.updatemenus
+    for button in menu.buttons:
+        assert len(button.label) * labels.LETTER < marks.WIDTH
+    for column, named in enumerate(drawn(4).layout.annotations):
+        half = len(named.text) * labels.LETTER / (marks.WIDTH / 5) / 2
+        assert column - 0.5 <= named.x - half and named.x + half <= column + 0.5
+    axis = drawn(1).layout.yaxis
+    assert len(set(axis.tickvals)) == 3 and set(axis.tickvals) == set(axis.categoryarray)
+    assert all(len(text) * labels.LETTER <= 180 for text in axis.ticktext)
+    assert len(drawn(1).layout.xaxis.title.text) * labels.LETTER < marks.WIDTH

@@ -141,7 +141,7 @@ def _notes(run: Run) -> str:
 
 
 def _front_table(run: Run) -> str:
-    head = "".join(f"<th>{_safe(name)}</th>" for name in run.objectives)
+    head = "".join(f'<th class="name">{_safe(name)}</th>' for name in run.objectives)
     kinds = (
         ("Front, best mean score on validation first", list(run.front)),
         ("Baselines", list(run.baselines)),
@@ -174,7 +174,7 @@ def _cells(point: Point, objectives: int) -> str:
 def _further(run: Run) -> str:
     """What was scored after the search, on banks that it did not have."""
     found = run.further
-    head = "".join(f"<th>{_safe(name)}</th>" for name in ("point", *found.objectives))
+    head = "".join(f'<th class="name">{_safe(n)}</th>' for n in ("point", *found.objectives))
     rows = "".join(
         f"<tr class='{'chosen' if point.chosen else ''}'><td>{_safe(point.label)}</td>"
         f"{_cells(point, len(found.objectives))}</tr>"
