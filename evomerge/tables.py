@@ -56,11 +56,20 @@ def show(out: Console, run: Run) -> None:
     out.print(f"looks at test so far: {run.looks}")
     for line in run.contamination:
         out.print(line, style="yellow", highlight=False)
-    failed = len(run.failures())
-    if failed:
-        out.print(f"failed candidates: {failed}")
+    for line in _failed(run):
+        out.print(line, highlight=False, markup=False)
     out.print(f"report: {run.folder / 'report.html'}", highlight=False, soft_wrap=True)
     to_save(out, run, "best")
+
+
+def _failed(run: Run) -> Iterator[str]:
+    """How many candidates failed, and why a baseline has no scores."""
+    reasons = run.failures()
+    if number := len(reasons.keys() & set(run.asked().values())):
+        yield f"failed candidates: {number}"
+    for point in run.baselines:
+        if point.key in reasons:
+            yield f"{point.label} could not be scored: {reasons[point.key]}"
 
 
 def to_save(out: Console, run: Run, label: str) -> None:
