@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,7 @@ class Score:
 
 def evaluate(
     model: str | Path | Plan,
-    bank: Sequence[str | Path | banks.Bank] | str | Path | banks.Bank,
+    bank: Iterable[str | Path | banks.Bank] | str | Path | banks.Bank,
     *,
     split: str = "test",
     batch: int = 25,
@@ -210,7 +210,7 @@ def evaluate(
         )
     if isinstance(bank, str | Path | banks.Bank):
         bank = [bank]
-    if not bank:
+    if not bank or not isinstance(bank, Iterable):
         raise errors.RecipeError(f"bank: expected one or more files or banks, got {bank!r}")
     plan = model if isinstance(model, Plan) else alone(model, dtype)
     shown = by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from evomerge import front, tables
+import evomerge
+from evomerge import errors, front, tables
 from evomerge.console import Screen
 from evomerge.maths import intervals
-from evomerge.report import labels, marks, plots
+from evomerge.report import labels, marks, plots, remarks
 
 
 def point(label, *scores, chosen=False):
@@ -90,3 +91,31 @@ def test_long_names_stay_inside_the_plot():
     assert len(set(axis.tickvals)) == 3 and set(axis.tickvals) == set(axis.categoryarray)
     assert all(len(text) * labels.LETTER <= 180 for text in axis.ticktext)
     assert len(drawn(1).layout.xaxis.title.text) * labels.LETTER < marks.WIDTH
+
+
+def test_baselines_that_failed_are_named_with_the_reason():
+    lost = [point(label, []) for label in ("expert left", "TIES")]
+    keys = {f"c{i}": f"plan {i}" for i in range(7)}
+    run = SimpleNamespace(
+        failures=lambda: dict.fromkeys([*keys.values(), *(p.key for p in lost)], "boom [/b]"),
+        asked=lambda: keys, baselines=[point("base", [1.0]), *lost], comparisons=list, odd=[],
+        confirmed={"baselines": {p.label: p.key for p in lost}}, contamination=[],
+    )  # fmt: skip
+    (note,) = remarks.of(run)
+    assert note == "9 failed (expert left, TIES, c0, c1, c2, ...): boom [/b]"
+    assert list(tables._failed(run)) == [
+        "failed candidates: 7",
+        "expert left could not be scored: boom [/b]",
+        "TIES could not be scored: boom [/b]",
+    ]
+
+
+def test_arguments_of_another_kind_are_named(family):
+    base, left = str(family / "base"), family / "left"
+    alone = evomerge.compare(base, str(left))
+    assert repr(alone) == repr(evomerge.compare(base, left))
+    assert repr(alone).splitlines()[1].split()[0] == "left"
+    with pytest.raises(errors.RecipeError, match=r"compare: expected models or .*, got 3"):
+        evomerge.compare(base, 3)
+    with pytest.raises(errors.RecipeError, match=r"bank: expected one or more .*, got 3"):
+        evomerge.evaluate(base, 3)
