@@ -9,7 +9,9 @@ import evomerge
 from evomerge import errors, front, tables
 from evomerge.console import Screen
 from evomerge.maths import intervals
+from evomerge.recipe import resolve
 from evomerge.report import labels, marks, plots, remarks
+from tests import families
 
 
 def point(label, *scores, chosen=False):
@@ -119,3 +121,12 @@ def test_arguments_of_another_kind_are_named(family):
         evomerge.compare(base, 3)
     with pytest.raises(errors.RecipeError, match=r"bank: expected one or more .*, got 3"):
         evomerge.evaluate(base, 3)
+
+
+def test_a_recipe_in_python_holds_paths_and_numbers_of_numpy(family):
+    space = {"blocks": np.int64(2), "genes": {"weight": np.array([0.0, 1.2])}}
+    given = families.recipe(family, seed=np.int64(4), space=space)
+    experts = {"left": family / "left"}
+    found = resolve(given, budget=np.int64(18), base=family / "base", experts=experts).recipe
+    assert (found.seed, found.budget.candidates, found.space.blocks) == (4, 18, 2)
+    assert found.space.genes == {"weight": [0.0, 1.2]} and list(found.experts) == ["left"]
