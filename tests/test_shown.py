@@ -10,7 +10,8 @@ from evomerge import errors, front, tables
 from evomerge.console import Screen
 from evomerge.maths import intervals
 from evomerge.recipe import resolve
-from evomerge.report import labels, marks, plots, remarks
+from evomerge.report import labels, marks, page, plots, remarks
+from evomerge.schema import Recipe
 from tests import families
 
 
@@ -130,3 +131,15 @@ def test_a_recipe_in_python_holds_paths_and_numbers_of_numpy(family):
     found = resolve(given, budget=np.int64(18), base=family / "base", experts=experts).recipe
     assert (found.seed, found.budget.candidates, found.space.blocks) == (4, 18, 2)
     assert found.space.genes == {"weight": [0.0, 1.2]} and list(found.experts) == ["left"]
+
+
+def test_the_report_says_what_was_searched_and_no_option_that_had_no_part(family):
+    given = families.recipe(family, prefer={"one": 2.0}, seeds="run:before")
+    run = SimpleNamespace(
+        recipe=Recipe(**given).model_dump(), n_genes=6, folder=family, objectives=["one"],
+        chosen=point("c1", [1.0]), spent=lambda: {"candidates": 18, "items": 720, "seconds": 3.0},
+    )  # fmt: skip
+    said = page._summary(run)
+    assert "<dt>fidelity</dt><dd>name first, items 20</dd>" in said
+    assert "<dt>prefer</dt><dd>one 2.0</dd><dt>seeds</dt><dd>run:before</dd>" in said
+    assert "18 candidates, 720 answers of theirs, 3 seconds" in said  # base and experts have more

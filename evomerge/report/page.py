@@ -16,6 +16,7 @@ from evomerge.console import score
 from evomerge.files.writer import atomic_text
 from evomerge.front import named, shown, spread
 from evomerge.report import plots, remarks, style
+from evomerge.schema import Fidelity
 
 if TYPE_CHECKING:
     from evomerge.run import Point, Run
@@ -219,7 +220,7 @@ def _summary(run: Run) -> str:
         for i, name in enumerate(run.objectives)
     )
     strategy = recipe["strategy"]
-    budget = f"{spent['candidates']:,} candidates, {spent['items']:,} answers, "
+    budget = f"{spent['candidates']:,} candidates, {spent['items']:,} answers of theirs, "
     facts = {
         "base": recipe["base"],
         "experts": ", ".join(f"{name} ({path})" for name, path in recipe["experts"].items()),
@@ -228,7 +229,8 @@ def _summary(run: Run) -> str:
         "strategy": strategy["name"] + _options(strategy),
         "budget used": budget + _duration(spent["seconds"]),
         "items of the chosen point": items,
-        "fidelity": _plain(recipe["fidelity"]),
+        "fidelity": _plain(Fidelity(**recipe["fidelity"]).identity()),
+        **{key: recipe[key] for key in ("prefer", "seeds") if recipe.get(key)},
         "seed, dtype": f"{recipe['seed']}, {recipe['dtype']}",
         "folder": run.folder.absolute(),
     }
