@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from evomerge.answers import Scores
 from evomerge.blocks import places
 from evomerge.files import bank as banks
 from evomerge.files import plain
+from evomerge.files.ledger import begun
 from evomerge.genome import Value
 from evomerge.layers import Layers
 from evomerge.live import Live
@@ -188,10 +189,15 @@ class Score:
         low, high = intervals.wilson(mean, len(scores))
         return cls(bank, scores, mean, float(low), float(high))
 
+    def plain(self) -> dict[str, float]:
+        """As JSON has it, without each item's score."""
+        ends = {"mean": self.mean, "low": self.low, "high": self.high}
+        return {**ends, "items": len(self.scores)}
+
 
 def evaluate(
     model: str | Path | Plan,
-    bank: Sequence[str | Path | banks.Bank] | str | Path | banks.Bank,
+    bank: Iterable[str | Path | banks.Bank] | str | Path | banks.Bank,
     *,
     split: str = "test",
     batch: int = 25,
@@ -210,7 +216,7 @@ def evaluate(
         )
     if isinstance(bank, str | Path | banks.Bank):
         bank = [bank]
-    if not bank:
+    if not bank or not isinstance(bank, Iterable):
         raise errors.RecipeError(f"bank: expected one or more files or banks, got {bank!r}")
     plan = model if isinstance(model, Plan) else alone(model, dtype)
     shown = by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
@@ -231,6 +237,11 @@ def evaluate(
 
 def alone(model: str | Path, dtype: str = "") -> Plan:
     """The plan that is a model folder or an adapter as it is."""
+    if begun(Path(model)):
+        raise errors.RecipeError(
+            f"{model}: is a run, expected a model: `evomerge evaluate RUN --front` scores what it "
+            "has confirmed, `evomerge export` saves one point"
+        )
     found = inputs.load(str(model), {}, Path.cwd(), called="model")
     base = found.inputs[0].model_copy(update={"name": str(model)})
     return Plan(base=base, dtype=dtype_of(found.base, dtype))

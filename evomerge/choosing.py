@@ -87,6 +87,7 @@ def between(
             way(run, first, second, share, told=lambda r: shown("answered", {"result": r}))
             for share in at or [0.5]
         ]
+    _renew(run)
     points = [ends[0], *made, *ends[1:]]
     line = Front(points, opened.objectives, Tested(points))
     if as_json:
@@ -96,20 +97,30 @@ def between(
     tables.to_save(out, opened, made[0].label)
 
 
+def _renew(folder: Path) -> None:
+    """A report that is there holds what was scored since, and how often `test` was looked at."""
+    from evomerge.report import page
+    from evomerge.run import Run
+
+    run = Run(folder)
+    if run.is_confirmed and (run.folder / page.NAME).exists():
+        run.report()
+
+
 def across(out: Console, run: Path, banks: list[str], split: str, as_json: bool) -> None:
     """Score the front and the baselines of a run on further banks."""
     from evomerge import further
     from evomerge.run import Run
 
     opened = Run(run)
+    known = opened.evaluated()
     rows = further.scores(
         opened, banks, split=split, told=lambda label: err.print(f"{label} ...", highlight=False)
     )
+    if opened.evaluated().keys() != known.keys():
+        _renew(run)
     if as_json:
-        found = {
-            label: {s.bank: {"mean": s.mean, "low": s.low, "high": s.high} for s in row.values()}
-            for label, row in rows.items()
-        }
+        found = {label: {n: one.plain() for n, one in row.items()} for label, row in rows.items()}
         print(json.dumps(found, indent=1))
         return
     names = list(next(iter(rows.values())))

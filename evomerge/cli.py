@@ -168,22 +168,14 @@ def evaluate(
 ) -> None:
     """Score one model on banks, or with --front all that a run has confirmed."""
     from evomerge import api
-    from evomerge.files.ledger import begun
 
     if front:
         choosing.across(out, Path(model), bank, split, as_json)
         return
-    if begun(Path(model)):
-        raise errors.RecipeError(
-            f"{model}: is a run, expected a model: --front scores its front and its baselines, "
-            "`evomerge export` saves one point"
-        )
     what = api.read_plan(model) if model.endswith(".json") else model
     found = api.evaluate(what, bank, split=split)
     if as_json:
-        rows = {s.bank: {"mean": s.mean, "low": s.low, "high": s.high, "items": len(s.scores)}
-                for s in found.values()}  # fmt: skip
-        print(json.dumps(rows, indent=1))
+        print(json.dumps({name: score.plain() for name, score in found.items()}, indent=1))
         return
     table = Table("bank", "items", "score", "95 % interval", title=f"{model} on {split}")
     for score in found.values():

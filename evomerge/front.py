@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evomerge.console import score
 from evomerge.maths import intervals
 
 if TYPE_CHECKING:
@@ -25,9 +26,13 @@ class Point:
 
     label: str
     key: str
-    scores: Mapping[str, Sequence[Scores]]
+    scores: Mapping[str, Sequence[Scores]] = field(compare=False)  # arrays have no one truth
     chosen: bool = False
-    weights: Sequence[float] | None = None
+    weights: Sequence[float] | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        means = ", ".join(map(score, self.means("test")))
+        return f"Point({self.label!r}, test=[{means}]{', chosen' if self.chosen else ''})"
 
     def mean(self, split: str) -> float:
         """Weighted mean over objectives of the mean scores on a split."""
@@ -36,6 +41,13 @@ class Point:
     def means(self, split: str) -> list[float]:
         """Mean score per objective on a split; nan where nothing was asked."""
         return [float(s.mean()) if len(s) else float("nan") for s in self.scores[split]]
+
+    def counted(self, split: str, kind: str = "") -> str:
+        """For people: how many items its mean is of; objectives that weigh nothing have none."""
+        columns = self.scores[split]
+        pairs = zip(self.weights or [1.0] * len(columns), columns, strict=True)
+        n = sum(len(column) for weight, column in pairs if weight)
+        return f"{n:,} {kind}item{'s' * (n != 1)}"
 
     def interval(self, objective: int, split: str = "test") -> tuple[float, float]:
         """Wilson's 95 % interval of one objective; nan for fewer than two items, as a function's
@@ -165,9 +177,9 @@ class Front(Sequence[Point]):
         lines = [f"{'point':<24}{names}{'mean':>8}"]
         for point in self.points:
             means = zip(point.means("test"), widths, strict=True)
-            cells = "".join(f"{value:>{width}.3f}" for value, width in means)
+            cells = "".join(f"{score(value):>{width}}" for value, width in means)
             mark = " *" if point.chosen else ""
-            lines.append(f"{point.label + mark:<24}{cells}{point.mean('test'):>8.3f}")
+            lines.append(f"{point.label + mark:<24}{cells}{score(point.mean('test')):>8}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -176,9 +188,11 @@ class Front(Sequence[Point]):
         for point in self.points:
             name = html.escape(point.label) + (" ★" if point.chosen else "")
             cells = "".join(_cell(point, i) for i in range(len(self.objectives)))
-            cells += f"<td><b>{point.mean('test'):.3f}</b></td><td>{self.stays(point)}</td>"
+            cells += f"<td><b>{score(point.mean('test'))}</b></td>"
+            cells += f"<td>{self.stays(point)}</td>" if self.tested.points else ""
             body += f"<tr><th>{name}</th>{cells}</tr>"
-        head = f"<th>test scores</th>{head}<th>mean</th><th>nondominated</th>"
+        head = f"<th>test scores</th>{head}<th>mean</th>"
+        head += "<th>nondominated</th>" if self.tested.points else ""
         return f"<table><tr>{head}</tr>{body}</table>"
 
     def stays(self, point: Point) -> str:

@@ -208,7 +208,7 @@ def resolve(
     """
     recipe, where, folder = read(source)
     if changes:
-        data = {**recipe.model_dump(), **changes}
+        data = {**recipe.model_dump(), **plain.texts(changes)}
         recipe = plain.check(Recipe, data, where, raises=errors.RecipeError)
     if recipe.seeds is not None:
         place = folder / recipe.seeds.removeprefix("run:")

@@ -137,9 +137,10 @@ class Run(Recorded):
         """How often `test` was looked at."""
         return looks(self._ledger)
 
-    def point(self, which: str) -> Point:
+    def point(self, which: str | Point) -> Point:
         """`best`, `knee`, a label such as `c17`, a baseline's label, or a point in between; before
-        there is a front, candidates alone."""
+        there is a front, candidates alone. A point is looked up by its label."""
+        which = which.label if isinstance(which, Point) else which
         if which in ("best", "knee"):
             return self.chosen if which == "best" else self.knee
         asked = self.asked() | self.between()
@@ -221,7 +222,7 @@ class Run(Recorded):
         zero, unit = [a.zero for a in anchors], [a.unit for a in anchors]
         return intervals.bootstrap_hypervolume(scores, zero, unit, REFERENCE_POINT, seed=0)
 
-    def plan(self, which: str = "best") -> Plan:
+    def plan(self, which: str | Point = "best") -> Plan:
         """The plan of a point, its inputs where the last search found them."""
         from evomerge.plan import Plan, relocated
 

@@ -44,7 +44,7 @@ def remarks(name: str, bank: Bank, means: Mapping[str, float], n: int) -> list[s
         if wilson(best, n)[0] <= chance:
             found.append(
                 f"'{name}': base and experts score at most {best:.3f} on {n} questions, which is "
-                f"not above what guessing scores ({chance:.3f}): {advice}"
+                f"not clearly above what guessing scores ({chance:.3f}): {advice}"
             )
     if mine is not None and mine <= means["base"] and best > 0:
         found.append(

@@ -89,10 +89,11 @@ class Similarity:
         return heatmaps.write(self, Path(file))
 
     def __repr__(self) -> str:
-        lines = [f"{'experts':<32}" + "".join(f"{name:>19}" for name in PAIR)]
-        for pair, row in self.whole.pairs.items():
-            cells = "".join(f"{row[name]:>19.4f}" for name in PAIR)
-            lines.append(f"{' + '.join(pair):<32}{cells}")
+        pairs = {" + ".join(pair): row for pair, row in self.whole.pairs.items()}
+        keys, rows = (PAIR, pairs) if pairs else (EXPERT, self.whole.experts)  # one has no pair
+        lines = [f"{'experts':<32}" + "".join(f"{name:>19}" for name in keys)]
+        for name, row in rows.items():
+            lines.append(f"{name:<32}" + "".join(f"{row[key]:>19.4f}" for key in keys))
         return "\n".join(lines)
 
 

@@ -34,7 +34,7 @@ class _Found:
 
 def compare(
     base: str | Path,
-    experts: Mapping[str, str | Path] | Sequence[str | Path],
+    experts: Mapping[str, str | Path] | Iterable[str | Path] | str | Path,
     *,
     density: float = 0.2,
     blocks: int | str = "all",
@@ -48,6 +48,10 @@ def compare(
     its third power. Memory holds a tile of all models, and such a square matrix of each.
     Raises InputError for experts that do not fit the base, and for values that are not finite.
     """
+    if isinstance(experts, str | Path):
+        experts = [experts]
+    if not isinstance(experts, Iterable):
+        raise errors.RecipeError(f"compare: expected models or {{name: model}}, got {experts!r}")
     called = experts if isinstance(experts, Mapping) else named(experts)
     if not called:
         raise errors.RecipeError("compare: expected at least one expert")

@@ -18,9 +18,9 @@ from evomerge.report import remarks
 from evomerge.run import Run
 from evomerge.schema import Fidelity
 
-AROUND, BELOW, BESIDE = 31, 12, 21
-"""Columns of a terminal for all but the objectives of a front, and for one with its interval below
-and beside it."""
+AROUND, ALONE, BELOW, BESIDE = 31, 8, 12, 21
+"""Columns of a terminal for all but the objectives of a front, and for one without its interval,
+with it below, and beside it."""
 
 
 def show(out: Console, run: Run) -> None:
@@ -56,11 +56,20 @@ def show(out: Console, run: Run) -> None:
     out.print(f"looks at test so far: {run.looks}")
     for line in run.contamination:
         out.print(line, style="yellow", highlight=False)
-    failed = len(run.failures())
-    if failed:
-        out.print(f"failed candidates: {failed}")
+    for line in _failed(run):
+        out.print(line, highlight=False, markup=False)
     out.print(f"report: {run.folder / 'report.html'}", highlight=False, soft_wrap=True)
     to_save(out, run, "best")
+
+
+def _failed(run: Run) -> Iterator[str]:
+    """How many candidates failed, and why a baseline has no scores."""
+    reasons = run.failures()
+    if number := len(reasons.keys() & set(run.asked().values())):
+        yield f"failed candidates: {number}"
+    for point in run.baselines:
+        if point.key in reasons:
+            yield f"{point.label} could not be scored: {reasons[point.key]}"
 
 
 def to_save(out: Console, run: Run, label: str) -> None:
@@ -180,22 +189,29 @@ def saved(out: Console, folder: Path) -> None:
 
 def rows(out: Console, title: str, front: Front) -> None:
     """A row a point: test score and, where the terminal has room, 95 % interval of each
-    objective, their mean, and how probable it is that the point is nondominated."""
-    wide = out.width >= AROUND + len(front.objectives) * BELOW
-    gap = " " if out.width >= AROUND + len(front.objectives) * BESIDE else "\n"
+    objective, their mean, and how probable it is that the point is nondominated. So many
+    objectives that their numbers would be broken stand in several tables."""
+    m = len(front.objectives)
+    wide = out.width >= AROUND + m * BELOW
+    gap = " " if out.width >= AROUND + m * BESIDE else "\n"
     title += "" if wide else "; a wider terminal has intervals"
-    columns = ["point", *front.objectives, "mean"]
-    if front.tested.points:
-        columns.append("nondom.")
-    table = Table(*columns, title=title, title_justify="left")
-    for point in front:
-        cells = []
-        for i in range(len(front.objectives)):
-            low, high = point.interval(i)
-            spread = f"{low:.2f}-{high:.2f}" if wide and low == low else ""
-            cells.append(faint(point.text(i).split(" ")[0], spread, gap))
-        label = Text(f"{point.label} (chosen)", "bold") if point.chosen else point.label
-        mean = point.mean("test")
-        stays = [front.stays(point)] if front.tested.points else []
-        table.add_row(label, *cells, "-" if mean != mean else f"{mean:.3f}", *stays)
-    out.print(table)
+    most = max(1, (out.width - AROUND) // ALONE)
+    for start in range(0, m, most):
+        shown = range(m)[start : start + most]
+        columns = ["point", *(front.objectives[i] for i in shown)]
+        if shown[-1] == m - 1:
+            columns += ["mean", "nondom."] if front.tested.points else ["mean"]
+        table = Table(*columns, title=title, title_justify="left")
+        for point in front:
+            cells = [_cell(point, i, gap, wide) for i in shown]
+            label = Text(f"{point.label} (chosen)", "bold") if point.chosen else point.label
+            ends = [score(point.mean("test")), front.stays(point)]
+            table.add_row(*[label, *cells, *ends][: len(columns)])
+        out.print(table)
+        title = "the same points"
+
+
+def _cell(point: Point, objective: int, gap: str, wide: bool) -> Text:
+    low, high = point.interval(objective)
+    spread = f"{low:.2f}-{high:.2f}" if wide and low == low else ""
+    return faint(point.text(objective).split(" ")[0], spread, gap)

@@ -12,6 +12,7 @@ from evomerge.files.ledger import Ledger
 from evomerge.genome import Gene, Space
 from evomerge.plan import Plan
 from evomerge.plugins import Observation
+from evomerge.report import plots
 from evomerge.strategies import sae
 from tests import families
 
@@ -141,3 +142,7 @@ def test_models_are_as_sparse_as_the_ledger_says(family, tmp_path):
     assert len(set(densities.values())) == len(densities) == 5
     best = run.front[0]
     assert best.means("search")[1] == best.means("test")[1] == recorded[best.key]
+    assert run.point(best) == best and run.plan(best).key == best.key
+    drawn = plots.optimism(run).layout  # sparsity has no part in the mean
+    assert drawn.xaxis.title.text == "mean score in the search (20 items)"
+    assert drawn.yaxis.title.text == "mean score on test (20 items)"

@@ -30,7 +30,7 @@ FOUR = bank("choice", choices=tuple("abcd"))
     ("of", "base", "expert", "says"),
     [
         (FOUR, 0.25, 0.26, "guessing scores (0.250)"),
-        (FOUR, 0.10, 0.33, "guessing scores (0.250)"),
+        (FOUR, 0.10, 0.33, "at most 0.330 on 100 questions, which is not clearly above what g"),
         (FOUR, 0.20, 0.40, ""),
         (FOUR, 0.40, 0.20, "scores 0.200 on 'own' (100 questions), the base 0.400"),
         (FOUR, 0.40, 0.40, "the base 0.400"),

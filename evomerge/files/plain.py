@@ -59,11 +59,14 @@ def shown(value: object, limit: int = 80) -> str:
 
 
 def texts(value: Any) -> Any:
-    """Paths as texts, at whatever depth: Python's callers have them, files do not."""
+    """Paths as texts, and numbers and arrays of numpy or torch as Python's, at whatever depth:
+    callers have them, files do not."""
     if isinstance(value, Mapping):
         return {key: texts(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [texts(one) for one in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
     return str(value) if isinstance(value, Path) else value
 
 

@@ -77,7 +77,7 @@ class Resampled:
         if not self.drawn:
             return Difference(middle, *3 * [float("nan")])
         low, high = np.quantile(gains, [(1 - level) / 2, (1 + level) / 2])
-        tail = min(np.count_nonzero(gains <= 0), np.count_nonzero(gains >= 0))
+        tail = int(min(np.count_nonzero(gains <= 0), np.count_nonzero(gains >= 0)))
         p = min(1.0, 2 * (1 + tail) / (1 + len(gains)))
         return Difference(middle, float(low), float(high), p)
 

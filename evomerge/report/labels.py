@@ -39,21 +39,22 @@ def place(
     ranges: tuple[Sequence[float], Sequence[float]],
     size: tuple[float, float],
 ) -> list[str]:
-    """The side of each label, earlier ones first; empty where every side is taken.
+    """The side of each label, earlier ones first; empty where every side is taken. Points on one
+    spot are one mark: their labels stand around it.
 
     `ranges` are those of the axes x and y, `size` the pixels they are drawn on.
     """
     spots = [
         tuple(
-            (value - low) / (high - low) * pixels
+            round((value - low) / (high - low) * pixels, 1)
             for value, (low, high), pixels in zip(point, ranges, size, strict=True)
         )
         for point in points
     ]
     taken: list[Box] = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in spots]
     sides = []
-    for i, (spot, label) in enumerate(zip(spots, labels, strict=True)):
-        others = [box for k, box in enumerate(taken) if k != i]
+    for spot, label in zip(spots, labels, strict=True):
+        others = [box for k, box in enumerate(taken) if spots[k : k + 1] != [spot]]
         side, box = _first_free(spot, label, others, size)
         sides.append(side)
         if box is not None:

@@ -122,7 +122,8 @@ def menu(run: Run, groups: Groups, pairs: Sequence[tuple[int, int]]) -> dict[str
         traces = pair_traces(run, groups, i, j)
         keys = ("x", "y", "error_x", "error_y", "text", "textposition")
         data = {key: [trace.to_plotly_json()[key] for trace in traces] for key in keys}
-        name = style.plain(f"{run.objectives[i]} and {run.objectives[j]}")
+        pair = (labels.cut(run.objectives[objective], WIDTH * 0.4) for objective in (i, j))
+        name = style.plain(" and ".join(pair))
         arguments = [data, pair_layout(run, groups, i, j), list(range(len(traces)))]
         buttons.append({"label": name, "method": "update", "args": arguments})
     return {
@@ -166,8 +167,10 @@ def add_columns(figure: go.Figure, run: Run, groups: Groups) -> None:
 
 
 def _name_best(figure: go.Figure, run: Run, lanes: Mapping[str, float]) -> None:
-    """Beside its marker, the label of the best baseline of each column."""
-    for column in range(len(run.objectives) + 1):
+    """Above its marker, the label of the best baseline of each column, and within that column:
+    not on the axis, nor in the next one."""
+    columns = len(run.objectives) + 1
+    for column in range(columns):
         scored = [
             (value, point)
             for point in run.baselines
@@ -176,8 +179,11 @@ def _name_best(figure: go.Figure, run: Run, lanes: Mapping[str, float]) -> None:
         if not scored:  # none of them was tested
             continue
         value, best = max(scored, key=lambda pair: pair[0])
+        label = labels.cut(best.label, WIDTH / columns)
+        most = max(0.0, 0.5 - len(label) * labels.LETTER * columns / WIDTH / 2)
+        lane = min(most, max(-most, lanes[run.kind(best)]))
         figure.add_annotation(
-            x=column + lanes[run.kind(best)], y=value, text=style.plain(best.label),
+            x=column + lane, y=value, text=style.plain(label),
             showarrow=False, yshift=14, font={"size": 12}, row=2, col=1,
         )  # fmt: skip
 
@@ -212,9 +218,11 @@ def rows(run: Run, groups: Groups) -> go.Figure:
         )  # fmt: skip
     points = sorted((p for g in groups.values() for p in g), key=lambda p: p.mean("test"))
     style.dressed(figure, 140 + 26 * len(points), margin={"l": 180, "r": 20, "t": 50, "b": 60})
+    names = [style.plain(p.label) for p in points]
     figure.update_yaxes(
-        type="category", categoryorder="array", gridcolor=style.GRID,
-        categoryarray=[style.plain(p.label) for p in points],
+        type="category", categoryorder="array", gridcolor=style.GRID, categoryarray=names,
+        tickvals=names, ticktext=[style.plain(labels.cut(p.label, 170)) for p in points],
     )  # fmt: skip
-    title = f"{style.plain(run.objectives[0])}, test score with 95 % interval"
+    name = labels.cut(run.objectives[0], WIDTH / 2)
+    title = f"{style.plain(name)}, test score with 95 % interval"
     return figure.update_xaxes(title_text=title)

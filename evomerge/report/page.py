@@ -16,6 +16,7 @@ from evomerge.console import score
 from evomerge.files.writer import atomic_text
 from evomerge.front import named, shown, spread
 from evomerge.report import plots, remarks, style
+from evomerge.schema import Fidelity
 
 if TYPE_CHECKING:
     from evomerge.run import Point, Run
@@ -114,11 +115,9 @@ def _claim(run: Run) -> str:
     row = rows[best.label]
     looks = run.looks
     times = "once" if looks == 1 else f"{looks} times, so it is no longer quite fresh"
-    weights = chosen.weights or [1.0] * len(run.objectives)
-    counted = [len(c) for w, c in zip(weights, chosen.scores["test"], strict=True) if w]
-    over = f"over {len(counted)} objectives " if len(counted) > 1 else ""
-    n = sum(counted)
-    scores = f"{name} scores {chosen.mean('test'):.3f} {over}on {n:,} test item{'s' * (n != 1)}"
+    counted = sum(map(bool, chosen.weights or run.objectives))
+    over = f"over {counted} objectives " if counted > 1 else ""
+    scores = f"{name} scores {chosen.mean('test'):.3f} {over}on {chosen.counted('test', 'test ')}"
     theirs = f"{_safe(best.label)} with {best.mean('test'):.3f}"
     difference = f"difference {row['difference']:+.3f}"
     ends = f"It was chosen on validation; the test items were looked at {times}."
@@ -143,7 +142,7 @@ def _notes(run: Run) -> str:
 
 
 def _front_table(run: Run) -> str:
-    head = "".join(f"<th>{_safe(name)}</th>" for name in run.objectives)
+    head = "".join(f'<th class="name">{_safe(name)}</th>' for name in run.objectives)
     kinds = (
         ("Front, best mean score on validation first", list(run.front)),
         ("Baselines", list(run.baselines)),
@@ -176,7 +175,7 @@ def _cells(point: Point, objectives: int) -> str:
 def _further(run: Run) -> str:
     """What was scored after the search, on banks that it did not have."""
     found = run.further
-    head = "".join(f"<th>{_safe(name)}</th>" for name in ("point", *found.objectives))
+    head = "".join(f'<th class="name">{_safe(n)}</th>' for n in ("point", *found.objectives))
     rows = "".join(
         f"<tr class='{'chosen' if point.chosen else ''}'><td>{_safe(point.label)}</td>"
         f"{_cells(point, len(found.objectives))}</tr>"
@@ -221,7 +220,7 @@ def _summary(run: Run) -> str:
         for i, name in enumerate(run.objectives)
     )
     strategy = recipe["strategy"]
-    budget = f"{spent['candidates']:,} candidates, {spent['items']:,} answers, "
+    budget = f"{spent['candidates']:,} candidates, {spent['items']:,} answers of theirs, "
     facts = {
         "base": recipe["base"],
         "experts": ", ".join(f"{name} ({path})" for name, path in recipe["experts"].items()),
@@ -230,7 +229,8 @@ def _summary(run: Run) -> str:
         "strategy": strategy["name"] + _options(strategy),
         "budget used": budget + _duration(spent["seconds"]),
         "items of the chosen point": items,
-        "fidelity": _plain(recipe["fidelity"]),
+        "fidelity": _plain(Fidelity(**recipe["fidelity"]).identity()),
+        **{key: recipe[key] for key in ("prefer", "seeds") if recipe.get(key)},
         "seed, dtype": f"{recipe['seed']}, {recipe['dtype']}",
         "folder": run.folder.absolute(),
     }

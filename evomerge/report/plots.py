@@ -80,10 +80,9 @@ def optimism(run: Run) -> go.Figure:
             )
         )  # fmt: skip
     style.dressed(figure, 470)
-    items = sum(len(column) for column in run.chosen.scores["search"])
-    figure.update_xaxes(title_text=f"mean score in the search ({items:,} items)", range=x)
-    tested = sum(len(column) for column in run.chosen.scores["test"])
-    return figure.update_yaxes(title_text=f"mean score on test ({tested:,} items)", range=y)
+    asked, tested = (run.chosen.counted(split) for split in ("search", "test"))
+    figure.update_xaxes(title_text=f"mean score in the search ({asked})", range=x)
+    return figure.update_yaxes(title_text=f"mean score on test ({tested})", range=y)
 
 
 def _ranges(rows: Sequence[tuple[Point, float, float]]) -> tuple[list[float], ...]:

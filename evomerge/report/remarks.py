@@ -33,7 +33,8 @@ def of(run: Run) -> list[str]:
     named = {**run.confirmed["baselines"], **run.asked()}
     labels = {key: label for label, key in reversed(named.items())}
     reasons: dict[str, list[str]] = {}
-    for key, reason in run.failures().items():
+    baselines = {point.key for point in run.baselines}  # first, as they lack in the table
+    for key, reason in sorted(run.failures().items(), key=lambda pair: pair[0] not in baselines):
         reasons.setdefault(reason, []).append(labels.get(key, key[:12]))
     for reason, failed in reasons.items():
         some = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")

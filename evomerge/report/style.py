@@ -29,6 +29,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { text-align: right; padding: .22rem .8rem; border-bottom: 1px solid #e6e6e6; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 thead th { border-bottom: 2px solid #767676; vertical-align: bottom; }
+th.name { overflow-wrap: anywhere; min-width: 5.5rem; }
 tr.kind th { text-align: left; font-size: .8rem; color: #555; padding-top: .9rem; }
 tr.chosen td { background: #fdf0e8; font-weight: 600; }
 td small { color: #555; font-weight: 400; white-space: nowrap; }
