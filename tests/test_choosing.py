@@ -162,6 +162,7 @@ def test_a_bank_of_another_day_scores_the_front_and_the_baselines(copied, family
     assert list(rows) == [p.label for p in (*copied.front, *copied.baselines)]
     for point in copied.front:
         assert rows[point.label]["two"]["mean"] == pytest.approx(point.means("test")[1])
+        assert rows[point.label]["two"]["items"] == len(point.scores["test"][1])
     kept = {row["point"]: row["two"] for row in json.loads(copied.to_json())["further"]}
     assert kept == {label: pytest.approx(row["two"]["mean"]) for label, row in rows.items()}
     with closing(Ledger(copied.folder)) as ledger:  # one may be in the front and a baseline too
@@ -235,3 +236,5 @@ def test_what_was_scored_on_a_bank_of_another_day_is_kept(copied, family, tmp_pa
 def test_a_run_is_no_model(done, family, refused):
     options = ("-b", family / "two.jsonl")
     refused("evaluate", done.folder, *options, code=2, says=[str(done.folder), "--front"])
+    with pytest.raises(errors.RecipeError, match="is a run, expected a model"):
+        evomerge.evaluate(done.folder, family / "two.jsonl")
