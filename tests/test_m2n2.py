@@ -32,10 +32,13 @@ def gram(vectors, groups):
     return found.reshape(segments * experts, segments * experts)
 
 
+def cosine(a, b):
+    return a @ b / np.sqrt((a @ a) * (b @ b))
+
+
 def slerped(a, b, t):
     """Weights (n,) at t (n,) of the way from a to b, by the angle of the whole vectors."""
-    cosine = a @ b / np.sqrt((a @ a) * (b @ b))
-    angle = np.arccos(np.clip(cosine, -1, 1))
+    angle = np.arccos(np.clip(cosine(a, b), -1, 1))
     if np.sin(angle) < 1e-6:
         return (1 - t) * a + t * b
     return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
@@ -54,6 +57,8 @@ def test_a_lineage_of_merges_is_coefficients_of_the_experts(seed, experts, segme
         for _ in range(30):
             a, b = rng.choice(4, 2, replace=False)
             split, w = rng.integers(segments), rng.random()
+            if known is not None and cosine(models[a], models[b]) < -0.99:
+                continue  # a merge of opposites magnifies what was rounded before
             t = np.where(np.arange(segments) < split, w, 1 - w)
             pair = (weights[a].ravel(), weights[b].ravel())
             weights[a] = m2n2.crossed(*pair, t[genes], known).reshape(segments, experts)
