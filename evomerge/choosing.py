@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from evomerge import errors
 from evomerge.console import Table, err, faint, out
 from evomerge.options import Json, RunFolder
 
@@ -36,7 +37,7 @@ def front(
     opened = Run(run)
     if not opened.is_confirmed:
         _show_unconfirmed(run, as_json)
-        raise opened.unconfirmed()
+        raise errors.Unconfirmed(f"{run}: {opened.unconfirmed()}")
     wanted = Preference(
         parsed("--prefer", prefer), parsed("--at-least", at_least), parsed("--near", near)
     )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge import errors
 from evomerge.budget import is_failing
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.maths import pareto
@@ -82,13 +81,12 @@ class Recorded:
         rows = (row for event in self._ledger.events("ask") for row in event.body["proposals"])
         return {f"c{row['id']}": row["plan"] for row in rows}
 
-    def unconfirmed(self) -> errors.Unconfirmed:
-        """What to raise where a front is asked for and there is none."""
+    def unconfirmed(self) -> str:
+        """Why there is no front, for who asks for one."""
         why = why_unconfirmed(self._ledger)
         if why is None and self._is_failing():
             why = "too many candidates failed; `evomerge status` says why"
-        why = why or "not confirmed yet; run the search again to go on"
-        return errors.Unconfirmed(f"{self.folder}: {why}")
+        return why or "not confirmed yet; run the search again to go on"
 
     def _is_failing(self) -> bool:
         """Whether the same search, started again, would end at once."""

@@ -38,7 +38,7 @@ class Run(Recorded):
         """What the confirmation found; raises Unconfirmed before it has."""
         found = self._ledger.last("confirmed")
         if found is None:
-            raise self.unconfirmed()
+            raise errors.Unconfirmed(f"{self.folder}: {self.unconfirmed()}")
         return dict(found)
 
     @property
@@ -273,7 +273,9 @@ class Run(Recorded):
     def _repr_html_(self) -> str:
         n = len(self.asked())
         title = f"<p><b>{html.escape(str(self.folder))}</b>: {n} candidates</p>"
-        return title + (self.front._repr_html_() if self.is_confirmed else "<p>not confirmed</p>")
+        if self.is_confirmed:
+            return title + self.front._repr_html_()
+        return title + f"<p>{html.escape(self.unconfirmed())}</p>"
 
     def to_json(self) -> str:
         """Front, baselines and comparisons as JSON."""

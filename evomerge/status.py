@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +61,7 @@ def read(folder: Path) -> dict[str, Any]:
             "candidates": len(wanted),
             "told": len(told),
             "failed": sum(row.losses is None for row in told.values()),
-            "reasons": dict(Counter(ledger.failures().values()).most_common(REASONS)),
+            "reasons": _reasons(ledger, {id for id, row in told.items() if row.losses is None}),
             "items": ledger.searched(),
             "seconds": round(ledger.seconds(), 1),
             "seconds since last event": round(time.time() - ledger.last_time(), 1),
@@ -71,6 +71,17 @@ def read(folder: Path) -> dict[str, Any]:
         }
     finally:
         ledger.close()
+
+
+def _reasons(ledger: Ledger, failed: Set[int]) -> dict[str, int]:
+    """Why these candidates failed, the most frequent first; baselines may have failed too."""
+    if not failed:
+        return {}
+    known = ledger.failures()
+    asked = (row for event in ledger.events("ask") for row in event.body["proposals"])
+    plans = {row["id"]: row["plan"] for row in asked if row["id"] in failed}
+    found = Counter(known[plan] for plan in plans.values() if plan in known)
+    return dict(found.most_common(REASONS))
 
 
 def _state(ledger: Ledger, writer: str | None, told: Mapping[int, Told]) -> str:

@@ -239,6 +239,8 @@ def test_why_candidates_failed_is_said(family, tmp_path, run):
     recipe = families.recipe(family, budget={"candidates": 6})
     with pytest.raises(errors.Unconfirmed):
         evomerge.search(recipe, tmp_path / "run", objectives={"own": broken}, report=begin)
-    ((reason, n),) = status.read(tmp_path / "run")["reasons"].items()
-    assert "no luck" in reason and n == 6
+    facts = status.read(tmp_path / "run")
+    ((reason, n),) = facts["reasons"].items()  # baselines failed too, and are not counted
+    assert "no luck" in reason and n == facts["failed"] == 6
+    assert "no candidate has a score" in evomerge.Run(tmp_path / "run")._repr_html_()
     assert "6 x" in run("status", tmp_path / "run")[1]
