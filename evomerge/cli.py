@@ -120,6 +120,8 @@ def _budget(
         known = read(recipe)[0].budget.model_dump()
         return {"budget": {**known, **given}} if given else {}
     found = {} if amount is None else budget.parse(amount)
+    for key in found.keys() & given.keys():
+        raise errors.RecipeError(f"--budget {amount} and --{key} {given[key]:g}: give one of them")
     return {"budget": {**found, **given, "until": until}}
 
 

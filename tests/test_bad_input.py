@@ -230,6 +230,12 @@ def test_what_a_budget_ends_before_is_said(run, family, tmp_path, changes, says)
     assert len(found) == (says is not None) and (not found or re.match(says, found[0])), found
 
 
+def test_one_budget_is_given_once(refused, family, tmp_path):
+    path = command.write(tmp_path, families.recipe(family))
+    says = "--budget 5 and --candidates 100: give one of them"
+    refused("search", path, "--budget", "5", "--candidates", "100", code=errors.USAGE, says=says)
+
+
 def test_more_items_than_a_bank_has_are_all_asked(run, family, tmp_path):
     fidelity = {"name": "first", "items": 5000}
     path = command.write(tmp_path, families.recipe(family, fidelity=fidelity))
