@@ -238,6 +238,15 @@ def test_bad_items_are_named_by_line(tmp_path, lines, number, reason):
     assert len(message) < 500 and "\n" not in message
 
 
+def test_many_bad_items_are_named_at_once(tmp_path):
+    bad = [{"prompt": f"q{i}", "answer": ""} for i in range(30)]
+    message = refusal(jsonl(tmp_path / "x.jsonl", bad[0], SUM, *bad[1:]))
+    numbers = [
+        line.removeprefix(f"{tmp_path}/x.jsonl:").split(":")[0] for line in message.splitlines()
+    ]
+    assert numbers == ["1", *map(str, range(3, 12))]
+
+
 def test_unusable_files(tmp_path):
     path = tmp_path / "x.jsonl"
     assert "x.jsonl: no such file" in refusal(path)

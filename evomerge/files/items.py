@@ -19,6 +19,8 @@ from evomerge.files import plain, sources
 
 SPLITS = ("search", "validation", "test")
 KEYS = ("id", "prompt", "question", "text", "pixels", "choices", "answer", "split")
+SHOWN = 10
+"""Items that are wrong by themselves of which a message tells, the first of them."""
 ASKED = ("prompt", "question", "text", "pixels")
 Pixels = tuple[tuple[tuple[float, ...], ...], ...]
 
@@ -59,7 +61,7 @@ class Item:
 def read_file(
     path: Path, shares: Mapping[str, float] | None = None, *, unanswered: bool = False
 ) -> list[Item]:
-    """The items of a JSONL, CSV or Parquet file; InputError with file:line for the first bad one.
+    """The items of a JSONL, CSV or Parquet file; InputError with file:line for bad ones.
 
     `unanswered`: a prompt needs no answer.
     """
@@ -112,12 +114,18 @@ def _items(
     unanswered: bool = False,
 ) -> list[Item]:
     found: list[tuple[str, Item]] = []
+    wrong: list[str] = []
     for place, entry in entries:
         try:
             item = _item(entry, shares, unanswered)
         except ValueError as error:
-            raise errors.InputError(f"{_named(place, entry)}: {error}") from None
-        found.append((place, replace(item, place=_named(place, entry))))
+            wrong.append(f"{_named(place, entry)}: {error}")
+            if len(wrong) == SHOWN:
+                break
+        else:
+            found.append((place, replace(item, place=_named(place, entry))))
+    if wrong:
+        raise errors.InputError("\n".join(wrong))
     if not found:
         raise errors.InputError(f"{where}: has no items")
     _check_together(found)
