@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from evomerge import zoo
@@ -141,6 +141,8 @@ def tokenizer(family: Path) -> Any:
 
 @given(st.text())
 def test_a_token_is_a_byte(tokenizer: Any, text: str) -> None:
+    """But for the three marks that are tokens of their own, which hypothesis finds in the code."""
+    assume(not any(mark in text for mark in tiny._SPECIALS))
     ids = tokenizer(text)["input_ids"]
     assert ids == list(text.encode())
     assert tokenizer.decode(ids) == text
