@@ -114,11 +114,14 @@ def across(out: Console, run: Path, banks: list[str], split: str, as_json: bool)
     from evomerge.run import Run
 
     opened = Run(run)
-    known = opened.evaluated()
-    rows = further.scores(
-        opened, banks, split=split, told=lambda label: err.print(f"{label} ...", highlight=False)
-    )
-    if opened.evaluated().keys() != known.keys():
+    fresh: list[str] = []
+
+    def told(label: str) -> None:
+        fresh.append(label)
+        err.print(f"{label} ...", highlight=False)
+
+    rows = further.scores(opened, banks, split=split, told=told)
+    if fresh:
         _renew(run)
     if as_json:
         found = {label: {n: one.plain() for n, one in row.items()} for label, row in rows.items()}
