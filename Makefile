@@ -40,7 +40,7 @@ test: $(VENV)/.installed-dev
 
 # Its result is a page in docs/, for a person to look at and to commit.
 nightly: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "" --junitxml build/nightly.xml $(PYTEST_ARGS); code=$$?; \
+	$(BIN)/python -m pytest -m "" --timeout 0 --junitxml build/nightly.xml $(PYTEST_ARGS); code=$$?; \
 		$(BIN)/python -m tests.nightly build/nightly.xml docs/nightly-$$(date +%F).md \
 			$(PYTEST_ARGS) && exit $$code
 	@for file in benchmarks/quick_*.py; do \

@@ -103,7 +103,7 @@ def test_a_search_is_stopped_while_ray_starts(family, tmp_path):
     executor, long = {"name": "ray", "workers": 1}, {"candidates": 2000}
     recipe = families.recipe(family, executor=executor, budget=long)
     process = command.start("search", command.write(tmp_path, recipe), "-o", tmp_path / "run")
-    children = ["ps", "-o", "args=", "--ppid", str(process.pid)]
+    children = ["ps", "-o", "comm=", "--ppid", str(process.pid)]  # `args` are cut at COLUMNS
     said = ""
     while process.poll() is None and "gcs_server" not in said:
         time.sleep(0.02)
