@@ -2,12 +2,13 @@
 
     python benchmarks/fitness_search.py [FOLDER] [--full FOLDER] [--seeds 10] [--candidates 200]
         [--recipe quickstart] [--changes '{"strategy": "auto"}'] [--together 2]
-        [--variants stratified-30 informative-30 ...]
+        [--variants stratified-30 informative-30 ...] [--rows FILE]
 
 A recipe, with other changes too, under each fidelity; without `--changes`, `quickstart` is as it
 was when docs/results.md was measured. Every run is a whole one in
 FOLDER/VARIANT/seed-N, so that an interrupted benchmark goes on; `--full` names a folder of
-finished full runs, seed-N. Runs that are not there are made.
+finished full runs, seed-N. Runs that are not there are made. What came of each run is kept in
+`--rows`; a run that stands there is not made again, wherever its folder has gone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,6 +58,7 @@ import json, sys, evomerge
 evomerge.search(sys.argv[1], sys.argv[2], seed=int(sys.argv[3]), executor="inline",
                 budget={"candidates": int(sys.argv[4])}, **json.loads(sys.argv[5]))
 """
+Rows = dict[str, dict[str, float]]
 SPENT = ("search", "calibration", "anchors", "confirmation")
 
 
@@ -65,6 +68,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="quickstart")
     parser.add_argument("--changes", type=json.loads, help="of the recipe, JSON")
     parser.add_argument("--full", type=Path, help="finished full runs, seed-N")
+    parser.add_argument("--rows", type=Path, help="of finished runs; FOLDER/rows.json")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--candidates", type=int, default=200)
     parser.add_argument("--together", type=int, default=2, help="runs side by side")
@@ -79,31 +83,35 @@ def main() -> None:
     variants = [FULL, *(name for name in options.variants if name != FULL)]
     places = {name: options.folder / name for name in variants}
     places[FULL] = options.full or places[FULL]
-    make(options, places)
-    rows = {
-        name: [row(place / f"seed-{seed}") for seed in range(options.seeds)]
-        for name, place in places.items()
-    }
-    options.folder.mkdir(parents=True, exist_ok=True)
-    (options.folder / "table.json").write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    kept = options.rows or options.folder / "rows.json"
+    rows = make(options, places, kept)
+    print(
+        table({name: [rows[f"{name}/{seed}"] for seed in range(options.seeds)] for name in places})
+    )
 
 
-def make(options: argparse.Namespace, places: dict[str, Path]) -> None:
-    """Have all runs made that are missing; those that are there are complete at once."""
+def make(options: argparse.Namespace, places: dict[str, Path], kept: Path) -> Rows:
+    """Have all runs made that are missing, seed by seed; what each has shown, by VARIANT/SEED."""
+    rows: Rows = json.loads(kept.read_text()) if kept.exists() else {}
     waiting = [(name, seed) for seed in range(options.seeds) for name in places]
-    if options.full is not None:
-        waiting = [(name, seed) for name, seed in waiting if name != FULL]
+    waiting = [(name, seed) for name, seed in waiting if f"{name}/{seed}" not in rows]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    lock = threading.Lock()
 
     def search(name: str, seed: int) -> None:
+        place = places[name] / f"seed-{seed}"
         changes = json.dumps({**options.changes, "fidelity": FIDELITIES[name]})
-        arguments = [options.recipe, str(places[name] / f"seed-{seed}"), str(seed)]
-        arguments += [str(options.candidates), changes]
+        arguments = [options.recipe, str(place), str(seed), str(options.candidates), changes]
         subprocess.run([sys.executable, "-c", SEARCH, *arguments], env=environment, check=True)
+        with lock:
+            rows[f"{name}/{seed}"] = row(place)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
 
     with ThreadPoolExecutor(options.together) as pool:
-        list(pool.map(search, *zip(*waiting, strict=True)))
+        for _ in pool.map(search, *zip(*waiting, strict=True)) if waiting else ():
+            pass
+    return rows
 
 
 def row(folder: Path) -> dict[str, float]:
