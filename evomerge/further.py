@@ -32,6 +32,8 @@ def scores(
     """
     banks = api.by_name([shelf.load(reference) for reference in references])
     require_own_keys(list(banks), "bank")
+    for bank in banks.values():
+        bank.split(split)  # one that is not there is said before any model is built
     points = [*run.front.points, *run.baselines.points]
     known = run.evaluated()
     keys = _keys(points, banks, split)

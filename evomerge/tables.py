@@ -93,15 +93,15 @@ def _optimism(run: Run) -> Iterator[str]:
     chosen = run.chosen
     if not Fidelity(**run.recipe["fidelity"]).draws:
         if (more := chosen.mean("search") - chosen.mean("test")) == more:
-            yield f"optimism of the search: its score of {chosen.label} is {more:+.3f} above test"
+            yield f"optimism of the search: {more:+.3f} (its score of {chosen.label} less test's)"
         return
     gaps = [(point, seen - tested) for point, seen, tested in run.optimism()]
     others = [gap for point, gap in gaps if run.kind(point) in ("base", "expert")]
     mine = [gap for point, gap in gaps if point.label == chosen.label]
     if mine and others:
         yield (
-            f"optimism of the search: on its items {chosen.label} is {mine[0]:+.3f} above "
-            f"test, base and experts are {sum(others) / len(others):+.3f}"
+            f"optimism of the search: {mine[0]:+.3f} (its items of {chosen.label} less test's), "
+            f"of base and experts {sum(others) / len(others):+.3f}"
         )
 
 

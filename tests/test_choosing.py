@@ -212,6 +212,10 @@ def test_scores_on_other_items_do_not_stand_in_one_column(copied, family, tmp_pa
     bank.rename(tmp_path / "point.jsonl")
     refused("evaluate", copied.folder, "-b", tmp_path / "point.jsonl", "--front", code=2,
             says="'point' can not be the name of a score")  # fmt: skip
+    code, _, err = run(
+        "evaluate", copied.folder, "-b", family / "one.jsonl", "--front", "--split", "nope"
+    )
+    assert code == 2 and "unknown split 'nope'" in err and "..." not in err
 
 
 @pytest.mark.slow

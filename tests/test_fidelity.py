@@ -294,8 +294,8 @@ def test_optimism_is_told_beside_that_of_base_and_experts(family, tmp_path, run)
     others = [gap for label, gap in gaps.items() if label == "base" or "expert" in label]
     assert code == 0 and len(others) == 3
     said = (
-        f"optimism of the search: on its items {found.chosen.label} is "
-        f"{gaps[found.chosen.label]:+.3f} above test, base and experts are {np.mean(others):+.3f}"
+        f"optimism of the search: {gaps[found.chosen.label]:+.3f} (its items of "
+        f"{found.chosen.label} less test's), of base and experts {np.mean(others):+.3f}"
     )
     assert said in " ".join(out.split())
 
