@@ -185,9 +185,7 @@ class Score:
 
     @classmethod
     def of(cls, bank: str, scores: Scores) -> Score:
-        mean = float(scores.mean())
-        low, high = intervals.wilson(mean, len(scores))
-        return cls(bank, scores, mean, float(low), float(high))
+        return cls(bank, scores, float(scores.mean()), *intervals.of_mean(scores))
 
     def plain(self) -> dict[str, float]:
         """As JSON has it, without each item's score."""

@@ -16,6 +16,7 @@ from evomerge.files.sheet import Sheet
 from evomerge.genome import Space
 from evomerge.layers import APART, Layers
 from evomerge.layout import lay_out
+from evomerge.maths.intervals import LEAST
 from evomerge.plan import Input, Template
 from evomerge.schema import Fidelity, Recipe, require_own_keys
 from evomerge.scorers import brevity, function, structural
@@ -131,6 +132,18 @@ def _sizes(recipe: Recipe) -> Iterator[Option]:
     for one in _options(recipe.strategy.name, recipe.strategy.options, "strategy"):
         if one.key in SIZES and isinstance(one.value, int):
             yield one
+
+
+def too_few(banks: Mapping[str, Bank]) -> Iterator[str]:
+    """Banks of whose means on `test` nothing can be said beyond themselves, for people; one item
+    a split is a measure, such as a function's."""
+    for name, bank in banks.items():
+        there = len(bank.split("test"))
+        if there < LEAST and max(there, len(bank.split("search"))) > 1:
+            yield (
+                f"'{name}' has {there} test item{'s' * (there > 1)}: with fewer than {LEAST}, "
+                "differences between models get no interval and no p-value"
+            )
 
 
 def too_large(recipe: Recipe, banks: Mapping[str, Bank]) -> Iterator[str]:

@@ -55,8 +55,7 @@ class Point:
         scores = self.scores[split][objective]
         if len(scores) < 2:
             return float("nan"), float("nan")
-        low, high = intervals.wilson(float(scores.mean()), len(scores))
-        return float(low), float(high)
+        return intervals.of_mean(scores)
 
     def text(self, objective: int, split: str = "test") -> str:
         """Mean and interval of one objective for people; `-` where nothing was asked."""

@@ -128,7 +128,7 @@ class Problem:
         slow = self.recipe.dtype == "bfloat16" and self.setup.device == "cpu"
         if slow and not processor.multiplies_bfloat16():
             yield "this processor is slow at bfloat16: `dtype: float32` takes a fraction of that"
-        yield from checks.too_large(self.recipe, self.banks)
+        yield from (*checks.too_large(self.recipe, self.banks), *checks.too_few(self.banks))
         named = self.recipe.strategy
         if decided := plugins.explain(named.name, named.options, self.space, self.objectives):
             yield decided

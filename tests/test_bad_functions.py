@@ -129,5 +129,5 @@ def test_one_number_has_no_interval(family, tmp_path, monkeypatch, run):
     row = json.loads(searched.to_json())["chosen_against"][0]
     assert row["low"] is None and row["p_holm"] is None and row["difference"] is not None
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "each score is one number" in page and "paired interval" not in page
+    assert "does not say whether it is chance" in page and "paired interval" not in page
     assert all(map(np.isnan, marks._mean_interval(searched.chosen)))

@@ -6,7 +6,7 @@ cancels out. Source: Wilson (1927); Efron and Tibshirani (1993); Holm (1979).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,11 @@ from evomerge.maths import pareto
 
 Array = npt.NDArray[np.float64]
 
+LEAST = 20
+"""Items of a bank, with fewer of which nothing is said of its sampling error: beside a bank of 200
+items, intervals cover the truth in 95 % of all cases with 20, in 86 to 90 % with 10, in 81 % with
+5. One item alone is an exact measure, such as a function's."""
+
 BATCH = 256
 """Resamples drawn at a time: bounds the memory, whatever the number of repeats."""
 
@@ -24,8 +29,7 @@ BATCH = 256
 def wilson(mean: npt.ArrayLike, n: npt.ArrayLike, z: float = 1.96) -> tuple[Array, Array]:
     """The interval (low, high) of a mean of n scores in [0, 1]; (0, 1) where n is 0.
 
-    Made for answers that are right or wrong; wider than needed for scores in between.
-    Source: Wilson (1927).
+    Made for answers that are right or wrong. Source: Wilson (1927).
     """
     p, count = np.asarray(mean, dtype=np.float64), np.asarray(n, dtype=np.float64)
     if not ((p >= 0) & (p <= 1)).all() or not (count >= 0).all():
@@ -35,6 +39,21 @@ def wilson(mean: npt.ArrayLike, n: npt.ArrayLike, z: float = 1.96) -> tuple[Arra
     half = z * np.sqrt(count * p * (1 - p) + z * z / 4)
     low, high = (centre - half) / (count + z * z), (centre + half) / (count + z * z)
     return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
+
+
+def of_mean(scores: npt.ArrayLike) -> tuple[float, float]:
+    """The 95 % interval (low, high) of the mean of scores (items,) in [0, 1].
+
+    Wilson's, for as many right or wrong answers as would vary as much; that many they are where
+    all are 0 or 1. One more item of that kind is reckoned with, as few scores may happen to be
+    alike. Source: the effective sample size of Korn and Graubard (1998).
+    """
+    found = np.asarray(scores, dtype=np.float64)
+    n, mean = len(found), float(found.mean())
+    of_coins = mean * (1 - mean)
+    variance = (n * float(found.var()) + of_coins) / (n + 1)
+    low, high = wilson(mean, n * of_coins / variance if variance > 0 else n)
+    return float(low), float(high)
 
 
 class Difference(NamedTuple):
@@ -51,12 +70,12 @@ class Resampled:
     """What plans score on items drawn anew, the same ones for all.
 
     `measured` (plans, banks) are the means over the items themselves, `means` (repeats, plans,
-    banks) those of each repeat. `drawn`: some bank has two items, or there is nothing to draw.
+    banks) those of each repeat, `items` how many each bank has.
     """
 
     measured: Array
     means: Array
-    drawn: bool = True
+    items: Sequence[int]
 
     def difference(
         self, plan: int, other: int, level: float = 0.95, *, weights: Sequence[float] | None = None
@@ -66,7 +85,7 @@ class Resampled:
 
         Needs ten items on which the two differ: with 5 the interval covers the truth in 91 % of
         all cases instead of 95, with 3 in 87 %.
-        All are nan where nothing is drawn.
+        All are nan where a bank that counts has fewer than LEAST items, or each has one.
         Source: Efron and Tibshirani (1993), sections 13.3 and 15.4.
         """
         one, two = (np.average(self.measured[p], weights=weights) for p in (plan, other))
@@ -74,7 +93,8 @@ class Resampled:
             np.average(self.means[:, p], axis=1, weights=weights) for p in (plan, other)
         )
         middle, gains = float(one - two), (mine - theirs).round(12)
-        if not self.drawn:
+        counted = [True] * len(self.items) if weights is None else np.asarray(weights) > 0
+        if not enough(np.compress(counted, self.items)):
             return Difference(middle, *3 * [float("nan")])
         low, high = np.quantile(gains, [(1 - level) / 2, (1 + level) / 2])
         tail = int(min(np.count_nonzero(gains <= 0), np.count_nonzero(gains >= 0)))
@@ -110,7 +130,8 @@ def resample(scores: Sequence[npt.ArrayLike], repeats: int = 10000, *, seed: int
     ):
         raise ValueError("expected the same items for all, at least one per bank")
     measured = np.stack([bank.mean(axis=1) for bank in banks], axis=1)
-    return Resampled(measured, resampled_means(banks, repeats, seed), _can_be_drawn(banks))
+    items = [bank.shape[1] for bank in banks]
+    return Resampled(measured, resampled_means(banks, repeats, seed), items)
 
 
 def paired_bootstrap(
@@ -179,24 +200,27 @@ def bootstrap_hypervolume(
     """The hypervolume of plans, and its interval (low, high) over items drawn anew.
 
     scores holds one array (plans, items) per bank; losses are (zero - mean) / unit, with zero
-    and unit (banks,). The basic interval (twice the value minus the percentiles): the best of
-    noisy plans looks too good, a resample repeats that error, and the reflection removes it.
-    The interval is nan where no bank has two items.
+    and unit (banks,). The interval reaches over two: the percentiles, which are too high where the
+    best of many noisy plans looks too good, and these reflected about the value, which removes
+    that, but is too low where few plans are within the reference.
+    It is nan where a bank has fewer than LEAST items, or each has one.
+    Source: percentile and basic interval of Davison and Hinkley (1997), chapter 5.
     """
     banks = [np.asarray(bank, dtype=np.float64) for bank in scores]
     measured = np.stack([bank.mean(axis=1) for bank in banks], axis=1)
     anchors = np.asarray(zero, dtype=np.float64), np.asarray(unit, dtype=np.float64)
     value = pareto.hypervolume((anchors[0] - measured) / anchors[1], reference)
-    if not _can_be_drawn(banks):
+    if not enough([bank.shape[1] for bank in banks]):
         return value, float("nan"), float("nan")
     again = [
         pareto.hypervolume((anchors[0] - means) / anchors[1], reference)
         for means in resampled_means(banks, repeats, seed)
     ]
-    low, high = np.quantile(again, [(1 - level) / 2, (1 + level) / 2])
-    return value, max(0.0, float(2 * value - high)), max(0.0, float(2 * value - low))
+    low, high = map(float, np.quantile(again, [(1 - level) / 2, (1 + level) / 2]))
+    return value, max(0.0, min(low, 2 * value - high)), max(high, 2 * value - low)
 
 
-def _can_be_drawn(banks: Sequence[Array]) -> bool:
-    """Whether items drawn anew can be others: one alone always is the same."""
-    return any(bank.shape[1] > 1 for bank in banks)
+def enough(items: Iterable[int]) -> bool:
+    """Whether items drawn anew tell how means of banks of so many items vary."""
+    several = [n for n in items if n > 1]
+    return bool(several) and min(several) >= LEAST

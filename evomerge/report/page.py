@@ -123,8 +123,8 @@ def _claim(run: Run) -> str:
     ends = f"It was chosen on validation; the test items were looked at {times}."
     if math.isnan(row["p_holm"]):
         return (
-            f"{scores}, the best baseline is {theirs}: {difference}; each score is one number, so "
-            f"that nothing says whether it is chance. {ends}"
+            f"{scores}, the best baseline is {theirs}: {difference}; a score of few items, or of "
+            f"one number, does not say whether it is chance. {ends}"
         )
     verdict = "not distinguishable from"
     if row["p_holm"] < 0.05:
