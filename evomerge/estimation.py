@@ -170,6 +170,15 @@ class Estimation:
         return {**kept, "shown": float(found.seen), "misfit": half.errors["irt"]}
 
 
+def fell_back(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """For people, of views of banks as a refit records them: those that strata stand in for."""
+    return [
+        f"'{name}': {view['fallback']}: strata are used instead"
+        for name, view in views.items()
+        if view["fallback"]
+    ]
+
+
 def _fallback(whole: Scores, checked: Mapping[str, float] | None) -> str:
     """Why item response theory is not used; empty where it is."""
     if checked is None:

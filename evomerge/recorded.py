@@ -157,3 +157,10 @@ class Recorded:
     def odd(self) -> list[str]:
         """What base and experts scored that points to a wrong prompt or template."""
         return list(self._ledger.meta("odd") or [])
+
+    @cached_property
+    def fallbacks(self) -> list[str]:
+        """Banks that the search did not read as its recipe wants, and why."""
+        from evomerge.estimation import fell_back
+
+        return fell_back((self._ledger.last("calibrated") or {"banks": {}})["banks"])

@@ -15,7 +15,7 @@ from evomerge import confirm, plugins
 from evomerge.answers import Answers, Place
 from evomerge.candidates import Candidate, Candidates, point
 from evomerge.constraints import Constraints, penalised
-from evomerge.estimation import Estimation
+from evomerge.estimation import Estimation, fell_back
 from evomerge.fidelity import Chosen
 from evomerge.maths import pareto
 from evomerge.objectives import Losses
@@ -256,9 +256,8 @@ class State:
 
     def _say(self, views: Mapping[str, Mapping[str, Any]]) -> None:
         """Why a bank is not read as the recipe wants, once the calibration is complete."""
-        for name, view in views.items() if self.candidates.told >= self.fidelity.whole else ():
-            if view["fallback"]:
-                text = f"'{name}': {view['fallback']}: strata are used instead"
+        if self.candidates.told >= self.fidelity.whole:
+            for text in fell_back(views):
                 self.report("note", {"text": text})
 
     # An earlier session

@@ -245,6 +245,20 @@ def test_more_items_than_a_bank_has_are_all_asked(run, family, tmp_path):
     assert found["notes"][0] == "fidelity.items is 5000, and 'one' has 30: all are asked"
 
 
+def test_a_bank_too_small_for_intervals_is_pointed_out(run, family, tmp_path):
+    lines = (family / "one.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["split"] != "test"]
+    tested = [line for line in lines if json.loads(line)["split"] == "test"]
+    (tmp_path / "few.jsonl").write_text("".join(kept + tested[:3]))
+    objectives = {"few": "few.jsonl", "two": str(family / "two.jsonl")}
+    path = command.write(tmp_path, families.recipe(family, objectives=objectives))
+    said = [note for note in json.loads(run("plan", path, "--json")[1])["notes"] if "test" in note]
+    assert said == [
+        "'few' has 3 test items: with fewer than 20, differences between models get no interval "
+        "and no p-value"
+    ]
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="others say nothing of bfloat16")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_type_that_this_processor_is_slow_at_is_named(run, family, tmp_path, dtype):

@@ -1,5 +1,6 @@
 """Which items a search asks, how it reads the answers, and that a resume repeats both."""
 
+import html
 import os
 import subprocess
 import sys
@@ -266,7 +267,10 @@ def test_the_reason_of_a_fallback_is_printed(family, tmp_path):
         report=lambda event, facts: notes.append(facts.get("text", "")),
     )  # fmt: skip
     assert any("'one': 5 models answered all of 30 items, and 8" in note for note in notes)
-    assert sum("strata are used instead" in note for note in notes) == 2
+    said = [note for note in notes if "strata are used instead" in note]
+    assert len(said) == 2 and evomerge.Run(tmp_path / "run").fallbacks == said
+    page = html.unescape(evomerge.Run(tmp_path / "run").report().read_text())
+    assert all(note in page for note in said)
 
 
 def test_strata_without_an_item_are_pointed_out(family):

@@ -29,7 +29,7 @@ def of(run: Run) -> list[str]:
         for row, count in ((row, row["items_that_differ"]) for row in run.comparisons())
         if not count or (count < FEW and row["low"] == row["low"])
     ]
-    found += [f"{line[0].upper()}{line[1:]}." for line in run.odd]
+    found += [f"{line[0].upper()}{line[1:]}." for line in [*run.odd, *run.fallbacks]]
     named = {**run.confirmed["baselines"], **run.asked()}
     labels = {key: label for label, key in reversed(named.items())}
     reasons: dict[str, list[str]] = {}
