@@ -26,7 +26,7 @@ from evomerge.maths import pareto
 _STAGES = {
     "sanity": "base and experts answer all search items",
     "search": "search",
-    "validation": "shortlist and baselines on validation",
+    "validation": "shortlist and textbook coefficients on validation",
     "test": "front and baselines on test",
 }
 
