@@ -5,8 +5,8 @@ that has answered a rung of items goes on to the next, unless a candidate is bet
 objective with joint confidence. Source: races of Maron and Moore (1994); rungs and asynchronous
 promotion of ASHA (Li et al. 2020), here by dominance instead of rank.
 
-What it costs to build the model again is not weighed: an ask does not know it, and the rungs treble,
-so that it is paid twice or thrice a candidate at most. Where one build takes as long as a rung, as
+What it costs to build the model again is not weighed: an ask does not know it, and as the rungs
+treble, it is paid twice or thrice a candidate at most. Where one build takes as long as a rung, as
 that of `iso_c` may, fewer rungs that lie further apart are the remedy.
 """
 
