@@ -18,7 +18,7 @@ from evomerge.layers import APART, Layers
 from evomerge.layout import lay_out
 from evomerge.plan import Input, Template
 from evomerge.schema import Fidelity, Recipe, require_own_keys
-from evomerge.scorers import brevity, function, structural
+from evomerge.scorers import function, structural
 
 AUTO = "auto"
 """The device that is there."""
@@ -173,8 +173,11 @@ def _objectives(recipe: Recipe, folder: Path) -> None:
             given = [objective.bank, objective.function, objective.measure]
             if sum(one is not None for one in given) != 1:
                 raise errors.RecipeError("expected either 'bank', 'function' or 'measure'")
-            if objective.signal == brevity.SIGNAL and objective.bank is None:
-                raise errors.RecipeError(f"signal: '{brevity.SIGNAL}' is of a bank's texts")
+            if objective.signal != "score" and objective.bank is None:
+                raise errors.RecipeError(
+                    f"signal: '{objective.signal}' is of a bank's answers; a function or a "
+                    "measure has 'score' alone: leave 'signal' out"
+                )
             if objective.function is not None:
                 function.find(objective.function)
             elif objective.measure is not None:

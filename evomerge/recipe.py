@@ -21,7 +21,7 @@ from evomerge.plan import Dtype, Input, Plan, Template
 from evomerge.schema import Fidelity as Fidelity
 from evomerge.schema import Recipe as Recipe
 from evomerge.schema import Signal
-from evomerge.scorers import brevity, function, structural
+from evomerge.scorers import function, structural
 from evomerge.worker import Setup
 
 
@@ -287,8 +287,7 @@ def _banks(
             if objective.measure is not None:
                 found[name] = structural.bank(name, objective.measure)
                 continue
-            asked = shelf.load(str(objective.bank), folder)
-            found[name] = brevity.of(asked) if objective.signal == brevity.SIGNAL else asked
+            found[name] = shelf.seen(shelf.load(str(objective.bank), folder), objective.signal)
             for split in SPLITS:  # a night's search must not end on one that is empty
                 found[name].split(split)
     found |= {name: function.bank(name, call) for name, call in functions.items()}
