@@ -244,6 +244,19 @@ def test_a_bank_without_a_split_is_pointed_out(family, tmp_path, run):
     assert code == 0 and "validation and test has no item" in " ".join(out.split())
 
 
+def test_what_a_bank_tells_is_printed_before_a_model_is_opened(family, tmp_path, run):
+    """Or built by the zoo, which takes minutes."""
+    models = ["--base", tmp_path / "absent"]
+    code, out, err = run("bank", "check", family / "one.jsonl", *models)
+    assert code == errors.INPUT and "absent: no such folder" in err
+    assert "one: 70 items (search 30, validation 20, test 20), scorer choice" in out
+    assert "different answers; the most frequent" in out
+    code, out, err = run("bank", "check", family / "one.jsonl", *models, "--split", "tets")
+    assert code == errors.USAGE and "Did you mean 'test'?" in err
+    code, out, _ = run("bank", "check", family / "one.jsonl", *models, "--json")
+    assert code == errors.INPUT and not out
+
+
 def test_what_a_bank_tells_of_itself(family, tmp_path, run):
     """Nearly the same question in two splits and among the examples; a constant answer."""
     asked = [
