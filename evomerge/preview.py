@@ -193,9 +193,12 @@ def check_bank(
 
 
 def _written(bank: banks.Bank, file: Path, write: bool) -> dict[str, str | None]:
-    """Write the YAML of a file of items, if there is none; what a recipe can name."""
+    """Write the YAML of a file of items, if there is none; what a recipe can name, and why that
+    is not the YAML which is there."""
     target = file.with_suffix(".yaml")
-    written = write and file.suffix in sources.SUFFIXES and not target.exists()
+    is_bare = file.suffix in sources.SUFFIXES
+    unlike = _unlike(bank, target) if is_bare and target.exists() else None
+    written = write and is_bare and not target.exists()
     if written:
         keys = {
             "name": bank.name,
@@ -207,8 +210,27 @@ def _written(bank: banks.Bank, file: Path, write: bool) -> dict[str, str | None]
         atomic_text(target, "".join(f"{key}: {json.dumps(v)}\n" for key, v in keys.items()))
     return {
         "written": str(target) if written else None,
-        "reference": str(target if target.exists() else file),
+        "reference": str(target if is_bare and target.exists() and not unlike else file),
+        "unlike": unlike,
     }
+
+
+def _unlike(bank: banks.Bank, target: Path) -> str | None:
+    """Why a YAML is not the bank that was scored; None if it is."""
+    try:
+        other = shelf.load(target)
+    except errors.EvomergeError as error:
+        return f"{target}: is there, but can not be used: {error}"
+    if (other.scorer, other.options, set(other.items)) == (
+        bank.scorer,
+        bank.options,
+        set(bank.items),
+    ):
+        return None
+    return (
+        f"{target}: is there, but is another bank than was scored here (its scorer is "
+        f"{other.scorer}): check it by itself with `evomerge bank check {target}`"
+    )
 
 
 def look_at(items: Sequence[Item]) -> dict[str, Any]:

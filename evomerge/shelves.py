@@ -44,6 +44,8 @@ def bank_check(
     out.print(table)
     if found["written"]:
         out.print(f"written: {found['written']}", highlight=False, soft_wrap=True)
+    if found["unlike"]:
+        out.print(found["unlike"], highlight=False, soft_wrap=True)
     recipe = f"objectives: {{{json.dumps(found['name'])}: {json.dumps(found['reference'])}}}"
     out.print(f"in a recipe:  {recipe}", highlight=False, soft_wrap=True)
 

@@ -236,6 +236,31 @@ def test_own_questions_become_a_bank(family, tmp_path, run, monkeypatch):
     assert run("plan", path)[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("scorer", "says"),
+    [
+        (
+            "contains",
+            "own.yaml: is there, but is another bank than was scored here (its scorer is",
+        ),
+        ("choice", "own.yaml: is there, but can not be used: own.yaml: own.jsonl:1: has no choi"),
+        ("exact_match", None),
+    ],
+)
+def test_a_yaml_that_is_another_bank_is_not_recommended(
+    family, tmp_path, run, monkeypatch, scorer, says
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.jsonl").write_text('{"prompt": "x", "answer": "1", "split": "search"}\n')
+    keys = {"name": "mine", "version": 2, "scorer": scorer, "source": "own.jsonl"}
+    (tmp_path / "own.yaml").write_text(json.dumps(keys))
+    for write in ("--write", "--no-write"):
+        code, out, _ = run("bank", "check", "own.jsonl", "--base", family / "base", write)
+        line = yaml.safe_load(out.split("in a recipe:")[1])
+        assert code == 0 and (says is None) == ("is there" not in out) and (says or "") in out
+        assert line == {"objectives": {"own": "own.jsonl" if says else "own.yaml"}}
+
+
 def test_a_bank_without_a_split_is_pointed_out(family, tmp_path, run):
     path = tmp_path / "some.jsonl"
     lines = (family / "one.jsonl").read_text().splitlines(keepends=True)
