@@ -121,10 +121,7 @@ class Problem:
                 f"fidelity: {drawn} of {items} items a bank are drawn from its {estimates.STRATA} "
                 "strata of difficulty: where one has none, estimates are rougher than they say"
             )
-        for name, bank in self.banks.items():
-            there = len(bank.split("search"))
-            if 1 < there < items:
-                yield f"fidelity.items is {items}, and '{name}' has {there}: all are asked"
+        yield from checks.all_asked(self.recipe, self.banks)
         slow = self.recipe.dtype == "bfloat16" and self.setup.device == "cpu"
         if slow and not processor.multiplies_bfloat16():
             yield "this processor is slow at bfloat16: `dtype: float32` takes a fraction of that"

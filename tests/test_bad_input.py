@@ -246,6 +246,14 @@ def test_more_items_than_a_bank_has_are_all_asked(run, family, tmp_path):
     assert found["notes"][0] == "fidelity.items is 5000, and 'one' has 30: all are asked"
 
 
+def test_rungs_beyond_a_bank_are_named(run, family, tmp_path):
+    racing = {"name": "racing", "inner": {"name": "sobol"}, "rungs": [10, 30, 4000]}
+    path = command.write(tmp_path, families.recipe(family, strategy=racing))
+    found = json.loads(run("plan", path, "--json")[1])["notes"]
+    says = "strategy.rungs has 4000, and '{}' has 30: all are asked"
+    assert [n for n in found if "all are asked" in n] == [says.format(n) for n in ("one", "two")]
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="others say nothing of bfloat16")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_type_that_this_processor_is_slow_at_is_named(run, family, tmp_path, dtype):
