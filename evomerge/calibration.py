@@ -180,8 +180,9 @@ def calibrate(
         models, items = table.values.shape
         if items < FEWEST_ITEMS or models < FEWEST_MODELS:
             skipped[name] = (
-                f"{models} models answered {items} items on search; needed are "
-                f"{FEWEST_MODELS} models and {FEWEST_ITEMS} items"
+                f"{models} of {len(given.rows(name, 'search', 1))} models answered more than one "
+                f"item of search, {items} items between them; needed are {FEWEST_MODELS} such "
+                f"models and {FEWEST_ITEMS} items"
             )
             continue
         told(name)
@@ -201,11 +202,10 @@ class _Given:
         self.run = run
         ledger = Ledger(run.folder)
         self.failed = set(run.failures())
-        wanted = {
+        wanted = self.signals = {
             name: str(run.recipe.get("objectives", {}).get(name, {}).get("signal", "score"))
             for name in run.objectives
         }
-        self.signals = wanted
         self._tables: dict[tuple[str, str], Rows] = {}
         for key, answer in ledger.answers():
             if answer.split != "test" and answer.bank in wanted and key not in self.failed:
@@ -215,10 +215,10 @@ class _Given:
         baselines = run.confirmed["baselines"] if run.is_confirmed else {}
         self.merges = {k: label for label, k in baselines.items() if k not in self.ends}
 
-    def rows(self, name: str, split: str) -> Rows:
-        """Models that answered at least two items of a split."""
+    def rows(self, name: str, split: str, least: int = 2) -> Rows:
+        """Models that answered at least so many items of a split."""
         rows = self._tables.get((name, split), {})
-        return {key: row for key, row in rows.items() if len(row) > 1}
+        return {key: row for key, row in rows.items() if len(row) >= least}
 
     def _endpoints(self, ledger: Ledger) -> dict[str, str]:
         """Labels of base and experts by plan key: plans that merge nothing."""

@@ -19,7 +19,7 @@ from evomerge.layout import lay_out
 from evomerge.maths.intervals import LEAST
 from evomerge.plan import Input, Template
 from evomerge.schema import Fidelity, Recipe, require_own_keys
-from evomerge.scorers import brevity, function, structural
+from evomerge.scorers import function, structural
 
 AUTO = "auto"
 """The device that is there."""
@@ -167,17 +167,29 @@ def too_large(recipe: Recipe, banks: Mapping[str, Bank]) -> Iterator[str]:
 def _candidates(recipe: Recipe, items: int, banks: Mapping[str, Bank]) -> int:
     """How many a budget of items can have at most: base and experts answer every item."""
     there = [len(bank.split("search")) for bank in banks.values()]
-    fewest = min([recipe.fidelity.items or max(there), *_rungs(recipe)])
+    rungs = (min(given, default=2) for _, given in _rungs(recipe))
+    fewest = min([recipe.fidelity.items or max(there), *rungs])
     each = sum(min(n, fewest) for n in there)
     left = items - (1 + len(recipe.experts)) * sum(there)
     return max(0, math.ceil(left / each))
 
 
-def _rungs(recipe: Recipe) -> Iterator[int]:
-    """The fewest items that a strategy may ask: what it says, or else two."""
+def all_asked(recipe: Recipe, banks: Mapping[str, Bank]) -> Iterator[str]:
+    """Where a recipe asks for more items than a bank has, for people."""
+    asked = [("fidelity.items is", recipe.fidelity.items or 0)]
+    asked += [(f"{where} has", n) for where, rungs in _rungs(recipe) for n in rungs]
+    for name, bank in banks.items():
+        there = len(bank.split("search"))
+        for what, n in asked:
+            if 1 < there < n:
+                yield f"{what} {n}, and '{name}' has {there}: all are asked"
+
+
+def _rungs(recipe: Recipe) -> Iterator[tuple[str, list[int]]]:
+    """Where a strategy has numbers of items that it asks, and those that it is given."""
     for one in _options(recipe.strategy.name, recipe.strategy.options, "strategy"):
         if one.key == "rungs":
-            yield min((n for n in one.value or () if isinstance(n, int)), default=2)
+            yield one.where, [n for n in one.value or () if isinstance(n, int)]
 
 
 def _objectives(recipe: Recipe, folder: Path) -> None:
@@ -186,8 +198,11 @@ def _objectives(recipe: Recipe, folder: Path) -> None:
             given = [objective.bank, objective.function, objective.measure]
             if sum(one is not None for one in given) != 1:
                 raise errors.RecipeError("expected either 'bank', 'function' or 'measure'")
-            if objective.signal == brevity.SIGNAL and objective.bank is None:
-                raise errors.RecipeError(f"signal: '{brevity.SIGNAL}' is of a bank's texts")
+            if objective.signal != "score" and objective.bank is None:
+                raise errors.RecipeError(
+                    f"signal: '{objective.signal}' is of a bank's answers; a function or a "
+                    "measure has 'score' alone: leave 'signal' out"
+                )
             if objective.function is not None:
                 function.find(objective.function)
             elif objective.measure is not None:

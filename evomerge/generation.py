@@ -42,6 +42,11 @@ Mark = Callable[[str, Sequence[str]], bool]
 """Whether a text, without blanks at its ends, is right, given the item's accepted answers."""
 
 
+def signals(items: Sequence[Item]) -> tuple[str, ...]:
+    """What an objective may name of the answers to these items, beside `score`."""
+    return ("length",)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Prompts of I items, left-padded (I, P), and how their continuations are marked."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -158,20 +158,47 @@ def families() -> list[dict[str, Any]]:
 
 
 def check_bank(
-    file: Path, base: str, experts: list[str] | None, *, split: str, write: bool
+    file: Path,
+    base: str,
+    experts: list[str] | None,
+    *,
+    split: str,
+    write: bool,
+    told: Callable[[Mapping[str, Any]], None] = lambda found: None,
 ) -> dict[str, Any]:
-    """Validate a bank, write its YAML beside a file of items, score base and experts on it."""
+    """Validate a bank, score base and experts on it, write its YAML beside a file of items.
+
+    What the items alone say is `told` before any model is opened, or built by the zoo.
+    """
     from evomerge import api
 
-    bank = shelf.load(file)
     models = {"base": base, **_experts(experts or _siblings(base))}
+    bank = shelf.load(file)
+    count = Counter(item.split for item in bank.items)
+    found = {
+        "name": bank.name,
+        "origin": bank.origin,
+        "items": len(bank.items),
+        "splits": {name: count[name] for name in banks.SPLITS},
+        "scorer": bank.scorer,
+        **look_at(bank.items),
+    }
+    told(found)
+    bank.split(split)
     scores = []
     for name, model in models.items():
         score = api.evaluate(model, [bank], split=split)[bank.name]
         scores.append({"model": name, "mean": score.mean, "low": score.low, "high": score.high})
-    count = Counter(item.split for item in bank.items)
+    return {**found, **_written(bank, file, write), "scores": scores}
+
+
+def _written(bank: banks.Bank, file: Path, write: bool) -> dict[str, str | None]:
+    """Write the YAML of a file of items, if there is none; what a recipe can name, and why that
+    is not the YAML which is there."""
     target = file.with_suffix(".yaml")
-    written = write and file.suffix in sources.SUFFIXES and not target.exists()
+    is_bare = file.suffix in sources.SUFFIXES
+    unlike = _unlike(bank, target) if is_bare and target.exists() else None
+    written = write and is_bare and not target.exists()
     if written:
         keys = {
             "name": bank.name,
@@ -182,16 +209,28 @@ def check_bank(
         # JSON on each line: names may hold what YAML would read as more than text
         atomic_text(target, "".join(f"{key}: {json.dumps(v)}\n" for key, v in keys.items()))
     return {
-        "name": bank.name,
-        "origin": bank.origin,
-        "items": len(bank.items),
-        "splits": {name: count[name] for name in banks.SPLITS},
-        "scorer": bank.scorer,
-        **look_at(bank.items),
         "written": str(target) if written else None,
-        "reference": str(target if target.exists() else file),
-        "scores": scores,
+        "reference": str(target if is_bare and target.exists() and not unlike else file),
+        "unlike": unlike,
     }
+
+
+def _unlike(bank: banks.Bank, target: Path) -> str | None:
+    """Why a YAML is not the bank that was scored; None if it is."""
+    try:
+        other = shelf.load(target)
+    except errors.EvomergeError as error:
+        return f"{target}: is there, but can not be used: {error}"
+    if (other.scorer, other.options, set(other.items)) == (
+        bank.scorer,
+        bank.options,
+        set(bank.items),
+    ):
+        return None
+    return (
+        f"{target}: is there, but is another bank than was scored here (its scorer is "
+        f"{other.scorer}): check it by itself with `evomerge bank check {target}`"
+    )
 
 
 def look_at(items: Sequence[Item]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from evomerge.plan import Dtype, Input, Plan, Template
 from evomerge.schema import Fidelity as Fidelity
 from evomerge.schema import Recipe as Recipe
 from evomerge.schema import Signal
-from evomerge.scorers import brevity, function, structural
+from evomerge.scorers import function, structural
 from evomerge.worker import Setup
 
 
@@ -121,14 +121,12 @@ class Problem:
                 f"fidelity: {drawn} of {items} items a bank are drawn from its {estimates.STRATA} "
                 "strata of difficulty: where one has none, estimates are rougher than they say"
             )
-        for name, bank in self.banks.items():
-            there = len(bank.split("search"))
-            if 1 < there < items:
-                yield f"fidelity.items is {items}, and '{name}' has {there}: all are asked"
+        yield from checks.all_asked(self.recipe, self.banks)
         slow = self.recipe.dtype == "bfloat16" and self.setup.device == "cpu"
         if slow and not processor.multiplies_bfloat16():
             yield "this processor is slow at bfloat16: `dtype: float32` takes a fraction of that"
-        yield from (*checks.too_large(self.recipe, self.banks), *checks.too_few(self.banks))
+        yield from checks.too_large(self.recipe, self.banks)
+        yield from checks.too_few(self.banks)
         named = self.recipe.strategy
         if decided := plugins.explain(named.name, named.options, self.space, self.objectives):
             yield decided
@@ -287,8 +285,7 @@ def _banks(
             if objective.measure is not None:
                 found[name] = structural.bank(name, objective.measure)
                 continue
-            asked = shelf.load(str(objective.bank), folder)
-            found[name] = brevity.of(asked) if objective.signal == brevity.SIGNAL else asked
+            found[name] = shelf.seen(shelf.load(str(objective.bank), folder), objective.signal)
             for split in SPLITS:  # a night's search must not end on one that is empty
                 found[name].split(split)
     found |= {name: function.bank(name, call) for name, call in functions.items()}

@@ -38,17 +38,18 @@ def remarks(name: str, bank: Bank, means: Mapping[str, float], n: int) -> list[s
     may score (Wilson's 95 % interval), or the expert of the bank's name not above the base."""
     advice = WRONG if n == len(bank.split("search")) else FEW
     scorer = plugins.load("scorer", bank.scorer)
+    asked = "1 question" if n == 1 else f"{n} questions"
     found, best, mine = [], max(means.values()), means.get(f"expert {name}")
     if hasattr(scorer, "chance"):
         chance = scorer.chance(bank.split("search"))
         if wilson(best, n)[0] <= chance:
             found.append(
-                f"'{name}': base and experts score at most {best:.3f} on {n} questions, which is "
+                f"'{name}': base and experts score at most {best:.3f} on {asked}, which is "
                 f"not clearly above what guessing scores ({chance:.3f}): {advice}"
             )
     if mine is not None and mine <= means["base"] and best > 0:
         found.append(
-            f"expert '{name}' scores {mine:.3f} on '{name}' ({n} questions), the base "
+            f"expert '{name}' scores {mine:.3f} on '{name}' ({asked}), the base "
             f"{means['base']:.3f}: {advice}"
         )
     return found

@@ -8,6 +8,7 @@ from evomerge import errors, keywords, plugins, zoo
 from evomerge.files import bank as banks
 from evomerge.files import plain, sources
 from evomerge.files.sheet import Sheet
+from evomerge.scorers import brevity
 
 
 def check(reference: str, folder: Path) -> Sheet | None:
@@ -43,6 +44,23 @@ def load(reference: str | Path, folder: Path | None = None) -> banks.Bank:
     found = banks.load(place, resolve=zoo.path, origin=_origin)
     _check_items(found)
     return found
+
+
+def seen(bank: banks.Bank, signal: str) -> banks.Bank:
+    """A bank as it is scored where a search sees `signal`; RecipeError where no answer has it.
+
+    What a scorer that does not declare its signals gives is not known before it is asked.
+    """
+    if signal == brevity.SIGNAL:
+        return brevity.of(bank)
+    scorer = plugins.load("scorer", bank.scorer)
+    has = ("score", *scorer.signals(bank.items)) if hasattr(scorer, "signals") else (signal,)
+    if signal not in has:
+        raise errors.RecipeError(
+            f"signal: the answers to bank '{bank.name}', which is scored by '{bank.scorer}', have "
+            f"no '{signal}'; name what they have: {', '.join(has)}"
+        )
+    return bank
 
 
 def _origin(keys: Sheet, path: Path) -> banks.Origin:

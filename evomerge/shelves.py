@@ -32,31 +32,33 @@ def bank_check(
     """Validate questions and answers, write the bank, print what base and experts score on it."""
     from evomerge import preview
 
-    found = preview.check_bank(file, base, expert, split=split, write=write)
+    told = (lambda found: None) if as_json else _tell
+    found = preview.check_bank(file, base, expert, split=split, write=write, told=told)
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    counts = ", ".join(f"{name} {n}" for name, n in found["splits"].items())
-    out.print(f"{found['name']}: {found['items']} items ({counts}), scorer {found['scorer']}")
-    if found["origin"]:
-        out.print(f"read from: {found['origin']}", highlight=False, soft_wrap=True)
-    if found["written"]:
-        out.print(f"written: {found['written']}", highlight=False, soft_wrap=True)
-    _tell(found)
     table = Table("model", "score", "95 % interval", title=f"on {split}")
     for row in found["scores"]:
         interval = f"{row['low']:.3f} to {row['high']:.3f}"
         table.add_row(row["model"], f"{row['mean']:.3f}", interval)
     out.print(table)
-    empty = [name for name, n in found["splits"].items() if not n]
-    if empty:
-        out.print(f"a search needs all three splits, and {' and '.join(empty)} has no item")
+    if found["written"]:
+        out.print(f"written: {found['written']}", highlight=False, soft_wrap=True)
+    if found["unlike"]:
+        out.print(found["unlike"], highlight=False, soft_wrap=True)
     recipe = f"objectives: {{{json.dumps(found['name'])}: {json.dumps(found['reference'])}}}"
     out.print(f"in a recipe:  {recipe}", highlight=False, soft_wrap=True)
 
 
 def _tell(found: Mapping[str, Any]) -> None:
-    """What the items alone say: a constant answer, near-duplicates across splits."""
+    """What the items alone say: their splits, a constant answer, near-duplicates across splits."""
+    counts = ", ".join(f"{name} {n}" for name, n in found["splits"].items())
+    out.print(f"{found['name']}: {found['items']} items ({counts}), scorer {found['scorer']}")
+    if found["origin"]:
+        out.print(f"read from: {found['origin']}", highlight=False, soft_wrap=True)
+    empty = [name for name, n in found["splits"].items() if not n]
+    if empty:
+        out.print(f"a search needs all three splits, and {' and '.join(empty)} has no item")
     if answers := found["answers"]:
         kinds = f"{answers['different']} different answers"
         constant = f"the most frequent, {json.dumps(answers['most'], ensure_ascii=False)}"

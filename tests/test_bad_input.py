@@ -24,7 +24,8 @@ WRONG = [
     ({"objectives": {"a": {"bnk": "x"}}}, "objectives.a: unknown key 'bnk'. Did you mean 'bank'"),
     ({"objectives": {"a": None}}, "'a': expected a bank's name or path, or a mapping"),
     ({"objectives": {"a": {"bank": "x", "function": "y:z"}}}, "objectives.a: expected either"),
-    ({"objectives": {"a": {"measure": "sparsity", "signal": "length"}}}, "is of a bank's texts"),
+    ({"objectives": {"a": {"measure": "sparsity", "signal": "length"}}}, "is of a bank's answers"),
+    ({"objectives": {"a": {"function": "os:sep", "signal": "plain"}}}, "'plain' is of a bank's"),
     ({"objectives": {}}, "objectives: expected at least one, such as"),
     ({"objectives": {"a": "tiny_cod"}}, "objectives.a: fitness: unknown bank 'tiny_cod'"),
     ({"objectives": {"a": "zoo:tiny/banks/cod.jsonl"}}, "Did you mean 'banks/code.jsonl'?"),
@@ -257,6 +258,14 @@ def test_a_bank_too_small_for_intervals_is_pointed_out(run, family, tmp_path):
         "'few' has 3 test items: with fewer than 20, differences between models get no interval "
         "and no p-value"
     ]
+
+
+def test_rungs_beyond_a_bank_are_named(run, family, tmp_path):
+    racing = {"name": "racing", "inner": {"name": "sobol"}, "rungs": [10, 30, 4000]}
+    path = command.write(tmp_path, families.recipe(family, strategy=racing))
+    found = json.loads(run("plan", path, "--json")[1])["notes"]
+    says = "strategy.rungs has 4000, and '{}' has 30: all are asked"
+    assert [n for n in found if "all are asked" in n] == [says.format(n) for n in ("one", "two")]
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="others say nothing of bfloat16")

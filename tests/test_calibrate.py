@@ -150,7 +150,7 @@ def test_two_candidates_have_a_range(found):
     assert np.array_equal(bank.information, both.mean(axis=0))
 
 
-def test_what_can_not_be_calibrated_is_refused(refused, folder, tmp_path):
+def test_what_can_not_be_calibrated_is_refused(refused, folder, tmp_path, found):
     refused("calibrate", tmp_path / "nothing", code=3, says="no run here")
     refused("calibrate", folder, "--shown", 0, code=2, says="expected at least 1")
     copy = changed(
@@ -158,7 +158,12 @@ def test_what_can_not_be_calibrated_is_refused(refused, folder, tmp_path):
         "DELETE FROM answers WHERE plan NOT IN "
         "(SELECT DISTINCT plan FROM answers WHERE split='search' LIMIT 7)",
     )  # fmt: skip
-    refused("calibrate", copy, code=3, says=["7 models answered", "needed are 10 models"])
+    refused("calibrate", copy, code=3, says=["7 of 7 models answered", "needed are 10 s"])
+    first = "(SELECT MIN(item) FROM answers WHERE split='search' AND bank=a.bank AND plan=a.plan)"
+    only = f"DELETE FROM answers AS a WHERE split='search' AND item != {first}"
+    models = found.banks[0].models
+    says = f"'one': 0 of {models} models answered more than one item of search, 0 items between"
+    refused("calibrate", changed(folder, tmp_path / "one", only), code=3, says=says)
     Ledger(tmp_path / "begun", write=True).close()
     refused("calibrate", tmp_path / "begun", code=3, says="no answers yet")
 

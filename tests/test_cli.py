@@ -236,12 +236,50 @@ def test_own_questions_become_a_bank(family, tmp_path, run, monkeypatch):
     assert run("plan", path)[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("scorer", "says"),
+    [
+        (
+            "contains",
+            "own.yaml: is there, but is another bank than was scored here (its scorer is",
+        ),
+        ("choice", "own.yaml: is there, but can not be used: own.yaml: own.jsonl:1: has no choi"),
+        ("exact_match", None),
+    ],
+)
+def test_a_yaml_that_is_another_bank_is_not_recommended(
+    family, tmp_path, run, monkeypatch, scorer, says
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.jsonl").write_text('{"prompt": "x", "answer": "1", "split": "search"}\n')
+    keys = {"name": "mine", "version": 2, "scorer": scorer, "source": "own.jsonl"}
+    (tmp_path / "own.yaml").write_text(json.dumps(keys))
+    for write in ("--write", "--no-write"):
+        code, out, _ = run("bank", "check", "own.jsonl", "--base", family / "base", write)
+        line = yaml.safe_load(out.split("in a recipe:")[1])
+        assert code == 0 and (says is None) == ("is there" not in out) and (says or "") in out
+        assert line == {"objectives": {"own": "own.jsonl" if says else "own.yaml"}}
+
+
 def test_a_bank_without_a_split_is_pointed_out(family, tmp_path, run):
     path = tmp_path / "some.jsonl"
     lines = (family / "one.jsonl").read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if '"search"' in line))
     code, out, _ = run("bank", "check", path, "--base", family / "base", "--no-write")
     assert code == 0 and "validation and test has no item" in " ".join(out.split())
+
+
+def test_what_a_bank_tells_is_printed_before_a_model_is_opened(family, tmp_path, run):
+    """Or built by the zoo, which takes minutes."""
+    models = ["--base", tmp_path / "absent"]
+    code, out, err = run("bank", "check", family / "one.jsonl", *models)
+    assert code == errors.INPUT and "absent: no such folder" in err
+    assert "one: 70 items (search 30, validation 20, test 20), scorer choice" in out
+    assert "different answers; the most frequent" in out
+    code, out, err = run("bank", "check", family / "one.jsonl", *models, "--split", "tets")
+    assert code == errors.USAGE and "Did you mean 'test'?" in err
+    code, out, _ = run("bank", "check", family / "one.jsonl", *models, "--json")
+    assert code == errors.INPUT and not out
 
 
 def test_what_a_bank_tells_of_itself(family, tmp_path, run):

@@ -424,6 +424,17 @@ def test_a_search_on_a_task(family, tmp_path):
     assert all(0 < json.loads(extra)["probability"] < 1 for *_, extra in rows)
 
 
+@needs_lm_eval
+def test_a_task_has_a_probability_where_it_has_choices(tmp_path):
+    for name in ("choices", "generated"):
+        made = bank(write(tmp_path, name))
+        if name == "choices":
+            assert shelf.seen(made, "probability") is made
+            continue
+        with pytest.raises(errors.RecipeError, match="no 'probability'; name what they have: sc"):
+            shelf.seen(made, "probability")
+
+
 def test_a_task_by_name_is_a_public_benchmark(family, tmp_path):
     (tmp_path / "arc.yaml").write_text(
         json.dumps(

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -26,6 +27,8 @@ from evomerge.files import bank as banks
 from evomerge.files.companions import Form
 from evomerge.files.items import Item
 from evomerge.files.items import read_file as items_of
+from evomerge.recipe import resolve
+from evomerge.schema import Signal
 from evomerge.scorers import choice, exact_match, function, label, perplexity
 from evomerge.zoo import tiny
 from tests import bigrams, families, ledgers
@@ -525,6 +528,42 @@ def test_a_function_must_give_a_number_from_0_to_1(model, value):
     batch = function.prepare(model[1], bank.items, **bank.options)
     with pytest.raises(errors.EvaluationError, match=r"mine.*\[0, 1\]"):
         function.score(model[0], batch)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "row"),
+    [
+        ("choice", {"prompt": "x", "choices": ["a", "b"], "answer": 0}),
+        *(
+            (name, {"prompt": "x", "answer": "1"})
+            for name in ("exact_match", "contains", "numeric")
+        ),
+        ("perplexity", {"text": "xy"}),
+        ("brevity", {"prompt": "x", "answer": "1"}),
+    ],
+)
+def test_a_search_sees_what_answers_have(model, tmp_path, scorer, row):
+    """A signal that no answer has is refused; of texts the length is scored by another scorer."""
+    rows = [{**row, "split": "search"}]
+    keys = {"name": "b", "version": 1, "scorer": scorer, "items": rows}
+    (tmp_path / "b.yaml").write_text(json.dumps(keys))
+    bank, module = shelf.load(tmp_path / "b.yaml"), plugins.load("scorer", scorer)
+    has = module.score(model[0], module.prepare(model[1], bank.items))
+    for signal in get_args(Signal):
+        if signal in has:
+            wanted = "brevity" if signal == "length" else scorer
+            assert shelf.seen(bank, signal).scorer == wanted
+            continue
+        with pytest.raises(errors.RecipeError, match=f"^signal: .*'{signal}'"):
+            shelf.seen(bank, signal)
+
+
+def test_a_signal_that_a_bank_lacks_is_refused_with_what_it_has(family, tmp_path):
+    (tmp_path / "b.jsonl").write_text('{"prompt": "x", "answer": "1"}\n')
+    objectives = {"a": {"bank": str(tmp_path / "b.jsonl"), "signal": "probability"}}
+    says = "objectives.a: signal: the answers to bank 'b', .* have: score, length$"
+    with pytest.raises(errors.RecipeError, match=says):
+        resolve(families.recipe(family, objectives=objectives))
 
 
 @pytest.mark.parametrize("name", plugins.known("scorer"))

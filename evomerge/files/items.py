@@ -175,7 +175,11 @@ def _check_keys(entry: Mapping[str, Any]) -> None:
 
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{what}: expected a text that is not empty, got {plain.shown(value)}")
+        text = _written(value)
+        hint = f': write it as "{text}"' if text is not value else ""
+        raise ValueError(
+            f"{what}: expected a text that is not empty, got {plain.shown(value)}{hint}"
+        )
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{what}: half a surrogate pair can not be encoded as UTF-8")
     return value

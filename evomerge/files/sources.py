@@ -40,7 +40,9 @@ def _csv(path: Path) -> Iterator[Row]:
     try:
         text = _data(path).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise errors.InputError(f"{path}: is not UTF-8 at byte {error.start}") from None
+        lines = error.object[: error.start + 1].splitlines()
+        where = f"{path}:{len(lines)}"
+        raise errors.InputError(f"{where}: is not UTF-8 at byte {len(lines[-1]) - 1}") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     line, usual = 1, csv.field_size_limit(MAX_BYTES)

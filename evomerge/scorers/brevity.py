@@ -39,6 +39,11 @@ def of(bank: Bank) -> Bank:
     return replace(bank, scorer="brevity", options=options, sha256=sha256)
 
 
+def signals(items: Sequence[Item]) -> tuple[str, ...]:
+    """What an objective may name of the answers to these items, beside `score`."""
+    return ()
+
+
 def prepare(
     tokenizer: Any, items: Sequence[Item], **options: Unpack[generation.Options]
 ) -> generation.Batch:

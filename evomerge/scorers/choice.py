@@ -34,6 +34,11 @@ def chance(items: Sequence[Item]) -> float:
     return sum(1 / len(item.choices) for item in items) / len(items)
 
 
+def signals(items: Sequence[Item]) -> tuple[str, ...]:
+    """What an objective may name of the answers to these items, beside `score`."""
+    return ("plain", "probability")
+
+
 def prepare(
     tokenizer: Any, items: Sequence[Item], *, normalize: bool = True, chat: bool = False
 ) -> Batch:

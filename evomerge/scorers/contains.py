@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 from evomerge import generation
 from evomerge.files.items import Item
 
-chance, score = generation.chance, generation.score
+chance, score, signals = generation.chance, generation.score, generation.signals
 NEEDS_CAUSAL = True
 
 

@@ -11,6 +11,7 @@ from evomerge import errors, generation, prompts
 from evomerge.files.items import Item
 
 check, chance, score = generation.check, generation.chance, generation.score
+signals = generation.signals
 NEEDS_CAUSAL = True
 
 

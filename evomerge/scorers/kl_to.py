@@ -45,6 +45,11 @@ def origin(keys: Sheet, path: Path) -> Origin:
     return Origin(found.items, {**keys.options, "cache": place}, found.sha256)
 
 
+def signals(items: Sequence[Item]) -> tuple[str, ...]:
+    """What an objective may name of the answers to these items, beside `score`."""
+    return ()
+
+
 def prepare(
     tokenizer: Any,
     items: Sequence[Item],

@@ -44,6 +44,11 @@ def check(item: Item) -> None:
         raise ValueError("has examples, which a model that classifies has no use for")
 
 
+def signals(items: Sequence[Item]) -> tuple[str, ...]:
+    """What an objective may name of the answers to these items, beside `score`."""
+    return ("probability",)
+
+
 def prepare(tokenizer: Any, items: Sequence[Item]) -> Batch:
     """Tokenise a block of items, or give pixels to the folder's image processor.
 

@@ -83,6 +83,11 @@ def _public(name: str) -> Benchmark:
     return Benchmark(name=name, public_test=splits)
 
 
+def signals(items: Sequence[Item]) -> tuple[str, ...]:
+    """What an objective may name of the answers to these items, beside `score`."""
+    return ("probability",) if all(item.choices for item in items) else ()
+
+
 def prepare(
     tokenizer: Any,
     items: Sequence[Item],

@@ -21,6 +21,11 @@ def check(item: Item) -> None:
         raise ValueError("has choices, where one text was expected")
 
 
+def signals(items: Sequence[Item]) -> tuple[str, ...]:
+    """What an objective may name of the answers to these items, beside `score`."""
+    return ()
+
+
 def prepare(tokenizer: Any, items: Sequence[Item], *, chat: bool = False) -> likelihood.Batch:
     """Tokenise a block of items: an item's text, or its answer where that follows a prompt.
 

@@ -14,6 +14,7 @@ from evomerge import generation
 from evomerge.files.items import Item
 
 check, chance, score = generation.check, generation.chance, generation.score
+signals = generation.signals
 NEEDS_CAUSAL = True
 
 
