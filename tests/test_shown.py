@@ -101,7 +101,8 @@ def test_baselines_that_failed_are_named_with_the_reason():
     keys = {f"c{i}": f"plan {i}" for i in range(7)}
     run = SimpleNamespace(
         failures=lambda: dict.fromkeys([*keys.values(), *(p.key for p in lost)], "boom [/b]"),
-        asked=lambda: keys, baselines=[point("base", [1.0]), *lost], comparisons=list, odd=[],
+        asked=lambda: keys, baselines=[point("base", [1.0]), *lost], comparisons=list,
+        odd=[], fallbacks=[],
         confirmed={"baselines": {p.label: p.key for p in lost}}, contamination=[],
     )  # fmt: skip
     (note,) = remarks.of(run)
