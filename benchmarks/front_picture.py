@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,9 @@ Plotly.newPlot("plot", figure.data, figure.layout)
 
 
 def svg(figure: go.Figure) -> str:
-    """A figure as SVG; raises RuntimeError where Chromium draws nothing."""
+    """A figure as SVG; raises RuntimeError where Chromium is missing or draws nothing."""
+    if shutil.which("chromium") is None:
+        raise RuntimeError("chromium is not there, which draws the picture: install it")
     page = PAGE.format(
         plotly=get_plotlyjs(), figure=figure.to_json(), width=WIDTH, height=figure.layout.height
     )
