@@ -115,8 +115,11 @@ Reading = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def _log_p(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    log_p = logits.float().log_softmax(-1).expand(*tokens.shape, -1)
-    return log_p.gather(2, tokens[:, :, None])[:, :, 0]
+    log_p = logits.float().log_softmax(-1)
+    # nan where the logit of a token that is not read is -inf, which alone leaves the others finite
+    nothing = 0.0 * log_p.amin(-1)
+    log_p = log_p.expand(*tokens.shape, -1)
+    return log_p.gather(2, tokens[:, :, None])[:, :, 0] + nothing
 
 
 def _log_p_and_best(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -132,6 +132,25 @@ def test_a_model_of_nans_gets_no_score(family, items):
         exact_match.score(model, exact_match.prepare(tokenizer, items[:2]))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_infinite_logit_of_a_token_that_nobody_asks_for_gets_no_score(family, items, value):
+    model, tokenizer = worker.load(Form(family / "base", family / "base"), "float32", CPU)
+
+    def spoil(head, given, logits):
+        logits[..., -1] = value
+        return logits
+
+    texts = [Item("lost", "text", (), "", "test")]
+    for scorer, asked in ((choice, items[:5]), (perplexity, texts), (exact_match, items[:2])):
+        batch = scorer.prepare(tokenizer, asked)
+        scorer.score(model, batch)
+        with (
+            model.lm_head.register_forward_hook(spoil),
+            pytest.raises(errors.EvaluationError, match="not finite"),
+        ):
+            scorer.score(model, batch)
+
+
 def test_exact_match_is_the_greedy_continuation(model):
     """Answers made by transformers' own generation, some of them spoilt."""
     causal, tokenizer = model
