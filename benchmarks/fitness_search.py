@@ -94,11 +94,13 @@ def make(options: argparse.Namespace, places: dict[str, Path], kept: Path) -> Ro
     """Have all runs made that are missing, seed by seed; what each has shown, by VARIANT/SEED."""
     rows: Rows = json.loads(kept.read_text()) if kept.exists() else {}
     waiting = [(name, seed) for seed in range(options.seeds) for name in places]
-    waiting = [(name, seed) for name, seed in waiting if f"{name}/{seed}" not in rows]
+    done = {key for key, found in rows.items() if found["candidates"] == options.candidates}
+    waiting = [(name, seed) for name, seed in waiting if f"{name}/{seed}" not in done]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     lock = threading.Lock()
 
-    def search(name: str, seed: int) -> None:
+    def search(wanted: tuple[str, int]) -> None:
+        name, seed = wanted
         place = places[name] / f"seed-{seed}"
         changes = json.dumps({**options.changes, "fidelity": FIDELITIES[name]})
         arguments = [options.recipe, str(place), str(seed), str(options.candidates), changes]
@@ -109,8 +111,7 @@ def make(options: argparse.Namespace, places: dict[str, Path], kept: Path) -> Ro
             kept.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
 
     with ThreadPoolExecutor(options.together) as pool:
-        for _ in pool.map(search, *zip(*waiting, strict=True)) if waiting else ():
-            pass
+        list(pool.map(search, waiting))
     return rows
 
 
