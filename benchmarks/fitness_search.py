@@ -84,18 +84,17 @@ def main() -> None:
     places = {name: options.folder / name for name in variants}
     places[FULL] = options.full or places[FULL]
     kept = options.rows or options.folder / "rows.json"
-    rows = make(options, places, kept)
-    print(
-        table({name: [rows[f"{name}/{seed}"] for seed in range(options.seeds)] for name in places})
-    )
+    rows, seeds = make(options, places, kept), range(options.seeds)
+    print(table({name: [rows[f"{name}/{seed}"] for seed in seeds] for name in places}))
 
 
 def make(options: argparse.Namespace, places: dict[str, Path], kept: Path) -> Rows:
     """Have all runs made that are missing, seed by seed; what each has shown, by VARIANT/SEED."""
     rows: Rows = json.loads(kept.read_text()) if kept.exists() else {}
-    waiting = [(name, seed) for seed in range(options.seeds) for name in places]
-    done = {key for key, found in rows.items() if found["candidates"] == options.candidates}
-    waiting = [(name, seed) for name, seed in waiting if f"{name}/{seed}" not in done]
+    waiting = [
+        (name, seed) for seed in range(options.seeds) for name in places
+        if rows.get(f"{name}/{seed}", {}).get("candidates") != options.candidates
+    ]  # fmt: skip
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     lock = threading.Lock()
 
@@ -104,7 +103,8 @@ def make(options: argparse.Namespace, places: dict[str, Path], kept: Path) -> Ro
         place = places[name] / f"seed-{seed}"
         changes = json.dumps({**options.changes, "fidelity": FIDELITIES[name]})
         arguments = [options.recipe, str(place), str(seed), str(options.candidates), changes]
-        subprocess.run([sys.executable, "-c", SEARCH, *arguments], env=environment, check=True)
+        if name != FULL or options.full is None:  # those that are named are finished
+            subprocess.run([sys.executable, "-c", SEARCH, *arguments], env=environment, check=True)
         with lock:
             rows[f"{name}/{seed}"] = row(place)
             kept.parent.mkdir(parents=True, exist_ok=True)

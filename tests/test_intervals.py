@@ -156,15 +156,15 @@ NEAR = np.array([[0.60, 0.61, 0.59], [0.60, 0.59, 0.61]])
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("p", "items", "zero", "unit"),
+    ("p", "items", "zero", "unit", "least"),
     [
-        (LINE, 200, 0.8, 0.4),
-        (LINE, 50, 0.8, 0.4),
-        (NEAR, 600, 0.65, 0.05),
-        (NEAR[:, :1], 600, 0.65, 0.05),
+        (LINE, 200, 0.8, 0.4, 0.93),
+        (LINE, 50, 0.8, 0.4, 0.93),
+        (NEAR, 600, 0.65, 0.05, 0.93),
+        (NEAR[:, :1], 600, 0.65, 0.05, 0.9),
     ],
 )
-def test_the_hypervolume_interval_covers_the_truth(p, items, zero, unit):
+def test_the_hypervolume_interval_covers_the_truth(p, items, zero, unit, least):
     """Ten plans on a line between two skills, where noise makes the front look too good: their
     percentiles alone cover the truth in 86 % of such runs, and in 54 % with 50 items. Few plans
     just within the reference: there reflected ones do in 64 and 30 %. Both together cover it in 91
@@ -177,9 +177,9 @@ def test_the_hypervolume_interval_covers_the_truth(p, items, zero, unit):
         value, low, high = intervals.bootstrap_hypervolume(
             scores, [zero] * 2, [unit] * 2, 1.1, 200, seed=run
         )
-        assert 0 <= low <= value <= high
+        assert 0 <= low <= value <= high and (value > 0 or p is not LINE)
         inside += low <= exact <= high
-    assert inside / 150 >= 0.9
+    assert inside / 150 >= least
 
 
 def test_one_bank_and_plans_beyond_the_reference():
