@@ -154,7 +154,8 @@ def probe(problem: Problem, worker: Worker) -> dict[str, Any]:
     ends = pace.of(_places(problem, "search")) * -(
         -len(confirm.endpoints(problem)) // workers(problem)
     )
-    return times(problem, pace, workers(problem), deadline, first=ends)
+    found = times(problem, pace, workers(problem), deadline, first=ends)
+    return {**found, "items of each bank in the time of a build": float(f"{pace.build():.2g}")}
 
 
 def _answered(worker: Worker, plan: Plan, asked: Sequence[Place], what: str) -> Result:

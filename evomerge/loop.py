@@ -17,7 +17,7 @@ from evomerge.desk import Desk
 from evomerge.files.ledger import Ledger
 from evomerge.pace import Pace
 from evomerge.recipe import Problem
-from evomerge.session import facts, open_run, refuse_model, refuse_past
+from evomerge.session import facts, finish, finished, open_run, refuse_model, refuse_past
 from evomerge.state import State
 from evomerge.watch import Watch, interruptible, require_successes
 from evomerge.worker import Result
@@ -92,8 +92,9 @@ class Search:
         self.report("note", {"text": text})
 
     def _work(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        watch = self.watch
+        self.ledger, watch = ledger, self.watch
+        if (known := finished(ledger, self.problem)) is not None:
+            return self.report("complete", known)
         confirm_by = watch.by = watch.deadline.at if watch.deadline.left > 0 else math.inf
         self.losses = confirm.freeze_anchors(self.problem, self.desk, self.report)
         self.desk.judge = Judge(self.answers, confirm.endpoints(self.problem))
@@ -104,13 +105,10 @@ class Search:
         require_successes(self.candidates, self.answers.failures, self.desk.traces)
         self._ended = self._had_ended()
         if self._is_complete():
-            self.report("complete", {"candidates": len(self.candidates)})
-            return
+            return self.report("complete", {"candidates": len(self.candidates)})
         self.report("stage", {"name": "search"})
-        self.report(
-            "forecast",
-            forecast.times(self.problem, self.desk.pace, self.desk.workers, watch.deadline),
-        )
+        times = forecast.times(self.problem, self.desk.pace, self.desk.workers, watch.deadline)
+        self.report("forecast", times)
         if not self._allowed():
             confirm_by = math.inf  # a session that has no time to search may confirm
             if watch.deadline.is_set and not self.candidates:
@@ -131,6 +129,7 @@ class Search:
         others = [plan for plan in shortlist.values() if plan.key not in asked]
         self.desk.answer(others, self._usual(), self._told_result)
         confirm.confirm(self.problem, self.desk, self.losses, shortlist, self.report)
+        self._is_complete()
 
     def _standing(self) -> list[Candidate]:
         """All candidates; after a change of inputs, those that can still be built."""
@@ -164,9 +163,6 @@ class Search:
     @property
     def _barrier(self) -> bool:
         return self.recipe.deterministic or self.desk.in_order
-
-    def _may_ask(self) -> bool:
-        return self.left() > 0
 
     def left(self) -> int:
         """How many more candidates the budget allows; a large number where it does not say."""
@@ -204,17 +200,20 @@ class Search:
         return min(self._new() + plugins.promoted(self.state.strategy), self._room())
 
     def _is_complete(self) -> bool:
-        """Whether what was confirmed last is all that the budget allows.
+        """Whether what was confirmed last is all that the budget allows; if so, it is noted.
 
         Where a session left candidates waiting, items or time were used up, and may not be now.
         """
         known = max(self.ledger.at("ask"), self.ledger.at("tell"))
-        if self.ledger.at("confirmed") <= known or self._may_ask():
+        if self.ledger.at("confirmed") <= known or self.left() > 0:
             return False
         if self.outstanding and not self._is_over():
             return False
         waited = (self.ledger.last("stopped") or {}).get("waiting", 0)
-        return not (waited and self._allowed())
+        if waited and self._allowed():
+            return False
+        finish(self.ledger, self.problem, len(self.candidates))
+        return True
 
     def _had_ended(self) -> bool:
         """Whether the strategy, knowing all that it knows now, had nothing more to propose."""
@@ -234,7 +233,7 @@ class Search:
         return deadline.is_set and deadline.left < self._confirming()
 
     def _loop(self) -> None:
-        self.state.revise(self._may_ask())
+        self.state.revise(self.left() > 0)
         while (self.outstanding and not self._is_over()) or self._allowed():
             if not (self._barrier and self.outstanding):
                 self._ask()
@@ -297,4 +296,4 @@ class Search:
         self.state.tell(ready)
         require_successes(self.candidates, self.answers.failures, self.desk.traces)
         self.report("told", {"search": self, "told": list(ready)})
-        self.state.revise(self._may_ask())
+        self.state.revise(self.left() > 0)

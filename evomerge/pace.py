@@ -53,6 +53,12 @@ class Pace:
         seen = {name: statistics.median(queue) for name, queue in self._seen.items()}
         return {**self._known, **seen}
 
+    def build(self) -> float:
+        """Items of each objective that are answered in the time that a build takes."""
+        each = self.medians()
+        answering = sum(seconds for name, seconds in each.items() if name != BUILD)
+        return each.get(BUILD, 0.0) / answering if answering else 0.0
+
     def of(self, blocks: Iterable[Place]) -> float:
         """Seconds that building a plan and answering these blocks are expected to take."""
         each = self.medians()

@@ -59,6 +59,26 @@ def open_run(ledger: Ledger, problem: Problem, *, allow_change: bool) -> list[st
     return [f"changed since the run began: {line}" for line in lines]
 
 
+def finish(ledger: Ledger, problem: Problem, candidates: int) -> None:
+    """Note that nothing is left to do for this recipe, unless more time may give more to do."""
+    limits = problem.recipe.budget
+    if limits.seconds is None and limits.until is None:
+        noted = {"candidates": candidates, "confirmed": ledger.at("confirmed")}
+        ledger.set_meta("finished", {**noted, "recipe": problem.portable()})
+
+
+def finished(ledger: Ledger, problem: Problem) -> dict[str, Any] | None:
+    """What was noted when nothing was left to do; None where something may be.
+
+    It spares a replay, in which a strategy thinks as long as it has thought in the search.
+    """
+    noted: dict[str, Any] | None = ledger.meta("finished")
+    if noted is None or noted["recipe"] != problem.portable():
+        return None
+    since = max(map(ledger.at, ("ask", "tell", "changed")))
+    return noted if ledger.at("confirmed") == noted["confirmed"] > since else None
+
+
 def _dropped(ledger: Ledger, problem: Problem) -> dict[str, list[str]]:
     """By objective, items that have answers and are no longer in its bank; RecipeError where one
     has moved to another split, which would let the search see what is reported."""

@@ -170,6 +170,12 @@ def test_incumbents_are_part_of_the_shortlist_and_of_the_time_kept_free(
     assert len(jobs) <= kept <= len(jobs) + 2 * shortlist
 
 
+def test_what_a_build_takes_in_items_of_each_bank(family):
+    setup = resolve(families.recipe(family)).setup
+    assert Pace(setup, {BUILD: 1.0, "one": 0.15, "two": 0.1}).build() == pytest.approx(4)
+    assert Pace(setup).build() == Pace(setup, {BUILD: 1.0}).build() == 0  # nothing is known yet
+
+
 @pytest.mark.parametrize("steps", [8, pytest.param(24, marks=pytest.mark.slow)])
 def test_an_objective_that_gets_slow_breaks_no_deadline(timed, steps):
     """After some quick answers each takes 100 s: the time ends between two of them, and what was

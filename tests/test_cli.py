@@ -355,6 +355,7 @@ def test_plan_says_what_a_search_would_do(family, tmp_path, run):
     times = json.loads(out)["time"]
     room = 3600 / times["seconds per candidate"]
     assert code == 0 and 0 < times["candidates before the deadline"] < room
+    assert times["items of each bank in the time of a build"] > 0
     code, out, _ = run("plan", path)
     assert code == 0 and "nsga2" in out
 

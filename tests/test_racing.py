@@ -142,6 +142,30 @@ def test_promotion_waits_for_nobody_and_comes_first():
     assert [(p.id, p.items) for p in strategy.ask(2)] == [(1, 30), (6, 10)]
 
 
+@pytest.mark.parametrize(
+    ("rebuild", "visits"),
+    [
+        (0, [10, 30, 90, 270]),
+        (10, [10, 30, 90, 270]),
+        (11, [30, 90, 270]),
+        (60, [90, 270]),
+        (61, [90, 270]),
+        (91, [270]),
+        (1000, [270]),
+    ],
+)
+def test_a_rung_that_costs_less_than_a_build_is_passed_over(rebuild, visits):
+    rungs = [10, 30, 90, 270]
+    options = {"inner": {"name": "sobol"}, "rungs": rungs, "rebuild": rebuild}
+    strategy, asked = make("racing", options, numeric(2), 1), []
+    for _ in visits:
+        (proposal,) = strategy.ask(1)
+        assert proposal.id == 0
+        one(strategy, 0, 0.5, proposal.items)
+        asked.append(proposal.items)
+    assert asked == visits and strategy.ask(1)[0].id == 1
+
+
 def test_who_lacks_what_has_to_be_kept_beats_nobody_who_does_not():
     """One that surely lacks it stops at once; one that may, goes on unless it is beaten."""
     strategy = make("racing", {"inner": {"name": "sobol"}, "rungs": [10, 30]}, numeric(2), 1)

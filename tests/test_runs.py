@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ from evomerge.loop import Search
 from evomerge.recipe import resolve
 from evomerge.schema import OF_A_POINT
 from evomerge.worker import Worker
-from tests import families, ledgers, listeners
+from tests import families, ledgers, listeners, pensive
 
 SEARCH = """
 import ast, sys, evomerge
@@ -88,6 +89,27 @@ def test_run_again_it_is_complete_and_asks_nothing(family, run):
     )
     assert "complete" in events and "answered" not in events
     assert repr(again.front) == repr(run.front)
+
+
+def test_what_is_complete_is_known_without_a_replay(family, tmp_path):
+    """A strategy that thinks long would have to think all of it again; where a session has not
+    noted that it was the last, as before there were notes, it does, once."""
+    recipe = families.recipe(family, strategy="tests.pensive", budget={"candidates": 4})
+
+    def asks(**changes):
+        pensive.ASKS.clear()
+        evomerge.search(recipe, tmp_path / "run", **changes)
+        return len(pensive.ASKS)
+
+    thought = asks()
+    assert thought > 0 == asks()
+    with sqlite3.connect(tmp_path / "run" / "ledger.sqlite") as ledger:
+        assert ledger.execute("DELETE FROM meta WHERE key = 'finished'").rowcount == 1
+    assert [asks(), asks()] == [thought, 0]
+    extended = {"budget": {"candidates": 6}}
+    assert asks(**extended) > thought and asks(**extended) == 0
+    assert asks(budget={"candidates": 6, "seconds": 1e6}) > 0  # it may allow more next time
+    assert len(evomerge.Run(tmp_path / "run").asked()) == 6
 
 
 @pytest.mark.slow

@@ -5,9 +5,9 @@ that has answered a rung of items goes on to the next, unless a candidate is bet
 objective with joint confidence. Source: races of Maron and Moore (1994); rungs and asynchronous
 promotion of ASHA (Li et al. 2020), here by dominance instead of rank.
 
-What it costs to build the model again is not weighed: an ask does not know it, and as the rungs
-treble, it is paid twice or thrice a candidate at most. Where one build takes as long as a rung, as
-that of `iso_c` may, fewer rungs that lie further apart are the remedy.
+Each further rung has the model built again, unless a worker still holds it. A rung that has fewer
+items than that costs is passed over: so building costs no more than answering does, but for the
+last rung, where no other is left.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ class Strategy:
     """`inner`: {"name": ..., its options}; it is told a candidate again with every rung.
 
     `rungs`: items of each bank, rising. `confidence`: how probable it is to be that a candidate
-    is beaten by one of the others before it gets no more items; it is shared among them. Compared
-    are scores, whatever other signal losses are of. Who lacks with that confidence something that
-    has to be kept gets no more items either; one that may lack it does, and beats only those that
-    are as likely to.
+    is beaten by one of the others before it gets no more items; it is shared among them.
+    `rebuild`: as how many items of each bank building a model takes; `evomerge plan --probe` says.
+    Compared are scores, whatever other signal losses are of. Who lacks with that confidence
+    something that has to be kept gets no more items either; one that may lack it does, and beats
+    only those that are as likely to.
     """
 
     NEEDS: ClassVar[frozenset[str]] = frozenset({"answers"})
@@ -62,11 +63,13 @@ class Strategy:
         inner: Mapping[str, Any] = INNER,
         rungs: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | None = None,
         confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95,
+        rebuild: Annotated[float, Field(ge=0)] = 0.0,
     ) -> None:
         self._rungs = [30, 90, 270] if rungs is None else list(rungs)
         if sorted(set(self._rungs)) != self._rungs:
             raise errors.RecipeError(f"{WHERE}.rungs: got {self._rungs}, expected rising numbers")
         self._objectives, self._confidence = list(objectives), confidence
+        self._rebuild = rebuild
         where = f"{WHERE}.inner"
         self._inner = plugins.begin(
             *plugins.inner(inner, where), space, objectives, seed=seed, where=where, start=start
@@ -86,8 +89,8 @@ class Strategy:
             proposals.append(replace(self._points[id], items=self._wanted[id]))
         for proposal in self._inner.ask(n - len(proposals)):
             self._points[proposal.id] = proposal
-            self._wanted[proposal.id] = self._rungs[0]
-            proposals.append(replace(proposal, items=self._rungs[0]))
+            self._wanted[proposal.id] = first = self._following(0)
+            proposals.append(replace(proposal, items=first))
         return proposals
 
     def tell(self, observations: Sequence[Observation]) -> None:
@@ -122,10 +125,14 @@ class Strategy:
         if self._is_beaten(id):
             self._beaten.add(id)
             return
-        following = [rung for rung in self._rungs if rung > there]
-        if following:
-            self._wanted[id] = following[0]
+        if there < self._rungs[-1]:
+            self._wanted[id] = self._following(there)
             self._promoted.append(id)
+
+    def _following(self, there: int) -> int:
+        """The next rung after so many items that is worth a build, or the last."""
+        worth = (rung for rung in self._rungs if rung > there and rung - there >= self._rebuild)
+        return next(worth, self._rungs[-1])
 
     def _is_beaten(self, id: int) -> bool:
         """Whether it lacks something that has to be kept, or another, no likelier to lack it, is
