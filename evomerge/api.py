@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ class Score:
     """Scores of one model on one bank and their mean with Wilson's 95 % interval."""
 
     bank: str
-    scores: Scores
+    scores: Scores = field(repr=False)
     mean: float
     low: float
     high: float

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import errors, plugins, saving, shelf, zoo
+from evomerge.console import count
 from evomerge.files.bank import Bank
 from evomerge.files.sheet import Sheet
 from evomerge.genome import Space
@@ -141,7 +142,7 @@ def too_few(banks: Mapping[str, Bank]) -> Iterator[str]:
         there = len(bank.split("test"))
         if there < LEAST and max(there, len(bank.split("search"))) > 1:
             yield (
-                f"'{name}' has {there} test item{'s' * (there > 1)}: with fewer than {LEAST}, "
+                f"'{name}' has {count(there, 'test item')}: with fewer than {LEAST}, "
                 "differences between models get no interval and no p-value"
             )
 

@@ -44,6 +44,11 @@ def score(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
+def count(n: int, what: str) -> str:
+    """A number of things, for people."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
 def faint(text: str, more: str, gap: str = " ") -> Text:
     """A cell's text, and after it what matters less."""
     return Text.assemble(text, (f"{gap}{more}" if more else "", "dim"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge.console import score
+from evomerge.console import count, score
 from evomerge.maths import intervals
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Point:
         columns = self.scores[split]
         pairs = zip(self.weights or [1.0] * len(columns), columns, strict=True)
         n = sum(len(column) for weight, column in pairs if weight)
-        return f"{n:,} {kind}item{'s' * (n != 1)}"
+        return count(n, f"{kind}item")
 
     def interval(self, objective: int, split: str = "test") -> tuple[float, float]:
         """Wilson's 95 % interval of one objective; nan for fewer than two items, as a function's

@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from evomerge import plugins
+from evomerge.console import count
 from evomerge.loop import Search
 from evomerge.maths import pareto
 
@@ -111,7 +112,7 @@ class Shown:
 
     def _on_confirmed(self, facts: Mapping[str, Any]) -> None:
         n = len(facts["front"])
-        self.console.print(f"confirmed: {n} point{'s' * (n != 1)} in the front")
+        self.console.print(f"confirmed: {count(n, 'point')} in the front")
 
 
 def summary(search: Search) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evomerge.console import Table, out
+from evomerge.console import Table, count, out
 from evomerge.options import Json
 
 bank_app = typer.Typer(help="Item banks: check your own questions and answers.")
@@ -53,20 +53,21 @@ def bank_check(
 def _tell(found: Mapping[str, Any]) -> None:
     """What the items alone say: their splits, a constant answer, near-duplicates across splits."""
     counts = ", ".join(f"{name} {n}" for name, n in found["splits"].items())
-    out.print(f"{found['name']}: {found['items']} items ({counts}), scorer {found['scorer']}")
+    items = count(found["items"], "item")
+    out.print(f"{found['name']}: {items} ({counts}), scorer {found['scorer']}")
     if found["origin"]:
         out.print(f"read from: {found['origin']}", highlight=False, soft_wrap=True)
     empty = [name for name, n in found["splits"].items() if not n]
     if empty:
         out.print(f"a search needs all three splits, and {' and '.join(empty)} has no item")
     if answers := found["answers"]:
-        kinds = f"{answers['different']} different answers"
+        kinds = count(answers["different"], "different answer")
         constant = f"the most frequent, {json.dumps(answers['most'], ensure_ascii=False)}"
         out.print(f"{kinds}; {constant}, is right in {answers['share']:.0%}")
     twins = found["near_duplicates"]
     if twins["pairs"]:
-        count = f"{twins['pairs']} pairs of nearly equal items stand in two splits, such as"
-        out.print(f"{count} (similarity from 0 to 1):")
+        pairs = count(twins["pairs"], "pair")
+        out.print(f"nearly equal items in two splits: {pairs} (similarity from 0 to 1), such as")
     for pair in twins["shown"]:
         named = zip(pair["items"], pair["splits"], strict=True)
         both = " and ".join(f"{name} ({split})" for name, split in named)

@@ -14,6 +14,7 @@ from rich.text import Text
 from evomerge.console import Table, faint, score
 from evomerge.files import plain
 from evomerge.front import Front, Point, named, shown, spread
+from evomerge.maths.intervals import LEAST
 from evomerge.report import remarks
 from evomerge.run import Run
 from evomerge.schema import Fidelity
@@ -79,7 +80,10 @@ def to_save(out: Console, run: Run, label: str) -> None:
 
 
 def _few(run: Run) -> Iterator[str]:
-    rows = [row["items_that_differ"] for row in run.comparisons() if row["low"] == row["low"]]
+    every = run.comparisons()
+    rows = [row["items_that_differ"] for row in every if row["low"] == row["low"]]
+    if len(rows) < len(every):
+        yield f"-: a bank has fewer than {LEAST} test items, too few for an interval and a p"
     if (number := sum(count < remarks.FEW for count in rows)) > 0:
         yield (
             f"{number} of these differ from it on fewer than {remarks.FEW} test items: too few for"

@@ -258,6 +258,8 @@ def test_a_bank_too_small_for_intervals_is_pointed_out(run, family, tmp_path):
         "'few' has 3 test items: with fewer than 20, differences between models get no interval "
         "and no p-value"
     ]
+    code, out, _ = run("search", path, "-o", tmp_path / "run")
+    assert code == 0 and "-: a bank has fewer than 20 test items" in " ".join(out.split())
 
 
 def test_rungs_beyond_a_bank_are_named(run, family, tmp_path):

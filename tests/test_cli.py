@@ -295,12 +295,15 @@ def test_what_a_bank_tells_of_itself(family, tmp_path, run):
     path = tmp_path / "b.yaml"
     path.write_text(json.dumps(keys))
     code, out, _ = run("bank", "check", path, "--base", family / "base")
-    assert code == 0 and "2 pairs of nearly equal items" in out
+    assert code == 0 and "nearly equal items in two splits: 2 pairs (" in out
     assert "1.00  a (search) and b (validation)" in out
     assert "1.00  c (test) and example 1 (examples)" in out
     assert '2 different answers; the most frequent, "Paris", is right in 67%' in out
     found = json.loads(run("bank", "check", path, "--base", family / "base", "--json")[1])
     assert found["near_duplicates"]["shown"][0]["items"] == ["a", "b"]
+    path.write_text(json.dumps({**keys, "items": entries[:1]}))
+    out = run("bank", "check", path, "--base", family / "base")[1]
+    assert "b: 1 item (" in out and "1 different answer; the most" in out
     assert found["answers"] == {"different": 2, "most": "Paris", "share": pytest.approx(2 / 3)}
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -51,6 +52,8 @@ def test_evaluating_an_export_reproduces_the_confirmed_scores(family, run, tmp_p
     for split in ("validation", "test"):
         found = evomerge.evaluate(folder, banks, split=split, batch=10)
         assert [score.mean for score in found.values()] == run.chosen.means(split)
+        shown = re.compile(r"Score\(bank='\w+', mean=[^()]*\)")  # without each item's score
+        assert all(shown.fullmatch(repr(score)) for score in found.values())
 
 
 def test_every_label_can_be_saved_and_knee_and_best_are_in_the_front(run, tmp_path):
