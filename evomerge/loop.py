@@ -94,7 +94,7 @@ class Search:
     def _work(self, ledger: Ledger) -> None:
         self.ledger, watch = ledger, self.watch
         if (known := finished(ledger, self.problem)) is not None:
-            return self.report("complete", known)
+            return self.report("complete", {"candidates": known})
         confirm_by = watch.by = watch.deadline.at if watch.deadline.left > 0 else math.inf
         self.losses = confirm.freeze_anchors(self.problem, self.desk, self.report)
         self.desk.judge = Judge(self.answers, confirm.endpoints(self.problem))
@@ -105,6 +105,7 @@ class Search:
         require_successes(self.candidates, self.answers.failures, self.desk.traces)
         self._ended = self._had_ended()
         if self._is_complete():
+            finish(ledger, self.problem, len(self.candidates))
             return self.report("complete", {"candidates": len(self.candidates)})
         self.report("stage", {"name": "search"})
         times = forecast.times(self.problem, self.desk.pace, self.desk.workers, watch.deadline)
@@ -129,7 +130,8 @@ class Search:
         others = [plan for plan in shortlist.values() if plan.key not in asked]
         self.desk.answer(others, self._usual(), self._told_result)
         confirm.confirm(self.problem, self.desk, self.losses, shortlist, self.report)
-        self._is_complete()
+        if self._is_complete():
+            finish(ledger, self.problem, len(self.candidates))
 
     def _standing(self) -> list[Candidate]:
         """All candidates; after a change of inputs, those that can still be built."""
@@ -200,7 +202,7 @@ class Search:
         return min(self._new() + plugins.promoted(self.state.strategy), self._room())
 
     def _is_complete(self) -> bool:
-        """Whether what was confirmed last is all that the budget allows; if so, it is noted.
+        """Whether what was confirmed last is all that the budget allows.
 
         Where a session left candidates waiting, items or time were used up, and may not be now.
         """
@@ -210,10 +212,7 @@ class Search:
         if self.outstanding and not self._is_over():
             return False
         waited = (self.ledger.last("stopped") or {}).get("waiting", 0)
-        if waited and self._allowed():
-            return False
-        finish(self.ledger, self.problem, len(self.candidates))
-        return True
+        return not (waited and self._allowed())
 
     def _had_ended(self) -> bool:
         """Whether the strategy, knowing all that it knows now, had nothing more to propose."""

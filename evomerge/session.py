@@ -67,16 +67,17 @@ def finish(ledger: Ledger, problem: Problem, candidates: int) -> None:
         ledger.set_meta("finished", {**noted, "recipe": problem.portable()})
 
 
-def finished(ledger: Ledger, problem: Problem) -> dict[str, Any] | None:
-    """What was noted when nothing was left to do; None where something may be.
+def finished(ledger: Ledger, problem: Problem) -> int | None:
+    """How many candidates there were when nothing was left to do; None where something may be.
 
     It spares a replay, in which a strategy thinks as long as it has thought in the search.
     """
-    noted: dict[str, Any] | None = ledger.meta("finished")
+    noted = ledger.meta("finished")
     if noted is None or noted["recipe"] != problem.portable():
         return None
     since = max(map(ledger.at, ("ask", "tell", "changed")))
-    return noted if ledger.at("confirmed") == noted["confirmed"] > since else None
+    known = ledger.at("confirmed") == noted["confirmed"] > since
+    return int(noted["candidates"]) if known else None
 
 
 def _dropped(ledger: Ledger, problem: Problem) -> dict[str, list[str]]:
