@@ -121,17 +121,20 @@ class Search:
             self._note(line)
         watch.by = confirm_by
         ledger.set_meta("pace", self.desk.pace.medians())
+        self._confirm(strategy)
+        if self._is_complete():
+            finish(ledger, self.problem, len(self.candidates))
+
+    def _confirm(self, strategy: plugins.Strategy) -> None:
         shortlist = confirm.shortlist(
             self.problem, strategy, self._standing(), self.state.plan,
-            self.losses.weights(self.recipe.prefer), ledger,
+            self.losses.weights(self.recipe.prefer), self.ledger,
         )  # fmt: skip
         keys = {plan.key for plan in shortlist.values()}
         asked = {c.key for c in self.candidates if c.key in keys}
         others = [plan for plan in shortlist.values() if plan.key not in asked]
         self.desk.answer(others, self._usual(), self._told_result)
         confirm.confirm(self.problem, self.desk, self.losses, shortlist, self.report)
-        if self._is_complete():
-            finish(ledger, self.problem, len(self.candidates))
 
     def _standing(self) -> list[Candidate]:
         """All candidates; after a change of inputs, those that can still be built."""
@@ -151,8 +154,6 @@ class Search:
 
     def _told_result(self, result: Result) -> None:
         self.report("answered", {"result": result})
-
-    # The loop
 
     @property
     def candidates(self) -> Candidates:
