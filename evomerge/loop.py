@@ -93,11 +93,11 @@ class Search:
 
     def _work(self, ledger: Ledger) -> None:
         self.ledger, watch = ledger, self.watch
-        if (known := finished(ledger, self.problem)) is not None:
-            return self.report("complete", {"candidates": known})
         confirm_by = watch.by = watch.deadline.at if watch.deadline.left > 0 else math.inf
         self.losses = confirm.freeze_anchors(self.problem, self.desk, self.report)
         self.desk.judge = Judge(self.answers, confirm.endpoints(self.problem))
+        if (known := finished(ledger, self.problem)) is not None:
+            return self.report("complete", {"candidates": known})
         ledger.set_meta("pace", self.desk.pace.medians())
         strategy = seeds.strategy(self.problem, ledger)
         self.state = State(self.problem, self.answers, self.losses, strategy, self.report)
