@@ -223,7 +223,7 @@ def _recorded(ledger: Ledger) -> Iterator[None]:
     try:
         yield
     except errors.Unconfirmed as error:
-        if ledger.at("unconfirmed") <= max(ledger.at("ask"), ledger.at("tell")):
+        if ledger.at("unconfirmed") <= ledger.at("ask", "tell"):
             ledger.append("unconfirmed", {"reason": str(error)})
         raise
 

@@ -207,7 +207,7 @@ class Search:
 
         Where a session left candidates waiting, items or time were used up, and may not be now.
         """
-        known = max(self.ledger.at("ask"), self.ledger.at("tell"))
+        known = self.ledger.at("ask", "tell")
         if self.ledger.at("confirmed") <= known or self.left() > 0:
             return False
         if self.outstanding and not self._is_over():

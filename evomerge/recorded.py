@@ -29,7 +29,7 @@ def comparable(told: Mapping[int, int], wanted: Mapping[int, tuple[int | None, i
 def why_unconfirmed(ledger: Ledger) -> str | None:
     """Why the confirmation of all that is known by now ended with nothing, if it did."""
     at = ledger.at("unconfirmed")
-    if at <= max(ledger.at("ask"), ledger.at("tell")):
+    if at <= ledger.at("ask", "tell"):
         return None
     return str(ledger.body(at)["reason"])
 

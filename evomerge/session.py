@@ -63,8 +63,7 @@ def finish(ledger: Ledger, problem: Problem, candidates: int) -> None:
     """Note that nothing is left to do for this recipe, unless more time may give more to do."""
     limits = problem.recipe.budget
     if limits.seconds is None and limits.until is None:
-        noted = {"candidates": candidates, "confirmed": ledger.at("confirmed")}
-        ledger.set_meta("finished", {**noted, "recipe": problem.portable()})
+        ledger.set_meta("finished", {"candidates": candidates, "recipe": problem.portable()})
 
 
 def finished(ledger: Ledger, problem: Problem) -> int | None:
@@ -75,9 +74,9 @@ def finished(ledger: Ledger, problem: Problem) -> int | None:
     noted = ledger.meta("finished")
     if noted is None or noted["recipe"] != problem.portable():
         return None
-    since = max(map(ledger.at, ("ask", "tell", "changed")))
-    known = ledger.at("confirmed") == noted["confirmed"] > since
-    return int(noted["candidates"]) if known else None
+    if ledger.at("confirmed") < ledger.at("ask", "tell", "changed"):
+        return None
+    return int(noted["candidates"])
 
 
 def _dropped(ledger: Ledger, problem: Problem) -> dict[str, list[str]]:

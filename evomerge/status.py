@@ -86,7 +86,7 @@ def _reasons(ledger: Ledger, failed: Set[int]) -> dict[str, int]:
 
 def _state(ledger: Ledger, writer: str | None, told: Mapping[int, Told]) -> str:
     asked = ledger.at("ask")
-    if ledger.at("confirmed") > max(asked, ledger.at("tell")):
+    if ledger.at("confirmed") > ledger.at("ask", "tell"):
         return "confirmed"
     if ledger.at("stopped") > asked:
         stage = "confirmation"

@@ -156,9 +156,10 @@ class Ledger:
         """Body of the latest event of a kind, or None."""
         return self.body(self.at(kind))
 
-    def at(self, kind: str) -> int:
-        """The number of the latest event of a kind, or 0."""
-        return int(self._first("SELECT ifnull(max(number),0)||'' FROM events WHERE kind=?", kind))
+    def at(self, *kinds: str) -> int:
+        """The number of the latest event of these kinds, or 0."""
+        query = "SELECT ifnull(max(number),0)||'' FROM events WHERE kind=?"
+        return max(int(self._first(query, kind)) for kind in kinds)
 
     def body(self, number: int) -> Any:
         """That of the event with this number."""
@@ -189,8 +190,7 @@ class Ledger:
         return float(next(self._rows(f"SELECT max(t) FROM ({times})"))[0] or 0.0)
 
     def seconds(self) -> float:
-        """Time from the start of each session of a search to its last event or answer, added
-        up."""
+        """Time from the start of each session to its last event or answer, added up."""
         rows = list(self._rows(f"SELECT time, {_WORKED} FROM sessions ORDER BY time"))
         # What is asked of a finished run belongs to no session
         query = """SELECT max(time) FROM events
