@@ -30,6 +30,9 @@ FULL = "full"
 P_IRT = {"name": "informative", "estimator": "p_irt"}
 STRATA = {"name": "informative", "estimator": "stratified"}
 LEAN = {"items": 20, "every": 50, "calibration": 4, "rotate": 0.2}
+TURNING = {
+    **STRATA, "every": 12, "calibration": 4, "recalibration": 1, "rotate": 1.0, "elites": 0,
+}  # fmt: skip
 FIDELITIES: dict[str, dict[str, object]] = {
     FULL: {"name": "first", "items": 200},
     "first-30": {"name": "first", "items": 30},
@@ -37,6 +40,8 @@ FIDELITIES: dict[str, dict[str, object]] = {
     "random-30-p_irt": {"name": "random", "items": 30, "estimator": "p_irt"},
     "stratified-30": {"name": "stratified", "items": 30},
     "informative-13-lean": {**P_IRT, **LEAN, "items": 13},
+    "informative-13-turning": {**TURNING, "items": 13},
+    "random-13-turning": {**TURNING, "name": "random", "items": 13},
     "informative-20": {**P_IRT, "items": 20},
     "informative-20-lean": {**P_IRT, **LEAN},
     "informative-20-lean-strata": {**STRATA, **LEAN},

@@ -95,6 +95,7 @@ def _fidelity(fidelity: Fidelity) -> None:
          "informative items is not that of all: expected equated, p_irt or stratified"),
         ("random", name != "informative" and "random" in given, "goes with 'informative'"),
         ("rotate", fidelity.rotates > 0 and not fidelity.draws, f"'{name}' has one fixed order"),
+        ("elites", not fidelity.rotates and fidelity.elites is not None, "goes with 'rotate'"),
         *((key, reads == "mean" and key in given, "goes with estimators other than the mean:"
            " means of different items can not be compared")
           for key in ("calibration", "recalibration", "every", "rotate")),

@@ -19,6 +19,9 @@ from evomerge.schema import Fidelity
 
 Blocks = dict[str, list[tuple[str, ...]]]
 
+LEAST = 1e-300
+"""Information of an item of which nobody at hand can say anything, so that it has a logarithm."""
+
 
 class Chosen:
     """The items that everybody is asked, by objective, cut into blocks that are recorded.
@@ -57,12 +60,13 @@ class Chosen:
             yield block
 
     def choose(
-        self, told: int, estimation: Estimation, front: Sequence[str], share: float
+        self, told: int, estimation: Estimation, front: Sequence[str], share: float | None
     ) -> dict[str, Any]:
-        """An `items` event: at most a share of the items replaced by better ones.
+        """An `items` event: at most a share of the items replaced by others.
 
-        `front` are the plans between which the items shall tell apart. Random numbers are a
-        function of the seed, the objective and `told`, how many candidates have been told.
+        None: all are chosen anew. `front` are the plans between which the items shall tell apart.
+        Random numbers are a function of the seed, the objective and `told`, how many candidates
+        have been told.
         """
         found = {}
         for objective, bank in self.answers.setup.banks.items():
@@ -73,16 +77,24 @@ class Chosen:
         return {"told": told, "blocks": found}
 
     def _chosen(
-        self, objective: str, bank: Bank, view: View | None, at: Array, told: int, share: float
+        self,
+        objective: str,
+        bank: Bank,
+        view: View | None,
+        at: Array,
+        told: int,
+        share: float | None,
     ) -> list[tuple[str, ...]]:
         pool, n = self._pool(objective), min(self.fidelity.items or 0, len(bank.split("search")))
         stream = counter_rng.key(self.seed, "items", objective, told)
         draw = counter_rng.uniform(stream, 0, len(pool), torch.device("cpu")).numpy()
-        order = _RANKINGS[self.fidelity.name](view, at, draw, n, self.fidelity.random)
+        turns = share is not None
+        ranking = _RANKINGS[self.fidelity.name]
+        order = ranking(view, at, draw, n, self.fidelity.random, turns)
         target = [pool[i] for i in order[:n]]
-        now = [id for block in self.blocks.get(objective, []) for id in block]
-        if share >= 1 or not now:
+        if share is None:
             return self._cut(target)
+        now = [id for block in self.blocks[objective] for id in block]
         dropped = [id for id in now if id not in set(target)]
         new = [id for id in target if id not in set(now)]
         room = min(round(share * n), len(dropped), len(new))
@@ -110,23 +122,33 @@ class Chosen:
         return [tuple(ids[start : start + size]) for start in range(0, len(ids), size)]
 
 
-def _random(view: View | None, at: Array, draw: Array, n: int, share: float) -> Ints:
+def _random(view: View | None, at: Array, draw: Array, n: int, share: float, turns: bool) -> Ints:
     return np.argsort(draw, kind="stable")
 
 
-def _stratified(view: View | None, at: Array, draw: Array, n: int, share: float) -> Ints:
+def _stratified(
+    view: View | None, at: Array, draw: Array, n: int, share: float, turns: bool
+) -> Ints:
     """As equally from every stratum as there are."""
     if view is None:
-        return _random(view, at, draw, n, share)
+        return _random(view, at, draw, n, share, turns)
     return _in_turn(view.strata, draw, np.arange(len(draw)))
 
 
-def _informative(view: View | None, at: Array, draw: Array, n: int, share: float) -> Ints:
+def _informative(
+    view: View | None, at: Array, draw: Array, n: int, share: float, turns: bool
+) -> Ints:
     """Most Fisher information (Lord 1980) summed over the abilities of the front, and a share
-    from strata, for the level and for misfit; strata alone where the fit is not to be trusted."""
+    from strata, for the level and for misfit; strata alone where the fit is not to be trusted.
+
+    Where items turn they are drawn with weights of their information (Efraimidis and Spirakis
+    2006), or a long search would be fitted to the few that have most of it.
+    """
     if view is None or not view.trusted:
-        return _stratified(view, at, draw, n, share)
-    order = np.argsort(-view.items.information(at).sum(axis=0), kind="stable")
+        return _stratified(view, at, draw, n, share, turns)
+    information = np.maximum(view.items.information(at).sum(axis=0), LEAST)
+    merit = np.log1p(-draw) / information if turns else information
+    order = np.argsort(-merit, kind="stable")
     best = order[: n - round(share * n)]
     return np.append(best, _in_turn(view.strata, draw, order[len(best) :]))
 
@@ -141,7 +163,7 @@ def _in_turn(strata: Ints, draw: Array, among: Ints) -> Ints:
     return np.asarray(shuffled[np.argsort(place, kind="stable")])
 
 
-_RANKINGS: Mapping[str, Callable[[View | None, Array, Array, int, float], Ints]] = {
+_RANKINGS: Mapping[str, Callable[[View | None, Array, Array, int, float, bool], Ints]] = {
     "random": _random, "stratified": _stratified, "informative": _informative,
 }  # fmt: skip
 """Every item of a bank (I,) by number, those to be asked first, by the fidelity's name."""

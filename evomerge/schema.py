@@ -79,9 +79,10 @@ class Fidelity(_Part):
     All of them, the `first` of a fixed order, a `random` draw, one in equal parts from strata of
     difficulty, or the most informative for the front and a share `random` from strata. Everybody
     is asked the same `items`. `estimator` is `mean`, `stratified`, `p_irt` or `equated`. When
-    `every` further candidates, and half as many again, have been told, item response theory is
-    fitted anew, and at most a share `rotate` of the items is replaced. The first `calibration`
-    candidates, and the first `recalibration` after each fit, are asked every item.
+    `every` further candidates have been told, at most a share `rotate` of the items is replaced,
+    and the best candidates, `elites`, answer the new ones; when half as many again have been told,
+    item response theory is fitted anew. The first `calibration` candidates, and the first
+    `recalibration` after each fit, are asked every item.
     """
 
     name: Literal["all", "first", "random", "stratified", "informative"] = "all"
@@ -92,6 +93,7 @@ class Fidelity(_Part):
     recalibration: int | None = Field(default=None, ge=0)
     every: int = Field(default=25, ge=1)
     rotate: float | None = Field(default=None, ge=0, le=1)
+    elites: int | None = Field(default=None, ge=0)
 
     @property
     def reads(self) -> str:
@@ -122,7 +124,7 @@ class Fidelity(_Part):
 
     @property
     def rotates(self) -> float:
-        """The share of the items that is replaced at each further fit."""
+        """The share of the items that is replaced each time."""
         return (
             (0.3 if self.modelled and self.draws else 0.0) if self.rotate is None else self.rotate
         )

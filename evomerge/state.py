@@ -13,7 +13,7 @@ import numpy as np
 
 from evomerge import confirm, plugins
 from evomerge.answers import Answers, Place
-from evomerge.candidates import Candidate, Candidates, point
+from evomerge.candidates import Candidate, Candidates, best_of_front, point
 from evomerge.constraints import Constraints, penalised
 from evomerge.estimation import Estimation, fell_back
 from evomerge.fidelity import Chosen
@@ -27,6 +27,9 @@ Report = Callable[[str, Mapping[str, Any]], None]
 
 GROWTH = 1.5
 """Refits are so much rarer the longer a search is: all of them together cost a few of the last."""
+
+TURNS = 1.01
+"""So much rarer items rotate: to choose them looks at all candidates."""
 
 
 class State:
@@ -177,8 +180,9 @@ class State:
                 self._tell_again()
             self._say(views)
         if more and self._items_are_due():
-            share = self.fidelity.rotates if self._drawn else 1.0
-            chosen = self.chosen.choose(self._fitted or 0, self.estimation, self._front(), share)
+            share = self.fidelity.rotates if self._drawn else None
+            told = self.candidates.told if self._fitted else 0
+            chosen = self.chosen.choose(told, self.estimation, self._front(), share)
             self.chosen.use(chosen["blocks"], self.where)
             again = [c.id for c in self._elite() if self._lacks(c)]
             body = {**chosen, "again": again}
@@ -202,10 +206,14 @@ class State:
         )
 
     def _items_are_due(self) -> bool:
-        """At first, after the calibration, and at every refit where items rotate."""
-        if not self.fidelity.draws or self._drawn == (self._fitted or 0):
+        """At first, after the calibration, and then again and again where items rotate: oftener
+        than refits, or a long search would find what is good at the same few items."""
+        if not self.fidelity.draws:
             return False
-        return not self._drawn or self.fidelity.rotates > 0
+        if not self._drawn:
+            return self._drawn is None or bool(self._fitted)
+        due = max(self._drawn + self.fidelity.every, TURNS * self._drawn)
+        return self.fidelity.rotates > 0 and self.candidates.told >= due
 
     def _front(self) -> list[str]:
         """Plans of the nondominated among base, experts and candidates."""
@@ -219,12 +227,11 @@ class State:
         return list(dict.fromkeys(k for k, good in zip(keys, kept, strict=True) if good))
 
     def _elite(self) -> list[Candidate]:
-        """The nondominated candidates, who answer newly chosen items too."""
+        """Who would be confirmed now, of the candidates: they answer newly chosen items too."""
         known = [c for c in self._known() if c.id not in self.outstanding]
-        if not known:
-            return []
-        kept = pareto.nondominated(np.array([c.losses for c in known]))
-        return [c for c, good in zip(known, kept, strict=True) if good]
+        recipe = self.problem.recipe
+        n = recipe.shortlist if recipe.fidelity.elites is None else recipe.fidelity.elites
+        return best_of_front(known, n, self.losses.weights(recipe.prefer)) if known and n else []
 
     def _lacks(self, candidate: Candidate) -> bool:
         return bool(self.answers.missing(candidate.key, self._wanted(candidate)))

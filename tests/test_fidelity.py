@@ -4,6 +4,7 @@ import html
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from evomerge import errors
 from evomerge.answers import Answers
 from evomerge.confirm import endpoints
 from evomerge.estimation import Estimation
-from evomerge.fidelity import Chosen
+from evomerge.fidelity import Chosen, _informative
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.maths import estimates, irt
+from evomerge.maths.irt import Items
 from evomerge.recipe import resolve
 from evomerge.schema import Fidelity
 from evomerge.worker import Result
@@ -155,7 +157,7 @@ def test_informative_items_have_the_most_information_and_a_share_is_drawn(known)
         np.array(equated.item_means),
         equated.misfit,
     )
-    event = chosen.choose(5, estimation, keys[:4], 1.0)
+    event = chosen.choose(5, estimation, keys[:4], None)
     chosen.use(event["blocks"], "here")
     asked = [id for _, _, block in chosen.wanted(None) for id in block][:10]
     at = [estimation.ability(key, "one") for key in keys[:4]]
@@ -163,15 +165,15 @@ def test_informative_items_have_the_most_information_and_a_share_is_drawn(known)
     ids = [item.id for item in known[1].banks["one"].split("search")]
     assert asked[:7] == [ids[i] for i in np.argsort(-total, kind="stable")[:7]]
     assert len(set(asked)) == 10
-    other = chosen.choose(6, estimation, keys[:4], 1.0)["blocks"]["one"]
+    other = chosen.choose(6, estimation, keys[:4], None)["blocks"]["one"]
     assert sum(other, ())[:7] == tuple(asked[:7]) and sum(other, ())[7:] != tuple(asked[7:])
-    assert event == chosen.choose(5, estimation, keys[:4], 1.0)
+    assert event == chosen.choose(5, estimation, keys[:4], None)
 
 
 @pytest.mark.parametrize("name", ["random", "stratified", "informative"])
 def test_a_strategy_that_wants_more_gets_the_chosen_items_first(known, name):
     estimation, chosen = estimated(known, name=name, items=7)
-    chosen.use(chosen.choose(0, estimation, known[3], 1.0)["blocks"], "here")
+    chosen.use(chosen.choose(0, estimation, known[3], None)["blocks"], "here")
     sets = [
         [id for o, _, block in chosen.wanted(n) if o == "one" for id in block]
         for n in (None, 7, 12, 1000)
@@ -182,7 +184,7 @@ def test_a_strategy_that_wants_more_gets_the_chosen_items_first(known, name):
 
 def test_stratified_items_come_from_all_strata(known):
     estimation, chosen = estimated(known, name="stratified", items=10)
-    blocks = chosen.choose(0, estimation, (), 1.0)["blocks"]["two"]
+    blocks = chosen.choose(0, estimation, (), None)["blocks"]["two"]
     ids = [item.id for item in known[1].banks["two"].split("search")]
     where = estimation.views["two"].strata[[ids.index(id) for block in blocks for id in block]]
     assert np.bincount(where).tolist() == [2] * 5
@@ -190,11 +192,62 @@ def test_stratified_items_come_from_all_strata(known):
 
 def test_rotation_keeps_the_rest_and_gives_new_items_a_block(known):
     estimation, chosen = estimated(known, name="random", items=12, estimator="stratified")
-    chosen.use(chosen.choose(0, estimation, (), 1.0)["blocks"], "here")
+    chosen.use(chosen.choose(0, estimation, (), None)["blocks"], "here")
     before = sum(chosen.blocks["one"], ())
     after = chosen.choose(9, estimation, (), 0.25)["blocks"]["one"]
     assert [len(block) for block in after] == [9, 3]
     assert set(after[0]) < set(before) and not set(after[1]) & set(before)
+
+
+def test_all_items_may_be_replaced(known):
+    estimation, chosen = estimated(known, name="random", items=10, estimator="stratified")
+    chosen.use(chosen.choose(0, estimation, (), None)["blocks"], "here")
+    before = sum(chosen.blocks["one"], ())
+    after = sum(chosen.choose(9, estimation, (), 1.0)["blocks"]["one"], ())
+    assert len(set(after)) == 10 and set(after) != set(before)
+
+
+def test_items_that_turn_are_drawn_with_weights_of_their_information(known):
+    """The share of draws in which an item is the only one, against its share of the information;
+    four standard errors of 2,000 draws."""
+    estimation, chosen = estimated(known, name="informative", items=1, random=0)
+    keys, draws = known[3][:4], 2000
+    at = np.array([estimation.ability(key, "one") for key in keys])
+    total = estimation.views["one"].items.information(at).sum(axis=0)
+    ids = [item.id for item in known[1].banks["one"].split("search")]
+    chosen.use(chosen.choose(0, estimation, keys, None)["blocks"], "here")
+    found = np.zeros(len(ids))
+    for told in range(draws):
+        (block,) = chosen.choose(told, estimation, keys, 1.0)["blocks"]["one"]
+        found[ids.index(block[0])] += 1
+    wanted = total / total.sum()
+    assert found.sum() == draws
+    assert (np.abs(found / draws - wanted) < 4 * np.sqrt(wanted / draws)).all()
+
+
+def test_what_nobody_can_say_anything_of_is_still_drawn_in_some_order(known):
+    view = estimated(known, name="informative", items=10, random=0)[0].views["one"]
+    far = Items(np.full(30, 50.0), np.linspace(4000, 5000, 30))
+    order = _informative(replace(view, slopes=list(far.slopes), intercepts=list(far.intercepts)),
+                         np.zeros(2), np.linspace(0, 0.99, 30), 10, 0.0, True)  # fmt: skip
+    assert sorted(order) == list(range(30))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("elites", "most"), [(None, 2), (0, 0)])
+def test_items_turn_more_often_than_refits_and_the_best_answer_them(
+    family, tmp_path, elites, most
+):
+    fidelity = {**INFORMATIVE, "every": 2, "elites": elites}
+    recipe = soft(family, fidelity=fidelity, strategy="sobol", shortlist=2, ask=2)
+    evomerge.search(recipe, tmp_path / "run", budget={"candidates": 24})
+    events = ledgers.content(tmp_path / "run")["events"]
+    told = {kind: [b["told"] for k, b in events if k == kind] for kind in ("calibrated", "items")}
+    check_items(events)
+    assert told["items"] == [0, *range(6, 24, 2)]
+    assert told["calibrated"] == [0, 6, 10, 16, 24]
+    again = [body["again"] for kind, body in events if kind == "items"]
+    assert max(map(len, again)) == most
 
 
 def test_all_answers_leave_nothing_to_estimate(known):
@@ -323,6 +376,8 @@ def test_more_items_than_there_are_is_everything(family, tmp_path):
         ({"name": "first", "items": 9, "calibration": 3}, "fidelity.calibration: goes with"),
         ({"name": "first", "items": 9, "estimator": "p_irt", "rotate": 0.5},
          "fidelity.rotate: 'first' has one fixed order"),
+        ({"name": "random", "items": 9, "estimator": "stratified", "elites": 2},
+         "fidelity.elites: goes with 'rotate'"),
         ({"name": "random", "items": 9, "estimator": "pirt"}, "did you mean 'p_irt'"),
         ({"name": "informative", "items": 9, "random": 1.5}, "fidelity.random"),
     ],
