@@ -158,7 +158,7 @@ def spent(folder: Path) -> dict[str, int]:
 def table(rows: dict[str, list[dict[str, float]]]) -> str:
     head = (
         f"| fidelity | {' | '.join(SPENT)} | share of full, without confirmation | with it "
-        "| hypervolume of the front, test (of each run, 95 %) | less that of full (95 %) "
+        "| hypervolume of the front, test (of each run that has one, 95 %) | less that of full (95 %) "
         "| chosen, test mean | less that of full (95 %) |"
     )
     lines = [head, "|" + "---|" * (len(SPENT) + 7)]
@@ -171,8 +171,8 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
         cells = [
             name, *(f"{mine[key].mean():,.0f}" for key in SPENT),
             f"{before:.3f}", f"{total.mean() / asked.mean():.3f}",
-            f"{mine['hypervolume'].mean():.3f} ({mine['low'].mean():.3f} to "
-            f"{mine['high'].mean():.3f})",
+            f"{mine['hypervolume'].mean():.3f} ({np.nanmean(mine['low']):.3f} to "
+            f"{np.nanmean(mine['high']):.3f})",
             difference(mine["hypervolume"] - whole["hypervolume"]),
             f"{mine['chosen'].mean():.4f}", difference(mine["chosen"] - whole["chosen"]),
         ]  # fmt: skip
