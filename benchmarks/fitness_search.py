@@ -158,7 +158,7 @@ def spent(folder: Path) -> dict[str, int]:
 def table(rows: dict[str, list[dict[str, float]]]) -> str:
     head = (
         f"| fidelity | {' | '.join(SPENT)} | share of full, without confirmation | with it "
-        "| hypervolume of the front, test (of each run that has one, 95 %) | less that of full (95 %) "
+        "| hypervolume of the front, test (95 %, where a run has one) | less that of full (95 %) "
         "| chosen, test mean | less that of full (95 %) |"
     )
     lines = [head, "|" + "---|" * (len(SPENT) + 7)]
