@@ -99,8 +99,10 @@ class Chosen:
         new = [id for id in target if id not in set(now)]
         room = min(round(share * n), len(dropped), len(new))
         gone = set(dropped[:room])
+        # From all over the target: its end are those that are drawn from strata
+        come = [new[(2 * i + 1) * len(new) // (2 * room)] for i in range(room)]
         # Blocks of the new ones alone, so that who has answered the others is not asked again
-        return [*self._cut([id for id in now if id not in gone]), *self._cut(new[:room])]
+        return [*self._cut([id for id in now if id not in gone]), *self._cut(come)]
 
     def use(self, blocks: Mapping[str, Sequence[Sequence[str]]], where: str) -> None:
         """Ask recorded blocks from now on; InputError for items that a bank does not have."""

@@ -225,6 +225,21 @@ def test_items_that_turn_are_drawn_with_weights_of_their_information(known):
     assert (np.abs(found / draws - wanted) < 4 * np.sqrt(wanted / draws)).all()
 
 
+def test_a_share_stays_drawn_from_strata_however_often_items_turn(known):
+    """Of ten items five are of strata, of whose 25 items ten say nothing: two, if it stays so."""
+    estimation, chosen = estimated(known, name="informative", items=10, random=0.5)
+    slopes = [1.0] * 20 + [1e-9] * 10
+    views = {name: replace(v, slopes=slopes) for name, v in estimation.views.items()}
+    estimation.views.update(views)
+    ids = [item.id for item in known[1].banks["one"].split("search")]
+    chosen.use(chosen.choose(0, estimation, known[3][:4], None)["blocks"], "here")
+    counts = []
+    for told in range(1, 60):
+        chosen.use(chosen.choose(told, estimation, known[3][:4], 0.1)["blocks"], "here")
+        counts.append(len(set(sum(chosen.blocks["one"], ())) & set(ids[20:])))
+    assert 1 < np.mean(counts[20:]) < 4
+
+
 def test_what_nobody_can_say_anything_of_is_still_drawn_in_some_order(known):
     view = estimated(known, name="informative", items=10, random=0)[0].views["one"]
     far = Items(np.full(30, 50.0), np.linspace(4000, 5000, 30))
