@@ -87,10 +87,10 @@ class Chosen:
     ) -> list[tuple[str, ...]]:
         pool, n = self._pool(objective), min(self.fidelity.items or 0, len(bank.split("search")))
         stream = counter_rng.key(self.seed, "items", objective, told)
-        draw = counter_rng.uniform(stream, 0, len(pool), torch.device("cpu")).numpy()
-        turns = share is not None
+        draws = counter_rng.uniform(stream, 0, 2 * len(pool), torch.device("cpu")).numpy()
+        draw, turn = np.split(draws, 2)
         ranking = _RANKINGS[self.fidelity.name]
-        order = ranking(view, at, draw, n, self.fidelity.random, turns)
+        order = ranking(view, at, draw, n, self.fidelity.random, None if share is None else turn)
         target = [pool[i] for i in order[:n]]
         if share is None:
             return self._cut(target)
@@ -124,32 +124,35 @@ class Chosen:
         return [tuple(ids[start : start + size]) for start in range(0, len(ids), size)]
 
 
-def _random(view: View | None, at: Array, draw: Array, n: int, share: float, turns: bool) -> Ints:
+def _random(
+    view: View | None, at: Array, draw: Array, n: int, share: float, turn: Array | None
+) -> Ints:
     return np.argsort(draw, kind="stable")
 
 
 def _stratified(
-    view: View | None, at: Array, draw: Array, n: int, share: float, turns: bool
+    view: View | None, at: Array, draw: Array, n: int, share: float, turn: Array | None
 ) -> Ints:
     """As equally from every stratum as there are."""
     if view is None:
-        return _random(view, at, draw, n, share, turns)
+        return _random(view, at, draw, n, share, turn)
     return _in_turn(view.strata, draw, np.arange(len(draw)))
 
 
 def _informative(
-    view: View | None, at: Array, draw: Array, n: int, share: float, turns: bool
+    view: View | None, at: Array, draw: Array, n: int, share: float, turn: Array | None
 ) -> Ints:
     """Most Fisher information (Lord 1980) summed over the abilities of the front, and a share
     from strata, for the level and for misfit; strata alone where the fit is not to be trusted.
 
     Where items turn they are drawn with weights of their information (Efraimidis and Spirakis
-    2006), or a long search would be fitted to the few that have most of it.
+    2006), or a long search would be fitted to the few that have most of it; by numbers of its
+    own, or those from strata would be the ones that such a draw leaves, with little of it.
     """
     if view is None or not view.trusted:
-        return _stratified(view, at, draw, n, share, turns)
+        return _stratified(view, at, draw, n, share, turn)
     information = np.maximum(view.items.information(at).sum(axis=0), LEAST)
-    merit = np.log1p(-draw) / information if turns else information
+    merit = information if turn is None else np.log1p(-turn) / information
     order = np.argsort(-merit, kind="stable")
     best = order[: n - round(share * n)]
     return np.append(best, _in_turn(view.strata, draw, order[len(best) :]))
@@ -165,7 +168,7 @@ def _in_turn(strata: Ints, draw: Array, among: Ints) -> Ints:
     return np.asarray(shuffled[np.argsort(place, kind="stable")])
 
 
-_RANKINGS: Mapping[str, Callable[[View | None, Array, Array, int, float, bool], Ints]] = {
+_RANKINGS: Mapping[str, Callable[[View | None, Array, Array, int, float, Array | None], Ints]] = {
     "random": _random, "stratified": _stratified, "informative": _informative,
 }  # fmt: skip
 """Every item of a bank (I,) by number, those to be asked first, by the fidelity's name."""

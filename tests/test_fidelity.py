@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import evomerge
 from evomerge import errors
@@ -240,11 +241,32 @@ def test_a_share_stays_drawn_from_strata_however_often_items_turn(known):
     assert 1 < np.mean(counts[20:]) < 4
 
 
+def test_the_share_from_strata_does_not_lean_to_items_without_information(known):
+    """Three items of six in each of five strata say nothing, the others as much as each other.
+    Five are drawn for their information, k of a stratum, and one of the 6 - k left of each."""
+    estimation, chosen = estimated(known, name="informative", items=10, random=0.5)
+    strata = estimation.views["one"].strata
+    silent = np.zeros(30, dtype=bool)
+    silent[[i for s in range(5) for i in np.flatnonzero(strata == s)[:3]]] = True
+    slopes = list(np.where(silent, 1e-9, 1.0))
+    view = replace(estimation.views["one"], slopes=slopes, intercepts=[0.0] * 30)
+    estimation.views.update(one=view, two=view)
+    ids = [item.id for item in known[1].banks["one"].split("search")]
+    chosen.use(chosen.choose(0, estimation, known[3][:4], None)["blocks"], "here")
+    found = []
+    for told in range(2000):
+        blocks = chosen.choose(told, estimation, known[3][:4], 1.0)["blocks"]["one"]
+        found.append(sum(silent[ids.index(id)] for block in blocks for id in block))
+    taken = np.arange(4)
+    wanted = 5 * (stats.hypergeom.pmf(taken, 15, 3, 5) * 3 / (6 - taken)).sum()
+    assert abs(np.mean(found) - wanted) < 4 * np.std(found) / np.sqrt(len(found))
+
+
 def test_what_nobody_can_say_anything_of_is_still_drawn_in_some_order(known):
     view = estimated(known, name="informative", items=10, random=0)[0].views["one"]
     far = Items(np.full(30, 50.0), np.linspace(4000, 5000, 30))
     order = _informative(replace(view, slopes=list(far.slopes), intercepts=list(far.intercepts)),
-                         np.zeros(2), np.linspace(0, 0.99, 30), 10, 0.0, True)  # fmt: skip
+                         np.zeros(2), np.zeros(30), 10, 0.0, np.linspace(0, 0.99, 30))  # fmt: skip
     assert sorted(order) == list(range(30))
 
 
