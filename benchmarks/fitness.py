@@ -128,7 +128,7 @@ def _cases(results: Results, kind: str, protocol: str, rows: int, full: bool) ->
 
 def _row(results: Results, kind: str, case: Case) -> str:
     values = [
-        f"{results.draws(kind, case, metric)[0]:.{digits}f}"
+        _interval(results.draws(kind, case, metric), f".{digits}f")
         for metric, digits in (
             ("Spearman", 2),
             ("top 8", 2),
@@ -145,12 +145,16 @@ def _row(results: Results, kind: str, case: Case) -> str:
     return f"| {' | '.join([*case[2:5], *values, *equal, *less])} |"
 
 
+def _interval(draws: np.ndarray, form: str) -> str:
+    low, high = np.percentile(draws[1:], [2.5, 97.5])
+    return f"{draws[0]:{form}} ({low:{form}} to {high:{form}})"
+
+
 def _less(results: Results, kind: str, case: Case, rival: Case) -> str:
     if case == rival or (kind, rival) not in results.tables:
         return ""
     draws = results.draws(kind, case, "regret") - results.draws(kind, rival, "regret")
-    low, high = np.percentile(draws[1:], [2.5, 97.5])
-    return f"{draws[0]:+.4f} ({low:+.4f} to {high:+.4f})"
+    return _interval(draws, "+.4f")
 
 
 def _equal(results: Results, kind: str, case: Case, metric: str) -> str:
@@ -205,7 +209,7 @@ def across(results: Results, kind: str, n: int, metric: str) -> str:
         cells = [
             _equal(results, kind, case, metric)
             if metric == "Spearman"
-            else f"{results.draws(kind, case, metric)[0]:.4f}"
+            else _interval(results.draws(kind, case, metric), ".4f")
             for case in cases
         ]
         lines.append(f"| {' | '.join([*shown, *cells])} |")
