@@ -208,7 +208,9 @@ class _Given:
         }
         self._tables: dict[tuple[str, str], Rows] = {}
         for key, answer in ledger.answers():
-            if answer.split != "test" and answer.bank in wanted and key not in self.failed:
+            gone = answer.item in run.dropped.get(answer.bank, ())
+            known = answer.bank in wanted and not gone and key not in self.failed
+            if answer.split != "test" and known:
                 rows = self._tables.setdefault((answer.bank, answer.split), {})
                 rows.setdefault(key, {})[answer.item] = answer.seen(wanted[answer.bank])
         self.ends = self._endpoints(ledger)

@@ -256,5 +256,5 @@ def _extremes(front: list[Candidate], n: int, weights: Sequence[float]) -> list[
         np.average([c.losses for c in front], axis=1, weights=weights), kind="stable"
     )
     extremes = np.argmin(np.array([c.losses for c in front]), axis=0)
-    chosen = list(dict.fromkeys([*extremes.tolist(), *order.tolist()]))[:n]
+    chosen = list(dict.fromkeys([order[0], *extremes.tolist(), *order.tolist()]))[:n]
     return [front[i] for i in sorted(chosen)]

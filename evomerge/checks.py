@@ -13,7 +13,6 @@ from typing import Any
 from evomerge import errors, plugins, saving, shelf, zoo
 from evomerge.console import count
 from evomerge.files.bank import Bank
-from evomerge.files.sheet import Sheet
 from evomerge.genome import Space
 from evomerge.layers import APART, Layers
 from evomerge.layout import lay_out
@@ -99,6 +98,8 @@ def _fidelity(fidelity: Fidelity) -> None:
         *((key, reads == "mean" and key in given, "goes with estimators other than the mean:"
            " means of different items can not be compared")
           for key in ("calibration", "recalibration", "every", "rotate")),
+        *((key, not fidelity.refits and key in given, "nothing is fitted or replaced anew here:"
+           " goes with 'rotate'") for key in ("recalibration", "every")),
     ):  # fmt: skip
         if wrong:
             raise errors.RecipeError(f"fidelity.{key}: {reason}")
@@ -210,9 +211,7 @@ def _objectives(recipe: Recipe, folder: Path) -> None:
             elif objective.measure is not None:
                 structural.find(objective.measure)
             elif objective.bank is not None:
-                keys = shelf.check(objective.bank, folder)
-                if keys is not None and not recipe.allow_contamination:
-                    _clean(keys)
+                _bank(recipe, objective.bank, folder)
 
 
 def _keep(recipe: Recipe, folder: Path, functions: Sequence[str]) -> None:
@@ -225,9 +224,7 @@ def _keep(recipe: Recipe, folder: Path, functions: Sequence[str]) -> None:
             if one.of != "base" and one.of not in recipe.experts:
                 known = ["base", *recipe.experts]
                 raise errors.RecipeError(errors.unknown("of", "model", one.of, known))
-            keys = shelf.check(one.bank, folder)
-            if keys is not None and not recipe.allow_contamination:
-                _clean(keys)
+            _bank(recipe, one.bank, folder)
 
 
 def _prefer(recipe: Recipe, objectives: Sequence[str]) -> None:
@@ -238,9 +235,12 @@ def _prefer(recipe: Recipe, objectives: Sequence[str]) -> None:
         raise errors.RecipeError("prefer: all weights are 0")
 
 
-def _clean(keys: Sheet) -> None:
-    """Refuse to select on a test set that others report."""
-    if keys.benchmark is not None and (contamination := keys.benchmark.contamination()):
+def _bank(recipe: Recipe, bank: str, folder: Path) -> None:
+    """Whether there is such a bank; refused if it is a test set that others report."""
+    keys = shelf.check(bank, folder)
+    if keys is None or keys.benchmark is None or recipe.allow_contamination:
+        return
+    if contamination := keys.benchmark.contamination():
         raise errors.RecipeError(
             f"bank '{keys.name}': {contamination}. Search and validate on other items; "
             "`allow_contamination: true` does it anyway, and says so in report and model card"

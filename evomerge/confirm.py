@@ -252,7 +252,7 @@ def _baselines(
 def _ranked(
     answers: Answers, losses: Losses, shortlist: Mapping[str, Plan], weights: Sequence[float]
 ) -> tuple[list[str], str]:
-    """Labels that are nondominated on `validation`, and that with the best weighted mean there.
+    """Labels that are nondominated on `validation`, and of these that with the best weighted mean.
 
     Both by what the search saw of each objective: a probability ranks with less noise than 0 or 1.
     """
@@ -263,7 +263,7 @@ def _ranked(
     kept = pareto.nondominated(np.array([losses.of_scores(seen) for seen in ranked.values()]))
     front = [label for label, is_kept in zip(ranked, kept, strict=True) if is_kept]
     means = {label: float(np.average(s, weights=weights)) for label, s in ranked.items()}
-    return front, max(means, key=lambda label: means[label])
+    return front, max(front, key=lambda label: means[label])
 
 
 def _means(answers: Answers, plan: Plan, split: str, objectives: Sequence[str]) -> list[float]:

@@ -18,7 +18,8 @@ import numpy as np
 from evomerge import errors
 from evomerge.answers import Answers, Place, Scores
 from evomerge.estimation import Estimation
-from evomerge.maths.estimates import Estimate, standard_error
+from evomerge.maths import intervals
+from evomerge.maths.estimates import Estimate
 from evomerge.plan import Plan
 from evomerge.schema import Keep
 
@@ -76,18 +77,22 @@ class Constraints:
 
     def _margin(self, name: str, one: Keep, key: str, split: str) -> Margin:
         places = self.answers.places(split)
-        z = NormalDist().inv_cdf(one.confidence)
         if one.within is not None:
             return margin_within(self._apart(name, key, places), one.within, one.confidence)
         scores = self.answers.column(key, name, places)
-        mean = float(scores.mean()) - (one.at_least or 0.0)
-        return Margin(mean, mean - z * standard_error(scores))
+        return margin_over(scores, one.at_least or 0.0, one.confidence)
 
     def kept(self, shortlist: Mapping[str, Plan], split: str) -> dict[str, dict[str, Margin]]:
         """Margins of those who keep everything, by label.
 
-        Raises Unconfirmed if none does, naming the closest.
+        Raises Unconfirmed if none does, naming the closest, or who could not be compared with.
         """
+        for name, other in self.others.items():
+            if self.answers.split(other.key, split, [name]) is None:
+                raise errors.Unconfirmed(
+                    f"'{name}' can not be compared with {self.keep[name].of} on {split}: "
+                    f"{self.answers.failures[other.key]}"
+                )
         found = {label: self.margins(plan.key, split) for label, plan in shortlist.items()}
         least = {
             label: min((m.low for m in row.values()), default=0.0) for label, row in found.items()
@@ -115,6 +120,12 @@ def margin_within(apart: Scores, within: float, confidence: float) -> Margin:
     """
     mean, least = float(apart.mean()) + within, math.sqrt(within * (1 - within) / len(apart))
     return Margin(mean, mean - NormalDist().inv_cdf(confidence) * max(_error(apart), least))
+
+
+def margin_over(scores: Scores, least: float, confidence: float) -> Margin:
+    """Of scores (I,) in [0, 1], of which the mean may not be below `least`; Wilson's bound."""
+    low, _ = intervals.of_mean(scores, NormalDist().inv_cdf(confidence))
+    return Margin(float(scores.mean()) - least, low - least)
 
 
 def penalised(losses: tuple[float, ...], lacks: float, worst: float) -> tuple[float, ...]:

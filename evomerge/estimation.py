@@ -140,7 +140,7 @@ class Estimation:
         whole = table[np.isfinite(table).all(axis=1)]
         means = _short(whole.mean(axis=0))
         plain = View("stratified", means, [], [], rows=len(table), whole=len(whole))
-        if not self.fidelity.modelled:
+        if not self.fidelity.modelled or len(means) == 1:  # of a function, say: nothing to model
             return plain
         if not skill:
             return replace(plain, fallback=NO_SKILL)

@@ -62,7 +62,7 @@ class Chosen:
     def choose(
         self, told: int, estimation: Estimation, front: Sequence[str], share: float | None
     ) -> dict[str, Any]:
-        """An `items` event: at most a share of the items replaced by others.
+        """An `items` event: at most a share of the items, or one, replaced by others.
 
         None: all are chosen anew. `front` are the plans between which the items shall tell apart.
         Random numbers are a function of the seed, the objective and `told`, how many candidates
@@ -97,12 +97,10 @@ class Chosen:
         now = [id for block in self.blocks[objective] for id in block]
         dropped = [id for id in now if id not in set(target)]
         new = [id for id in target if id not in set(now)]
-        room = min(round(share * n), len(dropped), len(new))
+        room = min(max(1, round(share * n)), len(dropped), len(new))
         gone = set(dropped[:room])
-        # From all over the target: its end are those that are drawn from strata
-        come = [new[(2 * i + 1) * len(new) // (2 * room)] for i in range(room)]
         # Blocks of the new ones alone, so that who has answered the others is not asked again
-        return [*self._cut([id for id in now if id not in gone]), *self._cut(come)]
+        return [*self._cut([id for id in now if id not in gone]), *self._cut(new[:room])]
 
     def use(self, blocks: Mapping[str, Sequence[Sequence[str]]], where: str) -> None:
         """Ask recorded blocks from now on; InputError for items that a bank does not have."""
@@ -154,8 +152,12 @@ def _informative(
     information = np.maximum(view.items.information(at).sum(axis=0), LEAST)
     merit = information if turn is None else np.log1p(-turn) / information
     order = np.argsort(-merit, kind="stable")
-    best = order[: n - round(share * n)]
-    return np.append(best, _in_turn(view.strata, draw, order[len(best) :]))
+    drawn = round(share * n)
+    best, rest = order[: n - drawn], order[n - drawn :]
+    strata = _in_turn(view.strata, draw, rest)
+    # All along, so that whoever is asked the first of them alone has his share of strata too
+    between = np.arange(1, drawn + 1) * len(best) // max(drawn, 1)
+    return np.append(np.insert(best, between, strata[:drawn]), strata[drawn:])
 
 
 def _in_turn(strata: Ints, draw: Array, among: Ints) -> Ints:

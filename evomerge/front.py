@@ -108,13 +108,14 @@ class Tested:
         for other in there:
             pair = places.index(label), places.index(other.label)
             found = self._resampled.difference(*pair, weights=mine.weights)
-            pairs = zip(mine.scores["test"], other.scores["test"], strict=True)
+            weights = mine.weights or [1.0] * len(mine.scores["test"])
+            pairs = zip(mine.scores["test"], other.scores["test"], weights, strict=True)
             rows.append(
                 {
                     "baseline": other.label, "kind": kinds[other.label],
                     "best": best[kinds[other.label]] == other.label,
                     **found._asdict(),
-                    "items_that_differ": sum(int((a != b).sum()) for a, b in pairs),
+                    "items_that_differ": sum(int((a != b).sum()) for a, b, w in pairs if w),
                 }
             )  # fmt: skip
         adjusted = intervals.holm([row["p"] for row in rows])

@@ -51,7 +51,7 @@ class Recorded:
         self._read: dict[str, dict[tuple[str, str], dict[str, Answer]]] = {}
         self.recipe: dict[str, Any] = self._ledger.meta("recipe") or {}
         self.objectives: list[str] = list(self._ledger.meta("banks") or {})
-        self._dropped: dict[str, list[str]] = self._ledger.meta("dropped") or {}
+        self.dropped: dict[str, list[str]] = self._ledger.meta("dropped") or {}
         self.n_genes = len((self._ledger.meta("identity") or {}).get("genes", {}))
 
     def _answers(self, key: str) -> dict[tuple[str, str], dict[str, Answer]]:
@@ -59,7 +59,7 @@ class Recorded:
         if key not in self._read:
             table = self._read[key] = {}
             for a in self._ledger.answers_of(key):
-                if a.item not in self._dropped.get(a.bank, ()):
+                if a.item not in self.dropped.get(a.bank, ()):
                     table.setdefault((a.bank, a.split), {})[a.item] = a
         return self._read[key]
 
@@ -128,11 +128,13 @@ class Recorded:
         One that is told again counts only its further items; its earlier losses no more.
         """
         items: dict[int, int] = {}
+        total = 0
         for event in self._ledger.events("tell"):
             for row in event.body:
                 if row["losses"] is not None:
+                    total += row["items"] - items.get(row["id"], 0)
                     items[row["id"]] = row["items"]
-                    yield row["id"], sum(items.values()), row["losses"]
+                    yield row["id"], total, row["losses"]
 
     def failures(self) -> dict[str, str]:
         """Reason by plan key."""

@@ -79,10 +79,10 @@ class Fidelity(_Part):
     All of them, the `first` of a fixed order, a `random` draw, one in equal parts from strata of
     difficulty, or the most informative for the front and a share `random` from strata. Everybody
     is asked the same `items`. `estimator` is `mean`, `stratified`, `p_irt` or `equated`. When
-    `every` further candidates have been told, at most a share `rotate` of the items is replaced,
-    and the best candidates, `elites`, answer the new ones; when half as many again have been told,
-    item response theory is fitted anew. The first `calibration` candidates, and the first
-    `recalibration` after each fit, are asked every item.
+    `every` further candidates have been told, a share `rotate` of the items (at least one, if it
+    is not 0) is replaced, and the best candidates, `elites`, answer the new ones; when half as
+    many again have been told, item response theory is fitted anew. The first `calibration`
+    candidates, and the first `recalibration` after each fit, are asked every item.
     """
 
     name: Literal["all", "first", "random", "stratified", "informative"] = "all"
@@ -128,6 +128,11 @@ class Fidelity(_Part):
         return (
             (0.3 if self.modelled and self.draws else 0.0) if self.rotate is None else self.rotate
         )
+
+    @property
+    def refits(self) -> bool:
+        """Whether there are further fits after the first."""
+        return self.modelled or self.rotates > 0
 
     def identity(self) -> dict[str, Any]:
         """What was given, so that a run keeps its identity when there are further options."""

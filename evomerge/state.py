@@ -199,7 +199,7 @@ class State:
             return True
         if self._fitted == 0 and self.fidelity.whole:
             return sum(c.told for c in self.candidates if c.whole) >= self.fidelity.whole
-        if not self.fidelity.modelled and not self.fidelity.rotates:
+        if not self.fidelity.refits:
             return False
         return self.candidates.told >= max(
             self._fitted + self.fidelity.every, GROWTH * self._fitted

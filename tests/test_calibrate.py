@@ -44,6 +44,15 @@ def changed(folder, tmp_path, *statements):
     return copy
 
 
+def test_items_that_were_taken_out_of_the_bank_are_fitted_no_more(folder, found, tmp_path):
+    gone = found.banks[0].ids[4]
+    row = f"('dropped', '{json.dumps({'one': [gone]})}')"
+    copy = changed(folder, tmp_path, f"INSERT OR REPLACE INTO meta VALUES {row}")
+    one, two = calibration.calibrate(copy, shown=8).banks
+    assert set(found.banks[0].ids) - set(one.ids) == {gone}
+    assert two.ids == found.banks[1].ids
+
+
 def test_the_fit_is_that_of_the_answers_in_the_ledger(folder, found):
     for bank, signal in zip(found.banks, ("probability", "score"), strict=True):
         assert bank.signal == signal

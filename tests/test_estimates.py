@@ -20,6 +20,18 @@ def test_stratified_is_the_weighted_mean_of_strata():
     assert found.error == pytest.approx(np.sqrt(parts))
 
 
+@pytest.mark.parametrize("score", [0.0, 0.1, 0.7, 19 / 24, 0.75, 1.0])
+def test_equal_scores_have_the_error_of_half_an_answer(score):
+    """Also where their mean is rounded, so that they do not seem to be equal."""
+    p = (30 * score + 0.5) / 31
+    error = np.sqrt(p * (1 - p) / 30)
+    assert estimates.standard_error(np.full(30, score)) == pytest.approx(error)
+    answers = np.append(np.full(30, score), np.full(30, np.nan))
+    assert estimates.stratified(answers, np.tile([0, 1], 30)).error == pytest.approx(
+        error * np.sqrt(1 / 2)
+    )
+
+
 def test_a_stratum_without_answers_has_the_whole_mean():
     groups = np.repeat([0, 1], 5)
     answers = np.array([0.2, 0.6, 0.4, np.nan, np.nan, *[np.nan] * 5])

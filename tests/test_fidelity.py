@@ -164,10 +164,11 @@ def test_informative_items_have_the_most_information_and_a_share_is_drawn(known)
     at = [estimation.ability(key, "one") for key in keys[:4]]
     total = view.items.information(at).sum(axis=0)
     ids = [item.id for item in known[1].banks["one"].split("search")]
-    assert asked[:7] == [ids[i] for i in np.argsort(-total, kind="stable")[:7]]
-    assert len(set(asked)) == 10
-    other = chosen.choose(6, estimation, keys[:4], None)["blocks"]["one"]
-    assert sum(other, ())[:7] == tuple(asked[:7]) and sum(other, ())[7:] != tuple(asked[7:])
+    drawn = [asked.pop(place) for place in (9, 5, 2)]
+    assert asked == [ids[i] for i in np.argsort(-total, kind="stable")[:7]]
+    assert len({*asked, *drawn}) == 10
+    other = list(sum(chosen.choose(6, estimation, keys[:4], None)["blocks"]["one"], ()))
+    assert [other.pop(place) for place in (9, 5, 2)] != drawn and other == asked
     assert event == chosen.choose(5, estimation, keys[:4], None)
 
 
@@ -181,6 +182,22 @@ def test_a_strategy_that_wants_more_gets_the_chosen_items_first(known, name):
     ]
     assert sets[0] == sets[1] and len(sets[1]) == 7 and len(sets[2]) == 17
     assert sets[2] == sets[3][:17] and len(set(sets[3])) == len(sets[3]) == 30
+
+
+def test_the_first_of_informative_items_are_of_strata_in_the_same_share(known):
+    """A rung of a race asks them alone: of 12 items, 4 of them from strata, 2 of the first 6."""
+    estimation, chosen = estimated(known, name="informative", items=12, random=1 / 3)
+    at = np.array([estimation.ability(key, "one") for key in known[3][:4]])
+    view = estimation.views["one"]
+    order = _informative(view, at, np.linspace(0, 0.99, 30), 12, 1 / 3, None)
+    most = np.argsort(-view.items.information(at).sum(axis=0), kind="stable")[:8].tolist()
+    assert [i in most for i in order[:12]] == [True, True, False] * 4
+    everything = _informative(view, at, np.linspace(0, 0.99, 30), 5, 1.0, None)
+    assert np.bincount(view.strata[everything[:5]]).tolist() == [1] * 5
+    assert _informative(view, at, np.zeros(30), 8, 0.0, None)[:8].tolist() == most
+    assert sorted(order) == sorted(everything) == list(range(30))
+    event = chosen.choose(0, estimation, known[3][:4], None)
+    assert len(set(sum(event["blocks"]["one"], ()))) == 12
 
 
 def test_stratified_items_come_from_all_strata(known):
@@ -198,6 +215,20 @@ def test_rotation_keeps_the_rest_and_gives_new_items_a_block(known):
     after = chosen.choose(9, estimation, (), 0.25)["blocks"]["one"]
     assert [len(block) for block in after] == [9, 3]
     assert set(after[0]) < set(before) and not set(after[1]) & set(before)
+
+
+def test_a_share_of_less_than_an_item_replaces_one(known):
+    estimation, chosen = estimated(known, name="random", items=10, estimator="stratified")
+    chosen.use(chosen.choose(0, estimation, (), None)["blocks"], "here")
+    before = sum(chosen.blocks["one"], ())
+    after = sum(chosen.choose(9, estimation, (), 0.04)["blocks"]["one"], ())
+    assert len(after) == 10 and len(set(after) - set(before)) == 1
+
+
+def test_one_number_has_nothing_to_be_modelled(known):
+    """A measure or a function beside banks: no model of it, and nothing to fall back from."""
+    view = estimated(known, name="informative", items=10)[0]._view(np.full((12, 1), 0.5), None)
+    assert view.estimator == "stratified" and not view.fallback and not view.slopes
 
 
 def test_all_items_may_be_replaced(known):

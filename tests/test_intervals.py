@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from evomerge import front
 from evomerge.maths import intervals, pareto
 
 
@@ -218,3 +219,11 @@ def test_few_items_of_one_bank_say_nothing_however_many_another_has():
     assert np.isnan(found[1:]).all()
     weighed = intervals.resample(scores, 50, seed=0).difference(0, 1, weights=[1, 0])
     assert weighed.low == weighed.high == 0
+
+
+def test_items_that_differ_are_of_objectives_that_weigh_something():
+    same, apart = np.repeat([0.0, 1.0], 50), np.r_[np.ones(3), np.zeros(47), np.ones(50)]
+    chosen = front.Point("chosen", "a", {"test": [apart, 1 - same]}, True, [1.0, 0.0])
+    base = front.Point("base", "b", {"test": [same, same]}, False, [1.0, 0.0])
+    (row,) = front.Tested([chosen, base]).against("chosen", [base], lambda point: point.label)
+    assert row["items_that_differ"] == 3 and row["difference"] == pytest.approx(0.03)

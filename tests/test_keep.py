@@ -5,6 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import evomerge
 from evomerge import confirm, constraints, errors, status
@@ -69,6 +70,23 @@ def test_what_loses_as_much_as_is_allowed_is_seldom_confirmed(n, lost):
     apart = draw.choice([-1, 0, 1], (4000, n), p=[lost, 1.02 - 2 * lost, lost - 0.02])
     kept = [constraints.margin_within(row, 0.02, 0.95).low >= 0 for row in apart]
     assert np.mean(kept) < 0.075
+
+
+@pytest.mark.parametrize("n", [20, 25, 50, 100, 400])
+@pytest.mark.parametrize("least", [0.5, 0.8, 0.9, 0.95, 0.98])
+def test_what_scores_just_the_least_is_seldom_confirmed(n, least):
+    """By the binomial distribution, at most one in twenty and the rounding of few items."""
+    rows = np.tri(n + 1, n, -1)  # none right, one right, and so on
+    kept = [constraints.margin_over(row, least, 0.95).low >= 0 for row in rows]
+    assert (stats.binom.pmf(range(n + 1), n, least) * kept).sum() < 0.075
+
+
+def test_who_can_not_be_compared_with_is_named(answers):
+    problem, known, ends = answers
+    known.add([Result(ends["expert left"].key, failed="function: no such file")])
+    limits = Constraints(problem.recipe.keep, known, ends)
+    with pytest.raises(errors.Unconfirmed, match="compared with left on validation: function: no"):
+        limits.kept({}, "validation")
 
 
 def test_who_lacks_something_is_worse_than_any_who_does_not(answers):

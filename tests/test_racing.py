@@ -309,7 +309,15 @@ def test_points_without_a_wish_for_items_are_confirmed_beside_the_last_rung():
         for id, (asked, losses) in enumerate(rows)
     ]
     assert [c.id for c in best_of_front(told, 4, [1, 1])] == [0, 2]
-    assert [c.id for c in best_of_front(told, 1, [0, 1])] == [0]
+    assert [c.id for c in best_of_front(told, 1, [0, 1])] == [2]
+
+
+def test_the_best_mean_is_confirmed_however_few_are():
+    """Though the others are the best in something."""
+    rows = [(0.0, 0.9, 0.9), (0.9, 0.0, 0.9), (0.9, 0.9, 0.0), (0.15, 0.15, 0.15)]
+    told = [Candidate(id, None, f"k{id}", [], losses=losses) for id, losses in enumerate(rows)]
+    for n, ids in ((1, [3]), (2, [0, 3]), (3, [0, 1, 3]), (4, [0, 1, 2, 3])):
+        assert [c.id for c in best_of_front(told, n, [1, 1, 1])] == ids
 
 
 def test_who_lacks_what_has_to_be_kept_is_confirmed_only_where_all_do():

@@ -167,6 +167,31 @@ def test_one_point_is_chosen_by_skills_unless_measures_are_preferred(run, family
     assert sparse.asked() == run.asked()  # what the search does is no matter of the choice
 
 
+@pytest.mark.slow
+def test_the_chosen_point_is_in_the_front_where_scores_are_equal(family, tmp_path):
+    """Of merges that answer equally well the nearest to the base alone is nondominated."""
+    objectives = {
+        "one": {"bank": str(family / "one.jsonl"), "signal": "score"},
+        "near": {"measure": "closeness"},
+    }
+    recipe = families.recipe(
+        family, objectives=objectives, space={"blocks": 1, "genes": {"weight": [0, 1]}},
+        strategy="sobol", budget={"candidates": 12},
+    )  # fmt: skip
+    equal = []
+    for seed in range(4):
+        found = evomerge.search(recipe, tmp_path / str(seed), seed=seed)
+        shown = found.confirmed["shortlist"]
+        means = dict.fromkeys(shown.values(), 0.0)
+        for key, answer in Ledger(found.folder).answers():
+            if key in means and (answer.bank, answer.split) == ("one", "validation"):
+                means[key] += answer.score
+        best = [label for label, key in shown.items() if means[key] == max(means.values())]
+        assert found.chosen.label in best and found.chosen.label in found.confirmed["front"]
+        equal += best if set(best) - set(found.confirmed["front"]) else []
+    assert equal
+
+
 @pytest.mark.parametrize(
     ("prefer", "says"),
     [

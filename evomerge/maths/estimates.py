@@ -20,6 +20,10 @@ STRATA = 5
 """Groups of items by difficulty, of equal size, in the stratified mean."""
 
 
+NO_SPREAD = 1e-12
+"""A variance of equal scores: their mean is rounded."""
+
+
 class Estimate(NamedTuple):
     """A score in [0, 1] and its standard error."""
 
@@ -31,8 +35,11 @@ def standard_error(scores: Array) -> float:
     """Of a mean of scores in [0, 1]; equal ones count as if half an answer stood on each side."""
     n = len(scores)
     p = (float(scores.sum()) + 0.5) / (n + 1)
-    variance = float(scores.var()) or p * (1 - p)
-    return float(np.sqrt(variance / n))
+    return float(np.sqrt(_spread(float(scores.var()), p * (1 - p)) / n))
+
+
+def _spread(variance: float, otherwise: float) -> float:
+    return variance if variance > NO_SPREAD else otherwise
 
 
 def strata(item_means: Array) -> Ints:
@@ -58,7 +65,8 @@ def stratified(answers: Array, groups: Ints) -> Estimate:
     n, filled = len(seen), int((asked > 0).sum())
     squares = float(((seen - means[where]) ** 2).sum())
     p = (float(seen.sum()) + 0.5) / (n + 1)
-    variance = (squares / (n - filled) if n > filled else float(seen.var())) or p * (1 - p)
+    within = squares / (n - filled) if n > filled else float(seen.var())
+    variance = _spread(within, p * (1 - p))
     behind = np.where(asked > 0, asked, n)
     parts = weights**2 * variance / behind * (1 - np.minimum(asked / np.maximum(sizes, 1), 1))
     return Estimate(float(weights @ means), float(np.sqrt(parts.sum())))
@@ -113,6 +121,6 @@ def equated(
     predicted = float(item_means[rest].mean()) + ratio * float(apart.mean())
     share = float(rest.mean())
     total = (1 - share) * float(answers[known].mean()) + share * min(max(predicted, 0.0), 1.0)
-    scatter = float(apart.var()) or float((p * (1 - p)).mean())
+    scatter = _spread(float(apart.var()), float((p * (1 - p)).mean()))
     variance = scatter * (ratio**2 / int(known.sum()) + 1 / int(rest.sum())) + misfit**2
     return Estimate(total, share * float(np.sqrt(variance)))

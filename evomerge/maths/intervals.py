@@ -41,8 +41,8 @@ def wilson(mean: npt.ArrayLike, n: npt.ArrayLike, z: float = 1.96) -> tuple[Arra
     return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
 
 
-def of_mean(scores: npt.ArrayLike) -> tuple[float, float]:
-    """The 95 % interval (low, high) of the mean of scores (items,) in [0, 1].
+def of_mean(scores: npt.ArrayLike, z: float = 1.96) -> tuple[float, float]:
+    """The interval (low, high) of the mean of scores (items,) in [0, 1], by default of 95 %.
 
     Wilson's, for as many right or wrong answers as would vary as much; that many they are where
     all are 0 or 1. One more item of that kind is reckoned with, as few scores may happen to be
@@ -52,7 +52,7 @@ def of_mean(scores: npt.ArrayLike) -> tuple[float, float]:
     n, mean = len(found), float(found.mean())
     of_coins = mean * (1 - mean)
     variance = (n * float(found.var()) + of_coins) / (n + 1)
-    low, high = wilson(mean, n * of_coins / variance if variance > 0 else n)
+    low, high = wilson(mean, n * of_coins / variance if variance > 0 else n, z)
     return float(low), float(high)
 
 
