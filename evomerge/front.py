@@ -44,10 +44,14 @@ class Point:
 
     def counted(self, split: str, kind: str = "") -> str:
         """For people: how many items its mean is of; objectives that weigh nothing have none."""
-        columns = self.scores[split]
-        pairs = zip(self.weights or [1.0] * len(columns), columns, strict=True)
-        n = sum(len(column) for weight, column in pairs if weight)
+        n = sum(map(len, self.counting(split)))
         return count(n, f"{kind}item")
+
+    def counting(self, split: str) -> list[Scores]:
+        """Scores of the objectives that weigh something in the mean."""
+        columns = self.scores[split]
+        pairs = zip(columns, self.weights or [1.0] * len(columns), strict=True)
+        return [column for column, weight in pairs if weight]
 
     def interval(self, objective: int, split: str = "test") -> tuple[float, float]:
         """Wilson's 95 % interval of one objective; nan for fewer than two items, as a function's
@@ -108,14 +112,13 @@ class Tested:
         for other in there:
             pair = places.index(label), places.index(other.label)
             found = self._resampled.difference(*pair, weights=mine.weights)
-            weights = mine.weights or [1.0] * len(mine.scores["test"])
-            pairs = zip(mine.scores["test"], other.scores["test"], weights, strict=True)
+            pairs = zip(mine.counting("test"), other.counting("test"), strict=True)
             rows.append(
                 {
                     "baseline": other.label, "kind": kinds[other.label],
                     "best": best[kinds[other.label]] == other.label,
                     **found._asdict(),
-                    "items_that_differ": sum(int((a != b).sum()) for a, b, w in pairs if w),
+                    "items_that_differ": sum(int((a != b).sum()) for a, b in pairs),
                 }
             )  # fmt: skip
         adjusted = intervals.holm([row["p"] for row in rows])
