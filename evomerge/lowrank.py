@@ -66,8 +66,8 @@ def save_adapter(
         raise errors.RecipeError(f"adapter: expected a rank from 1, got {rank!r}")
     if plan.vocabulary is not None:
         raise errors.RecipeError(
-            "adapter: the merged model has another vocabulary or head than its base, which an "
-            "adapter can not hold; export the whole model"
+            "adapter: the merged model has another tokenizer, vocabulary or head than its base, "
+            "which an adapter can not hold; export the whole model"
         )
     root = leaves(plan.base)[0]
     draft = Draft(Merged(plan, workshop), workshop.checkpoints[root.sha256], rank)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers import PreTrainedTokenizerFast as Fast
 
 import evomerge
-from evomerge import api, errors
+from evomerge import api, errors, saving
 from evomerge.files.vocabulary import Frame, tokens
 from evomerge.interop import plans
 from evomerge.live import save
@@ -285,6 +285,36 @@ def test_a_tokenizer_that_changed_is_not_the_plan_s(trio):
     tokenizer(WORDS[:8][::-1], ("other", "both")).save_pretrained(experts["less"])
     with pytest.raises(errors.InputError, match="tokenizers of the inputs are not those"):
         Merged(plan, Workshop.of(plan))
+
+
+def test_equal_tokens_with_another_template_and_end(tmp_path):
+    base = build(tmp_path / "base", WORDS)
+    expert = build(tmp_path / "expert", WORDS, seed=1)
+    (expert / "chat_template.jinja").write_text("{{ messages[0].content }} w4")
+    for file in ("config.json", "generation_config.json"):
+        told = json.loads((expert / file).read_text())
+        (expert / file).write_text(json.dumps({**told, "eos_token_id": 4}))
+    plans = {
+        choice: api.plan_of(base, {"e": expert}, "linear", tokenizer=choice)
+        for choice in ("base", "expert:e")
+    }
+    folders = [save(p, Workshop.of(p), tmp_path / p.key[:9]) for p in plans.values()]
+    for folder, end in zip(folders, (1, 4), strict=True):
+        assert AutoModelForCausalLM.from_pretrained(folder).generation_config.eos_token_id == end
+        assert json.loads((folder / "config.json").read_text())["eos_token_id"] == end
+        assert (AutoTokenizer.from_pretrained(folder).chat_template is None) == (end == 1)
+    assert torch.equal(embedding(folders[0]), embedding(folders[1]))
+    with pytest.raises(errors.RecipeError, match="another tokenizer"):
+        saving.write(plans["expert:e"], tmp_path / "adapter", adapter=2)
+
+
+def test_an_expert_without_a_tokenizer_has_none_to_give(tmp_path):
+    base = build(tmp_path / "base", WORDS)
+    expert = build(tmp_path / "expert", WORDS, seed=1)
+    for path in expert.glob("*token*"):
+        path.unlink()
+    with pytest.raises(errors.InputError, match=r"tokenizer: expert:e: .*expert has no tokenizer"):
+        api.plan_of(base, {"e": expert}, "linear", tokenizer="expert:e")
 
 
 def test_equal_vocabularies_need_no_record(family):
