@@ -177,6 +177,18 @@ def test_one_untied_head_unties_the_result(tmp_path, base_tied):
     assert torch.equal(loaded.lm_head.weight, found)
 
 
+def test_a_head_that_one_model_of_a_file_has_is_merged(tmp_path):
+    base = build(tmp_path / "base", WORDS, tied=True)
+    expert = build(tmp_path / "expert", WORDS, tied=False, seed=1)
+    data = {
+        "merge_method": "task_arithmetic", "base_model": str(base), "dtype": "float32",
+        "models": [{"model": str(expert), "parameters": {"weight": 1.0}}],
+    }  # fmt: skip
+    plan = plans.plan_of(data, "file", tmp_path).plan
+    found = Merged(plan, Workshop.of(plan)).read("lm_head.weight")
+    torch.testing.assert_close(found, embedding(expert, "lm_head.weight"), rtol=0, atol=1e-6)
+
+
 def test_dtypes_and_shards_may_be_mixed(tmp_path):
     kinds = {"base": torch.float32, "half": torch.float16, "brain": torch.bfloat16}
     places = {

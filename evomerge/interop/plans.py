@@ -50,8 +50,10 @@ def plan_of(data: Mapping[str, Any], where: str, folder: Path) -> Imported:
     with errors.at(where):
         dtype = dtype_of(root, merge.out_dtype or merge.dtype or "")
     notes = list(_notes(merge, method, base, root))
-    steps = dict(_steps(merge, method, base, names, list(_float_names(root)), where))
-    layers, groups = _grouped(found.sources[0].tensors, steps)
+    tensors = found.sources[0].tensors
+    floating = [name for name, info in tensors.items() if info.dtype.is_floating_point]
+    steps = dict(_steps(merge, method, base, names, floating, where))
+    layers, groups = _grouped(tensors, steps)
     plan = Plan(
         base=found.inputs[0], experts=found.inputs[1:], layers=layers, groups=groups,
         dtype=dtype, vocabulary=found.vocabulary,
@@ -102,10 +104,6 @@ def _models(merge: Merge, method: Method, where: str) -> tuple[Model, list[Model
 def _named(experts: Iterable[Model]) -> dict[str, Model]:
     experts = list(experts)
     return dict(zip(named(m.reference for m in experts), experts, strict=True))
-
-
-def _float_names(root: Checkpoint) -> Iterator[str]:
-    return (name for name, info in root.tensors.items() if info.dtype.is_floating_point)
 
 
 def _steps(
