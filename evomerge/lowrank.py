@@ -107,9 +107,10 @@ class Draft:
 
     def add(self, name: str) -> None:
         """Put a tensor in, if the merge changed it."""
-        new, old = self.merged.read(name).float(), self.base.read(name).float()
+        new, old = self._merge(name), self.base.read(name).float()
         check_finite(name, new, self.merged)
-        if torch.equal(new, old):
+        stored = self.merged.stored_dtype(name)
+        if torch.equal(new.to(stored), old.to(stored)):
             return
         live, kind = self.kinds.get(name, (name, "fused"))
         path = live.rpartition(".")[0]
@@ -128,6 +129,14 @@ class Draft:
         else:
             self._add_factors(name, path, kind, new - old)
 
+    def _merge(self, name: str) -> torch.Tensor:
+        """A merged tensor in float32: factors would be fitted to what rounding does to it."""
+        info = self.merged.tensors[name]
+        whole = torch.empty(info.numel)
+        for start, stop in self.merged.tiles(name):
+            whole[start:stop] = self.merged.merge(name, start, stop)
+        return whole.view(info.shape)
+
     def _add_whole(self, path: str) -> None:
         """A module with all of its tensors, which is how PEFT reads it."""
         if path in self.config["modules_to_save"]:
@@ -137,7 +146,7 @@ class Draft:
             live, kind = self.kinds.get(name, (name, ""))
             if live.rpartition(".")[0] != path:
                 continue
-            self.tensors[f"{PREFIX}{live}"] = whole = self.merged.read(name).float()
+            self.tensors[f"{PREFIX}{live}"] = whole = self._merge(name)
             if kind == "embedding" and module(name) in EMBEDDINGS:  # positions have no head
                 heads = sorted((other for other in self.kinds if module(other) in HEADS), key=len)
                 self.tensors |= {f"{PREFIX}{head}": whole.clone() for head in heads[:1]}

@@ -248,6 +248,23 @@ def test_norms_biases_and_tied_words_are_saved_whole(family, tmp_path):
         torch.testing.assert_close(back.read(name), merged.read(name), rtol=0, atol=1e-5)
 
 
+def test_rounding_is_no_part_of_an_adapter(family, trained, tmp_path):
+    experts = {name: trained / name for name in ("left", "right")}
+    weight = [0.5, 0.25]
+    rough, fine = (
+        api.plan_of(family / "base", experts, "task_arithmetic", weight=weight, dtype=dtype)
+        for dtype in ("bfloat16", "float32")
+    )
+    workshop = Workshop.of(rough)
+    folder = save_adapter(rough, workshop, tmp_path / "out", 6, card=card, extra_json={})
+    assert json.loads((folder / adapters.FIT).read_text())["relative error"] < 1e-5
+    assert all(".lora_" in name for name in load_file(folder / adapters.WEIGHTS))
+    back = Adapted(workshop.checkpoints[rough.base.sha256], Adapter.open(folder))
+    merged = Merged(fine, workshop)
+    for name in merged.tensors:
+        torch.testing.assert_close(back.read(name), merged.read(name), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("of", ["whisper", "gpt2"])
 def test_learned_positions_beside_tied_words_have_no_head(of, tmp_path):
     small = {"vocab_size": 24, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
