@@ -72,9 +72,7 @@ def save_adapter(
     root = leaves(plan.base)[0]
     draft = Draft(Merged(plan, workshop), workshop.checkpoints[root.sha256], rank)
     draft.config["base_model_name_or_path"] = root.origin.partition("@")[0] or root.path
-    # a weight comes before its bias: whether that goes with it decides where the bias goes
-    for name in sorted(draft.merged.mergeable, key=lambda name: name.endswith(".bias")):
-        draft.add(name)
+    draft.add_all()
     fit = draft.fit.to_json()
     files = {
         WEIGHTS: save(draft.tensors, metadata={"format": "pt"}),
@@ -104,6 +102,17 @@ class Draft:
             "target_modules": [], "modules_to_save": [], "rank_pattern": {}, "alpha_pattern": {},
             "bias": "none", "fan_in_fan_out": False, "inference_mode": True,
         }  # fmt: skip
+
+    def add_all(self) -> None:
+        """Put all tensors in that the merge changed; RecipeError if PEFT could not load them."""
+        # a weight comes before its bias: whether that goes with it decides where the bias goes
+        for name in sorted(self.merged.mergeable, key=lambda name: name.endswith(".bias")):
+            self.add(name)
+        if not self.config["target_modules"]:
+            raise errors.RecipeError(
+                "adapter: no matrix changes, and PEFT loads no adapter without one; export the "
+                "whole model"
+            )
 
     def add(self, name: str) -> None:
         """Put a tensor in, if the merge changed it."""
