@@ -175,6 +175,21 @@ def test_what_is_left_out_is_said(family):
     assert "normalize is left out" in first and second.startswith("name has no counterpart")
 
 
+@pytest.mark.parametrize("method", ["ties", "della", "breadcrumbs"])
+def test_a_model_that_is_no_source_of_a_slice_has_no_say_in_it(family, method):
+    parameters = {"weight": 0.5, "density": 0.5}
+    slices = [
+        {"sources": [{"model": m, "layer_range": [i, i + 1]} for m in ("base", expert)]}
+        for i, expert in enumerate(("left", "right"))
+    ]
+    data = {"merge_method": method, "slices": slices, **B, "parameters": parameters}
+    plan = plans.plan_of(absolute(data, family), "merge.yaml", family).plan
+    found = [step.genes for step in plan.groups.values()]
+    assert {genes["density"] for genes in found} == {0.5}
+    weights = [tuple(genes["weight"].values()) for genes in found]
+    assert set(weights) == {(0.5, 0.0), (0.0, 0.5)}
+
+
 def test_what_comes_before_the_layers_is_of_the_first_slice():
     slices = [
         {"sources": [{"model": "m", "layer_range": [i, i + 1]}], "parameters": {"weight": i}}
