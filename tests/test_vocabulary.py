@@ -116,6 +116,23 @@ def test_a_missing_token_is_no_task_vector(trio):
         torch.testing.assert_close(merged[i], expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("key", ["tokenizer_source", "tokenizer"])
+@pytest.mark.parametrize("choice", ["base", "union", "expert:less"])
+def test_a_file_s_tokenizer_is_the_plan_s(trio, key, choice):
+    base, experts = trio
+    source = str(experts["less"]) if choice == "expert:less" else choice
+    data = {
+        "merge_method": "task_arithmetic", "base_model": str(base), "dtype": "float32",
+        "models": [{"model": str(m), "parameters": {"weight": 1}} for m in experts.values()],
+        key: {"source": source} if key == "tokenizer" else source,
+    }  # fmt: skip
+    imported = plans.plan_of(data, "file", base.parent)
+    assert imported.notes == ()
+    assert imported.plan.vocabulary.tokenizer == choice
+    data |= {"base_model": str(experts["less"]), "tokenizer_source": str(experts["less"])}
+    assert plans.plan_of(data, "file", base.parent).plan.vocabulary.tokenizer == "base"
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 def test_a_row_that_one_model_of_a_file_lacks_keeps_its_size(trio, normalize):
     base, experts = trio
