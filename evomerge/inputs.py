@@ -12,7 +12,7 @@ from evomerge import ancestry, errors, modules, zoo
 from evomerge.files import hub
 from evomerge.files.adapter import Adapted, Adapter, check_base
 from evomerge.files.checkpoint import Checkpoint, compare
-from evomerge.files.companions import Form
+from evomerge.files.companions import Form, tokenizer_files
 from evomerge.files.vocabulary import Frame, Rearranged
 from evomerge.plan import Input, Plan, Vocabulary
 
@@ -180,6 +180,7 @@ def load(
     known = Opened(files)
     sources: Sequence[Model] = [known.source(item) for item in inputs]
     frame = Frame(sources, [item.name for item in inputs], tokenizer)
+    _check_leader(frame)
     vocabulary = None
     if not frame.plain:
         sources = frame.sources
@@ -200,6 +201,12 @@ def _check_choice(tokenizer: str, experts: Mapping[str, str]) -> None:
         )
     if sign and name not in experts:
         raise errors.RecipeError(errors.unknown("tokenizer", "expert", name, experts))
+
+
+def _check_leader(frame: Frame) -> None:
+    folder = frame.models[frame.leader].folder
+    if frame.leader and not tokenizer_files(Form(folder, folder)):
+        raise errors.InputError(f"tokenizer: {frame.tokenizer}: {folder} has no tokenizer")
 
 
 def leaves(item: Input) -> list[Input]:

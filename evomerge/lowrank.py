@@ -66,15 +66,13 @@ def save_adapter(
         raise errors.RecipeError(f"adapter: expected a rank from 1, got {rank!r}")
     if plan.vocabulary is not None:
         raise errors.RecipeError(
-            "adapter: the merged model has another vocabulary or head than its base, which an "
-            "adapter can not hold; export the whole model"
+            "adapter: the merged model has another tokenizer, vocabulary or head than its base, "
+            "which an adapter can not hold; export the whole model"
         )
     root = leaves(plan.base)[0]
     draft = Draft(Merged(plan, workshop), workshop.checkpoints[root.sha256], rank)
     draft.config["base_model_name_or_path"] = root.origin.partition("@")[0] or root.path
-    # a weight comes before its bias: whether that goes with it decides where the bias goes
-    for name in sorted(draft.merged.mergeable, key=lambda name: name.endswith(".bias")):
-        draft.add(name)
+    draft.add_all()
     fit = draft.fit.to_json()
     files = {
         WEIGHTS: save(draft.tensors, metadata={"format": "pt"}),
@@ -105,11 +103,23 @@ class Draft:
             "bias": "none", "fan_in_fan_out": False, "inference_mode": True,
         }  # fmt: skip
 
+    def add_all(self) -> None:
+        """Put all tensors in that the merge changed; RecipeError if PEFT could not load them."""
+        # a weight comes before its bias: whether that goes with it decides where the bias goes
+        for name in sorted(self.merged.mergeable, key=lambda name: name.endswith(".bias")):
+            self.add(name)
+        if not self.config["target_modules"]:
+            raise errors.RecipeError(
+                "adapter: no matrix changes, and PEFT loads no adapter without one; export the "
+                "whole model"
+            )
+
     def add(self, name: str) -> None:
         """Put a tensor in, if the merge changed it."""
-        new, old = self.merged.read(name).float(), self.base.read(name).float()
+        new, old = self._merge(name), self.base.read(name).float()
         check_finite(name, new, self.merged)
-        if torch.equal(new, old):
+        stored = self.merged.stored_dtype(name)
+        if torch.equal(new.to(stored), old.to(stored)):
             return
         live, kind = self.kinds.get(name, (name, "fused"))
         path = live.rpartition(".")[0]
@@ -128,6 +138,14 @@ class Draft:
         else:
             self._add_factors(name, path, kind, new - old)
 
+    def _merge(self, name: str) -> torch.Tensor:
+        """A merged tensor in float32: factors would be fitted to what rounding does to it."""
+        info = self.merged.tensors[name]
+        whole = torch.empty(info.numel)
+        for start, stop in self.merged.tiles(name):
+            whole[start:stop] = self.merged.merge(name, start, stop)
+        return whole.view(info.shape)
+
     def _add_whole(self, path: str) -> None:
         """A module with all of its tensors, which is how PEFT reads it."""
         if path in self.config["modules_to_save"]:
@@ -137,7 +155,7 @@ class Draft:
             live, kind = self.kinds.get(name, (name, ""))
             if live.rpartition(".")[0] != path:
                 continue
-            self.tensors[f"{PREFIX}{live}"] = whole = self.merged.read(name).float()
+            self.tensors[f"{PREFIX}{live}"] = whole = self._merge(name)
             if kind == "embedding" and module(name) in EMBEDDINGS:  # positions have no head
                 heads = sorted((other for other in self.kinds if module(other) in HEADS), key=len)
                 self.tensors |= {f"{PREFIX}{head}": whole.clone() for head in heads[:1]}

@@ -83,7 +83,10 @@ class Workshop:
             names = [name] if name else merged.mergeable
             scopes = {n: work.scope_of(merged.places[n]) for n in names}
             found = passes.bracketed(module, merged, scopes) if brief else None
-            self._stats[key] = found or passes.prepare(module, merged, scopes)
+            found = found or passes.prepare(module, merged, scopes)
+            if self.once and name:  # whose turn does not come again
+                return found
+            self._stats[key] = found
         return self._stats[key]
 
     def derived(
@@ -231,6 +234,8 @@ class Merged:
         """What candidates share of tensor `name`'s operator; nothing where it has none."""
         if name not in self._stats:
             work = self.work(name)
+            if self.workshop.once:  # one tensor comes after the other
+                self._stats.clear()
             self._stats[name] = self.workshop.stats(self, work) if work is not None else {}
         return self._stats[name]
 

@@ -62,7 +62,7 @@ def write(
     """Write a plan as a Hugging Face folder with a model card and plan.json; return its path.
 
     With `adapter`, as a LoRA adapter of that rank, with fit.json on what it leaves out.
-    `base` and `experts` are what the card calls them, by default the names of their folders;
+    `base` and `experts` are what the card calls them, by default names on the hub or of folders;
     `notes` are those of the card.
     Raises RecipeError for a folder in use, InputError for inputs that changed, EvaluationError
     for a weight that is not finite, MachineError where the disk does not allow it.
@@ -84,4 +84,4 @@ def write(
 
 
 def _called(item: Input) -> str:
-    return Path(item.path).name or item.name
+    return item.origin or Path(item.path).name or item.name

@@ -1,6 +1,7 @@
 """LoRA adapters: what PEFT merges, in any extent; what is refused; and merges as adapters."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import evomerge
-from evomerge import api, errors
+from evomerge import api, errors, saving
 from evomerge.files import adapter as adapters
 from evomerge.files.adapter import Adapted, Adapter
 from evomerge.files.checkpoint import Checkpoint
@@ -244,6 +245,36 @@ def test_norms_biases_and_tied_words_are_saved_whole(family, tmp_path):
     back = Adapted(workshop.checkpoints[plan.base.sha256], Adapter.open(folder))
     merged = Merged(plan, workshop)
     assert back.tied and set(back.tensors) == set(merged.tensors)
+    for name in merged.tensors:
+        torch.testing.assert_close(back.read(name), merged.read(name), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("changed", ["model.norm.weight", None])
+def test_a_merge_that_changes_no_matrix_is_no_adapter(family, tmp_path, changed):
+    tensors = load_file(family / "base" / "model.safetensors")
+    expert = shutil.copytree(family / "base", tmp_path / "expert")
+    if changed:
+        tensors[changed] += 0.5
+    save_file(tensors, expert / "model.safetensors", metadata={"format": "pt"})
+    plan = api.plan_of(family / "base", {"e": expert}, "linear")
+    with pytest.raises(errors.RecipeError, match="no matrix changes, and PEFT loads no adapter"):
+        saving.write(plan, tmp_path / "out", adapter=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rounding_is_no_part_of_an_adapter(family, trained, tmp_path):
+    experts = {name: trained / name for name in ("left", "right")}
+    weight = [0.5, 0.25]
+    rough, fine = (
+        api.plan_of(family / "base", experts, "task_arithmetic", weight=weight, dtype=dtype)
+        for dtype in ("bfloat16", "float32")
+    )
+    workshop = Workshop.of(rough)
+    folder = save_adapter(rough, workshop, tmp_path / "out", 6, card=card, extra_json={})
+    assert json.loads((folder / adapters.FIT).read_text())["relative error"] < 1e-5
+    assert all(".lora_" in name for name in load_file(folder / adapters.WEIGHTS))
+    back = Adapted(workshop.checkpoints[rough.base.sha256], Adapter.open(folder))
+    merged = Merged(fine, workshop)
     for name in merged.tensors:
         torch.testing.assert_close(back.read(name), merged.read(name), rtol=0, atol=1e-5)
 

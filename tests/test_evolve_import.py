@@ -40,6 +40,17 @@ def test_a_search_becomes_a_recipe(family, tmp_path):
         assert part in said
 
 
+@pytest.mark.parametrize(
+    "source, tokenizer, noted",
+    [("union", "union", False), ("right", "expert:right", False), ("base", "base", False),
+     (None, "base", False), ("elsewhere", "base", True)],
+)  # fmt: skip
+def test_a_search_keeps_its_tokenizer(family, tmp_path, source, tokenizer, noted):
+    problem, notes = searched(family, tmp_path, tokenizer_source=source)
+    assert problem.recipe.tokenizer == tokenizer
+    assert any("tokenizer_source" in note for note in notes) == noted
+
+
 @pytest.mark.parametrize("method", methods.EVOLVED)
 def test_every_evolved_method_becomes_a_recipe(family, tmp_path, method):
     problem, _ = searched(family, tmp_path, merge_method=method, allow_negative_weights=True)

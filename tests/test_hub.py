@@ -4,9 +4,10 @@ import shutil
 
 import huggingface_hub
 import pytest
+import yaml
 
 import evomerge
-from evomerge import api, errors
+from evomerge import api, errors, saving
 from tests import command, families
 
 OLD, NEW = "1" * 40, "2" * 40
@@ -57,6 +58,17 @@ def test_names_are_resolved_to_commits_and_recorded(cache, family, tmp_path):
     twin = api.plan_of(family / "base", local, "linear")
     named = {name: f"lab/{name}" for name in local}
     assert api.plan_of("lab/base", named, "linear").key == twin.key  # content names a plan
+
+
+def test_the_card_s_metadata_have_names_that_a_hub_knows(cache, family, tmp_path):
+    plan = api.plan_of("lab/base", {"a": "lab/left", "b": f"lab/right@{OLD}"}, "linear")
+    text = (saving.write(plan, tmp_path / "me@home") / "README.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    assert yaml.safe_load(front)["base_model"] == ["lab/base", "lab/left", "lab/right"]
+    assert f"fine-tuned from lab/base@{OLD}" in body  # which one it was
+    again = api.plan_of(tmp_path / "me@home", {"a": "lab/left"}, "linear")
+    text = (saving.write(again, tmp_path / "again") / "README.md").read_text()
+    assert yaml.safe_load(text.split("---\n")[1])["base_model"] == ["me@home", "lab/left"]
 
 
 @pytest.mark.slow

@@ -163,16 +163,31 @@ def test_a_mean_of_models_without_a_base_comes_back(family):
 
 
 def test_what_is_left_out_is_said(family):
-    data = absolute({**TASK, "dtype": "bfloat16", "tokenizer_source": "union",
+    data = absolute({**TASK, "dtype": "bfloat16", "tokenizer_source": "elsewhere",
                      "chat_template": "auto"}, family)  # fmt: skip
     notes = " ".join(plans.plan_of(data, "merge.yaml", family).notes)
-    for part in ("computes in bfloat16", "tokenizer_source 'union'", "chat_template"):
+    for part in ("computes in bfloat16", "tokenizer_source 'elsewhere'", "chat_template"):
         assert part in notes
     assert plans.plan_of(absolute(TASK, family), "merge.yaml", family).notes == ()
     stock = {"merge_method": "model_stock", **both({}, **B, parameters={"normalize": True})}
     stock = absolute({**stock, "name": "mine"}, family)
     first, second = plans.plan_of(stock, "merge.yaml", family).notes
     assert "normalize is left out" in first and second.startswith("name has no counterpart")
+
+
+@pytest.mark.parametrize("method", ["ties", "della", "breadcrumbs"])
+def test_a_model_that_is_no_source_of_a_slice_has_no_say_in_it(family, method):
+    parameters = {"weight": 0.5, "density": 0.5}
+    slices = [
+        {"sources": [{"model": m, "layer_range": [i, i + 1]} for m in ("base", expert)]}
+        for i, expert in enumerate(("left", "right"))
+    ]
+    data = {"merge_method": method, "slices": slices, **B, "parameters": parameters}
+    plan = plans.plan_of(absolute(data, family), "merge.yaml", family).plan
+    found = [step.genes for step in plan.groups.values()]
+    assert {genes["density"] for genes in found} == {0.5}
+    weights = [tuple(genes["weight"].values()) for genes in found]
+    assert set(weights) == {(0.5, 0.0), (0.0, 0.5)}
 
 
 def test_what_comes_before_the_layers_is_of_the_first_slice():

@@ -240,6 +240,7 @@ def spoil(bank, folder, change):
         (lambda t, a: t["top"].fill_(-1), "do not fit"),
         (lambda t, a: t["log_p"].fill_(0), "do not sum to 1"),
         (lambda t, a: t["log_p"].fill_(math.nan), "do not sum to 1"),
+        (lambda t, a: t.update(log_p=t["log_p"][:, 0].clone()), "index out of range"),
         (lambda t, a: t.pop("top"), "'top'"),
     ],
 )

@@ -1,5 +1,6 @@
 """Merges without a search: dtype, files of bounded size, cards, and what is said meanwhile."""
 
+import gc
 import io
 import json
 from pathlib import Path
@@ -12,6 +13,8 @@ from rich.console import Console
 import evomerge
 from evomerge import api, errors, progress, saving
 from evomerge.files.checkpoint import Checkpoint
+from evomerge.inputs import Opened
+from evomerge.materialize import Merged, Workshop
 from evomerge.recipe import named, resolve
 from tests import families
 
@@ -19,6 +22,11 @@ from tests import families
 def tensors(folder):
     opened = Checkpoint.open(folder)
     return {name: opened.read(name) for name in opened.tensors}
+
+
+def alive():
+    """Bytes of all tensors of this process."""
+    return sum(found.nbytes for found in gc.get_objects() if type(found) is torch.Tensor)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +109,22 @@ def test_another_dtype_is_another_plan(family):
     plan = api.plan_of(family / "base", [family / "left"], "linear")
     assert plan.dtype == "float32"
     assert saving.in_dtype(plan, "float32").key == plan.key != saving.in_dtype(plan, "float16").key
+
+
+@pytest.mark.parametrize("operator", ["tsv", "star"])
+def test_a_merge_to_disk_keeps_what_one_tensor_needs(family, operator):
+    plan = api.plan_of(family / "base", [family / "left", family / "right"], operator)
+    kept, found = [], []
+    gc.collect()  # what others left would be missed below
+    for workshop in (Workshop.of(plan), Workshop(Opened.of(plan))):
+        merged = Merged(plan, workshop)
+        for name in merged.tensors:  # opens the files, whose tensors count from now on
+            merged.inputs(name, 0, 1)
+        before = alive()
+        found.append([merged.read(name).numpy().tobytes() for name in merged.mergeable])
+        kept.append(alive() - before)
+    assert 6 * kept[0] < kept[1]  # of two layers with seven matrices each
+    assert found[0] == found[1]
 
 
 def test_numbers_of_numpy_and_torch_are_numbers(family):

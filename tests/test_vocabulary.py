@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers import PreTrainedTokenizerFast as Fast
 
 import evomerge
-from evomerge import api, errors
+from evomerge import api, errors, saving
 from evomerge.files.vocabulary import Frame, tokens
 from evomerge.interop import plans
 from evomerge.live import save
@@ -116,6 +116,23 @@ def test_a_missing_token_is_no_task_vector(trio):
         torch.testing.assert_close(merged[i], expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("key", ["tokenizer_source", "tokenizer"])
+@pytest.mark.parametrize("choice", ["base", "union", "expert:less"])
+def test_a_file_s_tokenizer_is_the_plan_s(trio, key, choice):
+    base, experts = trio
+    source = str(experts["less"]) if choice == "expert:less" else choice
+    data = {
+        "merge_method": "task_arithmetic", "base_model": str(base), "dtype": "float32",
+        "models": [{"model": str(m), "parameters": {"weight": 1}} for m in experts.values()],
+        key: {"source": source} if key == "tokenizer" else source,
+    }  # fmt: skip
+    imported = plans.plan_of(data, "file", base.parent)
+    assert imported.notes == ()
+    assert imported.plan.vocabulary.tokenizer == choice
+    data |= {"base_model": str(experts["less"]), "tokenizer_source": str(experts["less"])}
+    assert plans.plan_of(data, "file", base.parent).plan.vocabulary.tokenizer == "base"
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 def test_a_row_that_one_model_of_a_file_lacks_keeps_its_size(trio, normalize):
     base, experts = trio
@@ -175,6 +192,18 @@ def test_one_untied_head_unties_the_result(tmp_path, base_tied):
     assert not torch.equal(live.lm_head.weight, live.model.embed_tokens.weight)
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     assert torch.equal(loaded.lm_head.weight, found)
+
+
+def test_a_head_that_one_model_of_a_file_has_is_merged(tmp_path):
+    base = build(tmp_path / "base", WORDS, tied=True)
+    expert = build(tmp_path / "expert", WORDS, tied=False, seed=1)
+    data = {
+        "merge_method": "task_arithmetic", "base_model": str(base), "dtype": "float32",
+        "models": [{"model": str(expert), "parameters": {"weight": 1.0}}],
+    }  # fmt: skip
+    plan = plans.plan_of(data, "file", tmp_path).plan
+    found = Merged(plan, Workshop.of(plan)).read("lm_head.weight")
+    torch.testing.assert_close(found, embedding(expert, "lm_head.weight"), rtol=0, atol=1e-6)
 
 
 def test_dtypes_and_shards_may_be_mixed(tmp_path):
@@ -285,6 +314,36 @@ def test_a_tokenizer_that_changed_is_not_the_plan_s(trio):
     tokenizer(WORDS[:8][::-1], ("other", "both")).save_pretrained(experts["less"])
     with pytest.raises(errors.InputError, match="tokenizers of the inputs are not those"):
         Merged(plan, Workshop.of(plan))
+
+
+def test_equal_tokens_with_another_template_and_end(tmp_path):
+    base = build(tmp_path / "base", WORDS)
+    expert = build(tmp_path / "expert", WORDS, seed=1)
+    (expert / "chat_template.jinja").write_text("{{ messages[0].content }} w4")
+    for file in ("config.json", "generation_config.json"):
+        told = json.loads((expert / file).read_text())
+        (expert / file).write_text(json.dumps({**told, "eos_token_id": 4}))
+    plans = {
+        choice: api.plan_of(base, {"e": expert}, "linear", tokenizer=choice)
+        for choice in ("base", "expert:e")
+    }
+    folders = [save(p, Workshop.of(p), tmp_path / p.key[:9]) for p in plans.values()]
+    for folder, end in zip(folders, (1, 4), strict=True):
+        assert AutoModelForCausalLM.from_pretrained(folder).generation_config.eos_token_id == end
+        assert json.loads((folder / "config.json").read_text())["eos_token_id"] == end
+        assert (AutoTokenizer.from_pretrained(folder).chat_template is None) == (end == 1)
+    assert torch.equal(embedding(folders[0]), embedding(folders[1]))
+    with pytest.raises(errors.RecipeError, match="another tokenizer"):
+        saving.write(plans["expert:e"], tmp_path / "adapter", adapter=2)
+
+
+def test_an_expert_without_a_tokenizer_has_none_to_give(tmp_path):
+    base = build(tmp_path / "base", WORDS)
+    expert = build(tmp_path / "expert", WORDS, seed=1)
+    for path in expert.glob("*token*"):
+        path.unlink()
+    with pytest.raises(errors.InputError, match=r"tokenizer: expert:e: .*expert has no tokenizer"):
+        api.plan_of(base, {"e": expert}, "linear", tokenizer="expert:e")
 
 
 def test_equal_vocabularies_need_no_record(family):

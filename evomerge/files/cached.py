@@ -92,7 +92,7 @@ def read(path: Path) -> Cached:
             raise ValueError("an id stands twice")
         digest = sha256(data).hexdigest()
         return Cached(items, named, about["expert"], about["vocabulary"], digest)
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise errors.InputError(f"{path}: is no file of cached answers: {reason}") from error
 

@@ -55,11 +55,16 @@ def card(
 def _header(library: str, relation: str, models: Sequence[str]) -> str:
     front = {
         "library_name": library,
-        "base_model": list(dict.fromkeys(map(_one_line, models))),
+        "base_model": list(dict.fromkeys(map(_listed, models))),
         "base_model_relation": relation,
         "tags": ["merge", "evomerge"],
     }
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=10**6)
+
+
+def _listed(model: str) -> str:
+    """Of a name on a hub without its commit, which a hub would not find."""
+    return _one_line(model.partition("@")[0] if hub.is_name(model) else model)
 
 
 def _table(scores: Sequence[tuple[str, float, float, float]]) -> str:

@@ -109,8 +109,8 @@ class Frame:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing needs to be rearranged."""
-        return self.same and self.untied is None
+        """Whether rows, head and tokenizer are the base's."""
+        return self.same and self.untied is None and self.leader == 0
 
     @property
     def sha256(self) -> str:

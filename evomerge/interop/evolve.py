@@ -103,12 +103,14 @@ def recipe_of(data: Mapping[str, Any], where: str, name: str, folder: Path) -> I
     names = {_slug(task.name): task for task in asked.tasks}
     if len(names) < len(asked.tasks):
         raise errors.RecipeError(f"{where}: tasks: a task stands twice; name each once")
+    tokenizer = plans.tokenizer_of(genome.tokenizer_source or "base", base, experts, where)
     genes = _genes(genome, method, experts, where)
     inner = {"name": "cma_es", "weights": [_weights(asked, where)]}
     recipe: dict[str, Any] = {
         "name": _slug(name),
         "base": base,
         "experts": experts,
+        "tokenizer": tokenizer or "base",
         "operator": method.operator,
         "space": {"blocks": _blocks(genome, base, folder, where), "roles": _roles(genome, where),
                   "genes": genes},
@@ -119,7 +121,7 @@ def recipe_of(data: Mapping[str, Any], where: str, name: str, folder: Path) -> I
         "dtype": "bfloat16",
     }  # fmt: skip
     plain.check(Recipe, recipe, where, raises=errors.RecipeError)
-    notes = tuple(_notes(asked, names))
+    notes = tuple(_notes(asked, names, tokenizer))
     return Imported(_text(recipe, notes), notes)
 
 
@@ -204,7 +206,7 @@ def _weights(asked: Evolve, where: str) -> list[float]:
     return [task.weight for task in asked.tasks]
 
 
-def _notes(asked: Evolve, names: Mapping[str, Task]) -> Iterator[str]:
+def _notes(asked: Evolve, names: Mapping[str, Task], tokenizer: str | None) -> Iterator[str]:
     for slug, task in names.items():
         yield (
             f"tasks: write the items of lm-eval's '{task.name}' ({task.metric}) to {slug}.jsonl; "
@@ -225,7 +227,7 @@ def _notes(asked: Evolve, names: Mapping[str, Task]) -> Iterator[str]:
         yield "apply_chat_template: give a bank's scorer the option 'chat: true' if it is wanted"
     if genome.smooth:
         yield "genome.smooth has no counterpart: layers are in blocks with values of their own"
-    if genome.tokenizer_source not in (None, "base"):
+    if tokenizer is None:
         yield f"genome.tokenizer_source: {genome.tokenizer_source} is not read: it is the base's"
 
 

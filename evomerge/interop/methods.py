@@ -56,8 +56,9 @@ def _number(value: Any, parameter: str) -> float:
 
 
 def _one(inputs: Inputs, parameter: str) -> float:
-    """The value that all experts have; an operator has one for all."""
-    values = _column({n: v for n, v in inputs.items() if v}, parameter)
+    """The value of all experts that take part; an operator has one for all."""
+    taking_part = {n: v for n, v in inputs.items() if v["weight"]} or inputs
+    values = _column(taking_part, parameter)
     if len(set(values.values())) > 1:
         raise errors.RecipeError(
             f"{parameter}: the operator has one for all experts, got {values}; give all the same"

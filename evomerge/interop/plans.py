@@ -45,13 +45,19 @@ def plan_of(data: Mapping[str, Any], where: str, folder: Path) -> Imported:
     names = {m: name for name, m in _named(experts).items()}
     references = {name: m.reference for m, name in names.items()}
     check_experts(method.operator, len(experts), where)
-    found = inputs.load(base.reference, references, folder)
+    tokenizer = tokenizer_of(_tokenizer_source(merge), base.reference, references, where)
+    found = inputs.load(base.reference, references, folder, tokenizer=tokenizer or "base")
     root = found.base
     with errors.at(where):
         dtype = dtype_of(root, merge.out_dtype or merge.dtype or "")
     notes = list(_notes(merge, method, base, root))
-    steps = dict(_steps(merge, method, base, names, list(_float_names(root)), where))
-    layers, groups = _grouped(found.sources[0].tensors, steps)
+    if tokenizer is None:
+        source = plain.shown(_tokenizer_source(merge))
+        notes.append(f"tokenizer_source {source} has no counterpart: it will be the base's")
+    tensors = found.sources[0].tensors
+    floating = [name for name, info in tensors.items() if info.dtype.is_floating_point]
+    steps = dict(_steps(merge, method, base, names, floating, where))
+    layers, groups = _grouped(tensors, steps)
     plan = Plan(
         base=found.inputs[0], experts=found.inputs[1:], layers=layers, groups=groups,
         dtype=dtype, vocabulary=found.vocabulary,
@@ -70,6 +76,22 @@ def method_of(name: str, where: str) -> Method:
     if name not in here:
         raise errors.RecipeError(errors.unknown(where, "merge_method", name, here))
     return methods.METHODS[name]
+
+
+def _tokenizer_source(merge: Merge) -> Any:
+    if merge.tokenizer_source or not isinstance(merge.tokenizer, Mapping):
+        return merge.tokenizer_source or merge.tokenizer or "base"
+    return merge.tokenizer.get("source") or "base"
+
+
+def tokenizer_of(source: Any, base: str, experts: Mapping[str, str], where: str) -> str | None:
+    """mergekit's `source` of a tokenizer as a recipe's `tokenizer`; None if no model is merged
+    that it names."""
+    if source in ("base", "union"):
+        return str(source)
+    asked = mergekit.model(source, f"{where}: tokenizer_source").reference
+    names = {reference: f"expert:{name}" for name, reference in experts.items()}
+    return {**names, base: "base"}.get(asked)
 
 
 def _models(merge: Merge, method: Method, where: str) -> tuple[Model, list[Model]]:
@@ -102,10 +124,6 @@ def _models(merge: Merge, method: Method, where: str) -> tuple[Model, list[Model
 def _named(experts: Iterable[Model]) -> dict[str, Model]:
     experts = list(experts)
     return dict(zip(named(m.reference for m in experts), experts, strict=True))
-
-
-def _float_names(root: Checkpoint) -> Iterator[str]:
-    return (name for name, info in root.tensors.items() if info.dtype.is_floating_point)
 
 
 def _steps(
@@ -236,11 +254,7 @@ def _notes(merge: Merge, method: Method, base: Model, root: Checkpoint) -> Itera
         yield f"parameters: normalize is left out: {methods.IGNORED['normalize']}"
     if merge.name is not None:
         yield "name has no counterpart: a plan is named by its content"
-    token = merge.tokenizer_source or (merge.tokenizer or {})
-    source = token.get("source", "base") if isinstance(token, Mapping) else token
-    for key in set(token) - {"source"} if isinstance(token, Mapping) else ():
+    for key in set(merge.tokenizer) - {"source"} if isinstance(merge.tokenizer, Mapping) else ():
         yield f"tokenizer.{key} has no counterpart: the tokenizer is written as it is"
-    if source not in ("base", base.path):
-        yield f"tokenizer_source {plain.shown(source)} has no counterpart: it will be the base's"
     if merge.chat_template is not None:
-        yield "chat_template has no counterpart: it will be the base's"
+        yield "chat_template has no counterpart: it will be the tokenizer's own"

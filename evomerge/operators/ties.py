@@ -3,8 +3,8 @@
 As in the authors' code, thresholds are those of the whole model, and entries that tie with one
 are all kept. Weights, which the paper does not have, multiply the trimmed task vectors before the
 election and count in the divisor of the mean by magnitude. Where the experts balance exactly, the
-paper's sign is 0 and the base stays; `balanced: majority` elects the model's majority sign there,
-as the authors' code does.
+paper's sign is 0 and the base stays; `balanced: majority` elects the majority sign there, as the
+authors' code does: the model's, or each tensor's own where `threshold_scope` is `tensor` or `row`.
 mergekit has thresholds for each tensor, elects the positive sign where experts balance, and lets
 negative weights reduce the divisor.
 """
