@@ -29,6 +29,9 @@ _TICK = 1.0
 _STARTING = 60.0
 """Seconds in which a worker starts, unless there is no place for it on the cluster now."""
 
+_AWAY = 10.0
+"""Seconds between two looks for jobs that hang; what is beyond is a pause, and no job's time."""
+
 
 @dataclass
 class _Slot:
@@ -77,6 +80,7 @@ class Executor:
         self._failed_starts = 0
         self._running: dict[Any, _Slot] = {}
         self._slots: list[_Slot] = []
+        self._watched = time.monotonic()
         self._grow()
 
     @property
@@ -164,14 +168,27 @@ class Executor:
         self._renew(slot)
 
     def overdue(self, limit: Callable[[Job], float]) -> Result | None:
-        """Replace the worker of a job that takes longer than its limit in seconds."""
-        for ref, slot in list(self._running.items()):
-            job = slot.job
-            if job is not None and time.monotonic() - slot.begun > limit(job):
-                del self._running[ref]
-                self._renew(slot)
-                reason = f"slow: no answer within {limit(job):.0f} s, its worker was ended"
-                return _failure(job, slot, reason, "slow")
+        """Replace the worker of a job that takes longer than its limit in seconds, and whose
+        answers have not come; time in which nobody looked does not count."""
+        now = time.monotonic()
+        away = max(0.0, now - self._watched - _AWAY)
+        self._watched = now
+        for slot in self._slots:
+            slot.begun = min(now, slot.begun + away)
+        late = {
+            ref: slot.job
+            for ref, slot in self._running.items()
+            if slot.job is not None and now - slot.begun > limit(slot.job)
+        }
+        if not late:
+            return None
+        options = {"num_returns": len(late), "timeout": 0, "fetch_local": False}
+        _, hanging = self._ray.wait(list(late), **options)
+        for ref in hanging[:1]:
+            job, slot = late[ref], self._running.pop(ref)
+            self._renew(slot)
+            reason = f"slow: no answer within {limit(job):.0f} s, its worker was ended"
+            return _failure(job, slot, reason, "slow")
         return None
 
     def cancel(self) -> list[int]:
