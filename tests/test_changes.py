@@ -194,6 +194,41 @@ def test_another_recipe_is_refused_whatever_one_insists_on(here, refused, change
     evomerge.search("recipe.yaml", "run")
 
 
+@pytest.mark.parametrize("part", ["objectives", "experts"])
+def test_another_order_is_another_recipe(here, part):
+    """Losses and points of before are rows of numbers in the order of then."""
+    recipe = families.recipe(here / "family", budget={"candidates": 12})
+    names = list(recipe[part])
+    turned = {name: recipe[part][name] for name in reversed(names)}
+    before = ledgers.content(here / "run")
+    with pytest.raises(errors.RecipeError) as refusal:
+        evomerge.search({**recipe, part: turned}, "run", allow_change=True)
+    first, second = names
+    says = f"order of {part}: the run has {first}, {second}, now it is {second}, {first}\n"
+    assert says in str(refusal.value) and "another recipe" in str(refusal.value)
+    assert ledgers.content(here / "run") == before
+    assert len(evomerge.search(recipe, "run").asked()) == 12
+
+
+def test_what_else_has_an_order(family):
+    """Operators and functions; not what has to be kept, which is known by its names alone."""
+    keep = {name: {"bank": str(family / "one.jsonl"), "at_least": 0} for name in ("x", "y")}
+    operators = ["ties", "linear"]
+
+    def of(operators, keep, *names):
+        recipe = families.recipe(family, operator=operators, keep=keep, objectives={})
+        return resolve(recipe, functions=dict.fromkeys(names, len)).identity()
+
+    def places(*other):
+        return {
+            change.place for change in changes.between(of(operators, keep, "f", "g"), of(*other))
+        }
+
+    assert not places(operators, dict(reversed(keep.items())), "f", "g")
+    assert places(operators, keep, "g", "f") == {"order of objectives"}
+    assert places(operators[::-1], keep, "f", "g") >= {"order of operators", "order of genes"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"fidelity": {"name": "random", "items": 10}}, {"strategy": "m2n2"}]
