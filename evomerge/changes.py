@@ -94,7 +94,7 @@ def _is_exchangeable(change: Change, problem: Problem) -> bool:
         return False
     if change.part != "objectives":
         return True
-    if not problem.banks[change.place.split(".")[1]].path.name:
+    if not problem.banks[change.place.partition(".")[2]].path.name:
         return False
     recipe = problem.recipe
     needs = plugins.strategy_needs(recipe.strategy.name, recipe.strategy.options)
@@ -109,8 +109,8 @@ def _file(problem: Problem, place: str) -> Path | None:
         return problem.base.folder
     if part == "experts" and name in problem.experts:
         return problem.experts[name].folder
-    if part in ("objectives", "keep") and name.split(".")[0] in problem.banks:
-        return problem.banks[name.split(".")[0]].path
+    if part in ("objectives", "keep") and name in problem.banks:
+        return problem.banks[name].path
     return None
 
 

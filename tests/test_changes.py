@@ -229,6 +229,23 @@ def test_what_else_has_an_order(family):
     assert places(operators[::-1], keep, "f", "g") >= {"order of operators", "order of genes"}
 
 
+def test_other_questions_of_an_objective_with_a_dot_in_its_name(family, tmp_path):
+    shutil.copy(family / "one.jsonl", tmp_path / "one.jsonl")
+    recipe = families.recipe(
+        family, objectives={"math.v2": str(tmp_path / "one.jsonl")}, strategy="sobol",
+        budget={"candidates": 4},
+    )  # fmt: skip
+    evomerge.search(recipe, tmp_path / "run")
+    edit(tmp_path / "one.jsonl", 0)
+    longer = {**recipe, "budget": {"candidates": 6}}
+    with pytest.raises(errors.RecipeError) as refusal:
+        evomerge.search(longer, tmp_path / "run")
+    says = f"objectives.math.v2 ({tmp_path / 'one.jsonl'}): the run has one, 1"
+    assert says in str(refusal.value) and "--allow-change" in str(refusal.value)
+    evomerge.search(longer, tmp_path / "run", allow_change=True)
+    assert len(events(tmp_path / "run", "changed")) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"fidelity": {"name": "random", "items": 10}}, {"strategy": "m2n2"}]
