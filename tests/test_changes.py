@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -80,6 +82,24 @@ def test_a_run_from_before_functions_had_a_code_goes_on():
     assert changes.between({"o": new}, {"o": other})
     assert changes.between({"o": old}, {"o": ["mine", 1, "b:mine code 0123", "score"]})
     assert changes.between({"o": old}, {"o": [*new[:3], "margin"]})
+
+
+def test_the_time_between_two_sessions_is_not_spent(family, tmp_path):
+    """Though the second one begins with an event of what has changed."""
+    shutil.copytree(family, tmp_path / "family")
+    recipe = families.recipe(tmp_path / "family", strategy="sobol", budget={"candidates": 3})
+    evomerge.search(recipe, tmp_path / "run")
+    week = 7 * 86400
+    with closing(sqlite3.connect(tmp_path / "run" / "ledger.sqlite")) as db:
+        db.execute("UPDATE events SET time = time - ?", (week,))
+        worked = "json_set(body, '$.worked', json_extract(body, '$.worked') - ?)"
+        db.execute(f"UPDATE sessions SET time = time - ?, body = {worked}", (week, week))
+        db.commit()
+    edit(tmp_path / "family" / "one.jsonl", 0)
+    longer = {**recipe, "budget": {"candidates": 5, "seconds": 86400}}
+    run = evomerge.search(longer, tmp_path / "run", allow_change=True)
+    assert len(events(run.folder, "changed")) == 1 and len(run.asked()) == 5
+    assert run.spent()["seconds"] < 86400
 
 
 @pytest.mark.slow
