@@ -103,7 +103,7 @@ class Search:
         self.state = State(self.problem, self.answers, self.losses, strategy, self.report)
         self.state.replay()
         require_successes(self.candidates, self.answers.failures, self.desk.traces)
-        self._ended = self._had_ended()
+        self._ended = not self.outstanding and self._waits()
         if self._is_complete():
             finish(ledger, self.problem, len(self.candidates))
             return self.report("complete", {"candidates": len(self.candidates)})
@@ -215,12 +215,11 @@ class Search:
         waited = (self.ledger.last("stopped") or {}).get("waiting", 0)
         return not (waited and self._allowed())
 
-    def _had_ended(self) -> bool:
-        """Whether the strategy, knowing all that it knows now, had nothing more to propose."""
+    def _waits(self) -> bool:
+        """Whether the strategy, knowing all that it knows now, had nothing to propose; where none
+        are outstanding it has ended."""
         asked = self.ledger.at("ask")
-        if self.outstanding or asked <= self.ledger.at("tell"):
-            return False
-        return not self.ledger.body(asked)["proposals"]
+        return asked > self.ledger.at("tell") and not self.ledger.body(asked)["proposals"]
 
     def _confirming(self) -> float:
         """Seconds that are kept for confirming what is found."""
@@ -278,7 +277,7 @@ class Search:
     def _ask(self) -> None:
         room = self.recipe.ask if self._barrier else 2 * self.desk.workers - len(self.outstanding)
         n = min(room, self._allowed())
-        if n < 1:
+        if n < 1 or self._waits():
             return
         proposals = self.state.strategy.ask(n)
         asked = [self.state.admit(proposal) for proposal in proposals]

@@ -294,6 +294,33 @@ def test_an_asynchronous_run_on_ray_resumes(family, tmp_path):
     assert len(run.asked()) == 16 and np.isfinite(run.chosen.mean("test"))
 
 
+def test_a_strategy_that_waits_is_asked_again_when_it_is_told(family, tmp_path):
+    """A generation of six ends while the last answers are awaited; a session that ends then goes
+    on as if it had not."""
+    recipe = families.recipe(family, executor="tests.ticking", budget={"candidates": 12})
+
+    def stop(event, facts):
+        if (
+            event == "told"
+            and len(facts["search"].candidates) == 6
+            and facts["search"].outstanding
+        ):
+            raise KeyboardInterrupt
+
+    evomerge.search(recipe, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        evomerge.search(recipe, tmp_path / "cut", report=stop)
+    evomerge.search(recipe, tmp_path / "cut")
+    done = ledgers.content(tmp_path / "whole")
+    events = [(kind, body) for kind, body in done["events"] if kind in ("ask", "tell")]
+    empty = [kind == "ask" and not body["proposals"] for kind, body in events]
+    assert any(empty)
+    assert all(
+        kind == "tell" for (kind, _), waits in zip(events[1:], empty, strict=False) if waits
+    )
+    assert ledgers.content(tmp_path / "cut") == done
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/net")
 def test_ray_listens_to_this_machine_alone(family, tmp_path):
