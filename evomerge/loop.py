@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,7 @@ class Search:
         given = seeds.found(self.problem, self.folder)  # refused before there is a folder
         refuse_model(self.folder)
         refuse_past(self.recipe.budget.until, self.folder, self.clock())
-        ledger = Ledger(self.folder, write=True, clock=self._recorded)
-        desk = None
-        try:
+        with closing(Ledger(self.folder, write=True, clock=self._recorded)) as ledger:
             changed = open_run(ledger, self.problem, allow_change=self.allow_change)
             if given is not None:
                 given.take(ledger)
@@ -76,17 +75,11 @@ class Search:
             self.answers = Answers(ledger, self.problem.setup)
             named = (self.recipe.executor.name, self.recipe.executor.options)
             pace = Pace(self.problem.setup, ledger.meta("pace"))
-            self.desk = desk = Desk(
-                self.answers, named, pace, between=watch.between, note=self._note
-            )
+            self.desk = Desk(self.answers, named, pace, between=watch.between, note=self._note)
             for note in [*changed, *self.problem.notes()]:
                 self._note(note)
-            with interruptible(watch.stop):
+            with closing(self.desk), interruptible(watch.stop):
                 self._work(ledger)
-        finally:
-            if desk is not None:
-                desk.close()
-            ledger.close()
 
     def _note(self, text: str) -> None:
         self.report("note", {"text": text})

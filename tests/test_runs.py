@@ -239,6 +239,26 @@ def test_ctrl_c_in_the_middle_of_the_search_loses_nothing(family, tmp_path):
     assert ledgers.content(tmp_path / "stopped") == ledgers.content(tmp_path / "whole")
 
 
+HASTY = """
+from evomerge.executors import inline
+
+class Executor(inline.Executor):
+    def close(self):
+        raise KeyboardInterrupt
+"""
+
+
+def test_ctrl_c_while_workers_end_gives_the_folder_back(family, tmp_path, monkeypatch):
+    """To the same process, as in a notebook."""
+    (tmp_path / "hasty_lab").mkdir()
+    (tmp_path / "hasty_lab" / "hasty.py").write_text(HASTY)
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = families.recipe(family, budget={"candidates": 6})
+    with pytest.raises(KeyboardInterrupt):
+        evomerge.search({**recipe, "executor": "hasty_lab.hasty"}, tmp_path / "run")
+    assert evomerge.search(recipe, tmp_path / "run").is_confirmed
+
+
 def test_too_many_failures_end_a_run(family, tmp_path):
     calls = []
 
