@@ -14,10 +14,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from evomerge import errors, staging
 from evomerge.cluster import connected
+from evomerge.console import count
 from evomerge.worker import Cause, Job, Result, Setup, Worker
 
 _STARTS = 3
@@ -54,6 +55,12 @@ class _Slot:
         return self.ready is not None and time.monotonic() - self.begun < _STARTING
 
 
+def _fits(gpus: float) -> float:
+    if gpus > 1 and gpus % 1:
+        raise ValueError("a fraction lies on one GPU: expected at most 1, or a whole number")
+    return gpus
+
+
 class Executor:
     """`workers` actors (`auto`: one a processor, or as many as the GPUs hold) with `gpus` (may be
     a fraction) each; `address: auto` joins a running cluster, `local` starts one."""
@@ -66,12 +73,15 @@ class Executor:
         *,
         workers: Annotated[int, Field(ge=1)] | Literal["auto"] = 2,
         address: str | None = None,
-        gpus: Annotated[float, Field(ge=0)] = 0,
+        gpus: Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_fits)] = 0,
     ) -> None:
         self._fixed = workers if isinstance(workers, int) else None
-        self._cluster = ExitStack()
         where = None if address == "local" else address
-        ray = self._ray = self._cluster.enter_context(connected(where, self._fixed))
+        with ExitStack() as cluster:
+            ray = self._ray = cluster.enter_context(connected(where, self._fixed))
+            if where is None:  # one that runs may get further nodes
+                _require_places(ray, gpus, self._fixed or 1)
+            self._cluster = cluster.pop_all()
         self._setup = setup
         self._gpus = gpus
         self._actor = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
@@ -91,7 +101,7 @@ class Executor:
         """Have as many workers as the cluster holds by now, if their number is not fixed; one that
         has lost its node takes a place on another by itself."""
         self._looked = time.monotonic()
-        places = _places(self._ray, self._gpus) if self._fixed is None else self._fixed
+        places = self._fixed or max(1, _places(self._ray, self._gpus))
         for number in range(len(self._slots), places):
             self._slots.append(_Slot(number, None))
             self._renew(self._slots[-1])
@@ -242,9 +252,21 @@ def _failure(job: Job, slot: _Slot, reason: str, cause: Cause) -> Result:
 
 
 def _places(ray: Any, gpus: float) -> int:
-    """How many workers the cluster holds."""
+    """How many workers the cluster holds; a fraction of a GPU is one of one."""
     found = ray.cluster_resources()
-    return max(1, int(found.get("GPU", 0) / gpus if gpus else found.get("CPU", 1)))
+    if not gpus:
+        return int(found.get("CPU", 1))
+    there = int(found.get("GPU", 0))
+    return int(there // gpus) if gpus >= 1 else there * int(1 / gpus)
+
+
+def _require_places(ray: Any, gpus: float, workers: int) -> None:
+    """Raise MachineError where workers would wait for GPUs that are not there."""
+    if gpus and workers > (places := _places(ray, gpus)):
+        raise errors.MachineError(
+            f"executor: ray: {count(workers, 'worker')} with gpus: {gpus:g}, and the GPUs of this "
+            f"machine hold {places}; ask for fewer workers, or for less of a GPU (gpus: 0 is none)"
+        )
 
 
 def examine() -> str:
