@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import resource
 import shutil
@@ -384,6 +385,22 @@ def test_plan_says_what_a_search_would_do(family, tmp_path, run):
     assert times["items of each bank in the time of a build"] > 0
     code, out, _ = run("plan", path)
     assert code == 0 and "nsga2" in out
+
+
+@pytest.mark.parametrize(
+    ("executor", "workers"),
+    [
+        ("inline", 1),
+        ("ray", 2),
+        ({"name": "ray", "workers": 3}, 3),
+        ({"name": "ray", "workers": "auto"}, os.cpu_count()),
+    ],
+)
+def test_a_plan_is_for_all_workers(family, tmp_path, run, executor, workers):
+    """Those of the executor's own default too."""
+    path = command.write(tmp_path, families.recipe(family, executor=executor))
+    code, out, _ = run("plan", path, "--json")
+    assert code == 0 and json.loads(out)["memory (bytes)"]["workers"] == workers
 
 
 @pytest.mark.parametrize(
