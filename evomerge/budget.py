@@ -52,8 +52,9 @@ def parse(text: str) -> dict[str, float]:
     span, amount = _SPAN.fullmatch(text.strip()), _AMOUNT.fullmatch(text.strip())
     found: dict[str, float] = {}
     if amount:
-        number, times, what = amount.groups()
-        found = {what or "candidates": round(float(number) * _TIMES[times])}
+        digits, times, what = amount.groups()
+        number = float(digits) * _TIMES[times]
+        found = {what or "candidates": round(number) if math.isfinite(number) else 0}
     elif span:
         parts = {unit: float(number) for unit, number in span.groupdict().items() if number}
         found = {"seconds": sum(number * _SECONDS[unit] for unit, number in parts.items())}

@@ -40,6 +40,7 @@ WRONG = [
     ({"budget": {"candidate": 3}}, "budget: unknown key 'candidate'. Did you mean 'candidates'?"),
     ({"budget": {"candidates": 0}}, "budget.candidates: expected at least 1, got 0"),
     ({"budget": {"seconds": float("inf")}}, "budget.seconds: expected a finite number, got inf"),
+    ({"budget": {"until": 730}}, "budget.until: expected a text (quote what YAML reads otherwise"),
     ({"budget": {}}, "budget: give candidates, items, seconds or until"),
     ({"budget": [100]}, "budget: expected a mapping ('key: value' lines), got [100]"),
     (
