@@ -52,8 +52,9 @@ def parse(text: str) -> dict[str, float]:
     span, amount = _SPAN.fullmatch(text.strip()), _AMOUNT.fullmatch(text.strip())
     found: dict[str, float] = {}
     if amount:
-        number, times, what = amount.groups()
-        found = {what or "candidates": round(float(number) * _TIMES[times])}
+        digits, times, what = amount.groups()
+        number = float(digits) * _TIMES[times]
+        found = {what or "candidates": round(number) if math.isfinite(number) else 0}
     elif span:
         parts = {unit: float(number) for unit, number in span.groupdict().items() if number}
         found = {"seconds": sum(number * _SECONDS[unit] for unit, number in parts.items())}
@@ -65,6 +66,11 @@ def parse(text: str) -> dict[str, float]:
     return found
 
 
+def is_hour(text: str) -> bool:
+    """Whether it comes again every day."""
+    return re.fullmatch(r"\d{1,2}:\d{2}", text.strip()) is not None
+
+
 def until(text: str, now: float, zone: tzinfo | None = None) -> float:
     """The next moment, in seconds since the epoch, when clocks show `07:00`, or a date and time
     such as `2026-03-29 07:00`; without a zone, clocks of this machine.
@@ -74,7 +80,7 @@ def until(text: str, now: float, zone: tzinfo | None = None) -> float:
     """
     here = datetime.fromtimestamp(now, zone)
     try:
-        if re.fullmatch(r"\d{1,2}:\d{2}", text.strip()):
+        if is_hour(text):
             hour, minute = map(int, text.split(":"))
             first = here.replace(hour=hour, minute=minute, second=0, microsecond=0, fold=0)
             days = [first, first + timedelta(days=1)]  # of the calendar, however long they are

@@ -14,6 +14,9 @@ EXCHANGEABLE = ("base", "experts", "vocabulary", "operators", "objectives", "lib
 """Parts of a run's identity that may change within it, if one insists: plans and answers of
 before stay what they were."""
 
+ORDERED = ("experts", "operators", "genes", "objectives")
+"""Parts in whose order points and losses of before are."""
+
 
 class Change(NamedTuple):
     """A key of a run's identity, what the run has there and what there is now (None: nothing)."""
@@ -45,9 +48,10 @@ def between(old: Any, new: Any, place: str = "") -> list[Change]:
 
 def _between(old: Any, new: Any, place: str) -> Iterator[Change]:
     if isinstance(old, dict) and isinstance(new, dict):
+        if place in ORDERED and old.keys() == new.keys() and [*old] != [*new]:
+            yield Change(f"order of {place}", [*old], [*new])
         for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key):
-                yield from _between(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
+            yield from _between(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
     elif old != new and not _is_same(old, new) and not (place == "seeds" and _moved(old, new)):
         yield Change(place, old, new)
 
@@ -90,7 +94,7 @@ def _is_exchangeable(change: Change, problem: Problem) -> bool:
         return False
     if change.part != "objectives":
         return True
-    if not problem.banks[change.place.split(".")[1]].path.name:
+    if not problem.banks[change.place.partition(".")[2]].path.name:
         return False
     recipe = problem.recipe
     needs = plugins.strategy_needs(recipe.strategy.name, recipe.strategy.options)
@@ -105,8 +109,8 @@ def _file(problem: Problem, place: str) -> Path | None:
         return problem.base.folder
     if part == "experts" and name in problem.experts:
         return problem.experts[name].folder
-    if part in ("objectives", "keep") and name.split(".")[0] in problem.banks:
-        return problem.banks[name.split(".")[0]].path
+    if part in ("objectives", "keep") and name in problem.banks:
+        return problem.banks[name].path
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from evomerge import confirm, errors, heap, sanity
+from evomerge import confirm, errors, heap, plugins, sanity
 from evomerge.answers import Answers
 from evomerge.blocks import Place, places
 from evomerge.budget import Deadline
@@ -37,8 +38,12 @@ def _places(problem: Problem, split: str, items: int | None = None) -> list[Plac
 
 
 def workers(problem: Problem) -> int:
-    asked = problem.recipe.executor.options.get("workers")
-    return asked if isinstance(asked, int) else (os.cpu_count() or 1 if asked else 1)
+    """How many the recipe asks for, or the executor has by default; `auto` is one a processor."""
+    named = problem.recipe.executor
+    call = plugins.load("executor", named.name).Executor.__init__
+    default = inspect.signature(call).parameters.get("workers")
+    asked = named.options.get("workers", 1 if default is None else default.default)
+    return asked if isinstance(asked, int) else os.cpu_count() or 1
 
 
 def memory(problem: Problem) -> dict[str, Any]:

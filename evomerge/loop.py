@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,7 @@ class Search:
         given = seeds.found(self.problem, self.folder)  # refused before there is a folder
         refuse_model(self.folder)
         refuse_past(self.recipe.budget.until, self.folder, self.clock())
-        ledger = Ledger(self.folder, write=True, clock=self._recorded)
-        desk = None
-        try:
+        with closing(Ledger(self.folder, write=True, clock=self._recorded)) as ledger:
             changed = open_run(ledger, self.problem, allow_change=self.allow_change)
             if given is not None:
                 given.take(ledger)
@@ -76,17 +75,11 @@ class Search:
             self.answers = Answers(ledger, self.problem.setup)
             named = (self.recipe.executor.name, self.recipe.executor.options)
             pace = Pace(self.problem.setup, ledger.meta("pace"))
-            self.desk = desk = Desk(
-                self.answers, named, pace, between=watch.between, note=self._note
-            )
+            self.desk = Desk(self.answers, named, pace, between=watch.between, note=self._note)
             for note in [*changed, *self.problem.notes()]:
                 self._note(note)
-            with interruptible(watch.stop):
+            with closing(self.desk), interruptible(watch.stop):
                 self._work(ledger)
-        finally:
-            if desk is not None:
-                desk.close()
-            ledger.close()
 
     def _note(self, text: str) -> None:
         self.report("note", {"text": text})
@@ -103,7 +96,7 @@ class Search:
         self.state = State(self.problem, self.answers, self.losses, strategy, self.report)
         self.state.replay()
         require_successes(self.candidates, self.answers.failures, self.desk.traces)
-        self._ended = self._had_ended()
+        self._ended = not self.outstanding and self._waits()
         if self._is_complete():
             finish(ledger, self.problem, len(self.candidates))
             return self.report("complete", {"candidates": len(self.candidates)})
@@ -215,12 +208,11 @@ class Search:
         waited = (self.ledger.last("stopped") or {}).get("waiting", 0)
         return not (waited and self._allowed())
 
-    def _had_ended(self) -> bool:
-        """Whether the strategy, knowing all that it knows now, had nothing more to propose."""
+    def _waits(self) -> bool:
+        """Whether the strategy, knowing all that it knows now, had nothing to propose; where none
+        are outstanding it has ended."""
         asked = self.ledger.at("ask")
-        if self.outstanding or asked <= self.ledger.at("tell"):
-            return False
-        return not self.ledger.body(asked)["proposals"]
+        return asked > self.ledger.at("tell") and not self.ledger.body(asked)["proposals"]
 
     def _confirming(self) -> float:
         """Seconds that are kept for confirming what is found."""
@@ -278,7 +270,7 @@ class Search:
     def _ask(self) -> None:
         room = self.recipe.ask if self._barrier else 2 * self.desk.workers - len(self.outstanding)
         n = min(room, self._allowed())
-        if n < 1:
+        if n < 1 or self._waits():
             return
         proposals = self.state.strategy.ask(n)
         asked = [self.state.admit(proposal) for proposal in proposals]

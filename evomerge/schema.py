@@ -151,13 +151,10 @@ class Budget(_Part):
     seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     until: str | None = None
 
-    @field_validator("until", mode="before")
+    @field_validator("until")
     @classmethod
-    def _hour(cls, value: Any) -> Any:
-        """YAML reads 19:30 without quotes as the number 19 * 60 + 30."""
-        if isinstance(value, int) and 0 <= value < 24 * 60:
-            value = f"{value // 60:02}:{value % 60:02}"
-        if isinstance(value, str):
+    def _hour(cls, value: str | None) -> str | None:
+        if value is not None:
             budget.until(value, 0.0)
         return value
 
@@ -267,6 +264,14 @@ class Recipe(_Part):
                     "'function' or 'measure'"
                 )
         return {key: {"bank": v} if isinstance(v, str) else v for key, v in value.items()}
+
+    @field_validator("keep")
+    @classmethod
+    def _compared(cls, value: dict[str, Keep]) -> dict[str, Keep]:
+        for name, one in value.items():
+            if one.within is None and one.of != "base":
+                raise ValueError(f"'{name}': 'of' goes with 'within' alone")
+        return value
 
     @field_validator("seeds")
     @classmethod

@@ -65,7 +65,8 @@ class Reserve:
 
 @dataclass
 class Watch:
-    """Looked at between two answers; `by` is when what is done now has to be over."""
+    """Looked at between two answers; `by` is when what is done now has to be over, `instead` what
+    has to be other in a command that confirms afterwards."""
 
     folder: Path
     deadline: Deadline
@@ -73,13 +74,16 @@ class Watch:
     note: Note
     stop: threading.Event = field(default_factory=threading.Event)
     by: float = math.inf
+    instead: str = ""
 
     @classmethod
     def of(cls, recipe: Recipe, folder: Path, spent: float, clock: Clock, note: Note) -> Watch:
         """That of a session on a run whose earlier sessions took `spent` seconds."""
         room = Reserve(folder, size(recipe.disk_reserve, "disk_reserve"))
         deadline = Deadline.of(recipe.budget.seconds, recipe.budget.until, spent, clock)
-        return cls(folder, deadline, room, note)
+        hourly = budget.is_hour(recipe.budget.until or "")
+        instead = ", with --budget 1 and no hour, which would be that of tomorrow," * hourly
+        return cls(folder, deadline, room, note, instead=instead)
 
     def between(self, desk: Desk) -> None:
         """Wait for space on the disk; Interrupted after a signal, Unconfirmed after the time."""
@@ -93,7 +97,7 @@ class Watch:
         if self.deadline.clock() > self.by:
             raise errors.Unconfirmed(
                 f"{self.folder}: the time ended before the front was confirmed: run the same "
-                "command again to confirm it"
+                f"command again{self.instead} to confirm it"
             )
 
 

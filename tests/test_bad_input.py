@@ -40,6 +40,7 @@ WRONG = [
     ({"budget": {"candidate": 3}}, "budget: unknown key 'candidate'. Did you mean 'candidates'?"),
     ({"budget": {"candidates": 0}}, "budget.candidates: expected at least 1, got 0"),
     ({"budget": {"seconds": float("inf")}}, "budget.seconds: expected a finite number, got inf"),
+    ({"budget": {"until": 730}}, "budget.until: expected a text (quote what YAML reads otherwise"),
     ({"budget": {}}, "budget: give candidates, items, seconds or until"),
     ({"budget": [100]}, "budget: expected a mapping ('key: value' lines), got [100]"),
     (
@@ -95,6 +96,8 @@ WRONG = [
     ({"executor": {"name": "ray", "worker": 2}}, "Did you mean 'workers'?"),
     ({"executor": {"name": "ray", "workers": 0}}, "workers: got 0, expected at least 1"),
     ({"executor": {"name": "ray", "workers": "two"}}, "got 'two', expected a whole number"),
+    ({"executor": {"name": "ray", "gpus": 1.5}}, "ray.gpus: got 1.5, a fraction lies on one GPU"),
+    ({"executor": {"name": "ray", "gpus": -1}}, "gpus: got -1, expected at least 0"),
     ({"executor": {"name": "inline", "workers": 4}}, "workers: got 4, expected at most 1"),
     (
         {"space": {"genes": {"wieght": 1}}},

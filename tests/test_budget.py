@@ -38,7 +38,9 @@ def test_what_a_budget_is_called(text, keys):
     assert budget.parse(text) == keys
 
 
-@pytest.mark.parametrize("text", ["", "8 hours", "h", "0h", "0", "-5", "30m1h", "5k-answers"])
+@pytest.mark.parametrize(
+    "text", ["", "8 hours", "h", "0h", "0", "-5", "30m1h", "5k-answers", "1" * 400]
+)
 def test_what_is_no_budget(text):
     with pytest.raises(errors.RecipeError, match="expected a time such as 8h"):
         budget.parse(text)
@@ -62,12 +64,6 @@ def test_what_is_no_budget(text):
 def test_the_next_time_that_clocks_show(now, text, expected):
     moments = [datetime.fromisoformat(moment).timestamp() for moment in (now, expected)]
     assert budget.until(text, moments[0], BERLIN) == moments[1]
-
-
-def test_an_hour_that_yaml_reads_as_a_number(family):
-    """19:30 without quotes is 1170 to YAML 1.1."""
-    problem = resolve(families.recipe(family, budget={"until": 19 * 60 + 30}))
-    assert problem.recipe.budget.until == "19:30"
 
 
 def test_a_new_run_that_is_to_end_before_it_begins(family, tmp_path):
@@ -125,7 +121,7 @@ def timed(family, tmp_path, monkeypatch):
         Search(problem, tmp_path / "run", lambda event, facts: None, clock=clock).run()
         return Run(tmp_path / "run")
 
-    start.clock = clock
+    start.clock, start.folder = clock, tmp_path / "run"
     return start
 
 
@@ -186,6 +182,17 @@ def test_an_objective_that_gets_slow_breaks_no_deadline(timed, steps):
     assert 400 < timed.clock.now - begun <= 500
     run = timed(400, lambda call: 0)
     assert run.is_confirmed and len(run.asked()) > 0
+
+
+def test_an_hour_that_is_over_is_that_of_tomorrow(timed):
+    """So that another command confirms, and asks no further candidates."""
+    hour = f"{datetime.fromtimestamp(timed.clock.now + 420):%H:%M}"
+    says = "again, with --budget 1 and no hour, which would be that of tomorrow, to confirm it"
+    with pytest.raises(errors.Unconfirmed, match=says):
+        timed(10**6, lambda call: 10 if call <= 8 else 100, until=hour)
+    asked = len(Run(timed.folder).asked())
+    run = timed(None, lambda call: 0, **budget.parse("1"))
+    assert run.is_confirmed and len(run.asked()) == asked > 1
 
 
 @pytest.mark.slow

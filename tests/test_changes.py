@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -80,6 +82,24 @@ def test_a_run_from_before_functions_had_a_code_goes_on():
     assert changes.between({"o": new}, {"o": other})
     assert changes.between({"o": old}, {"o": ["mine", 1, "b:mine code 0123", "score"]})
     assert changes.between({"o": old}, {"o": [*new[:3], "margin"]})
+
+
+def test_the_time_between_two_sessions_is_not_spent(family, tmp_path):
+    """Though the second one begins with an event of what has changed."""
+    shutil.copytree(family, tmp_path / "family")
+    recipe = families.recipe(tmp_path / "family", strategy="sobol", budget={"candidates": 3})
+    evomerge.search(recipe, tmp_path / "run")
+    week = 7 * 86400
+    with closing(sqlite3.connect(tmp_path / "run" / "ledger.sqlite")) as db:
+        db.execute("UPDATE events SET time = time - ?", (week,))
+        worked = "json_set(body, '$.worked', json_extract(body, '$.worked') - ?)"
+        db.execute(f"UPDATE sessions SET time = time - ?, body = {worked}", (week, week))
+        db.commit()
+    edit(tmp_path / "family" / "one.jsonl", 0)
+    longer = {**recipe, "budget": {"candidates": 5, "seconds": 86400}}
+    run = evomerge.search(longer, tmp_path / "run", allow_change=True)
+    assert len(events(run.folder, "changed")) == 1 and len(run.asked()) == 5
+    assert run.spent()["seconds"] < 86400
 
 
 @pytest.mark.slow
@@ -192,6 +212,58 @@ def test_another_recipe_is_refused_whatever_one_insists_on(here, refused, change
     assert (ledgers.content(here / "run"), (here / "run" / "recipe.json").read_text()) == before
     write(here)
     evomerge.search("recipe.yaml", "run")
+
+
+@pytest.mark.parametrize("part", ["objectives", "experts"])
+def test_another_order_is_another_recipe(here, part):
+    """Losses and points of before are rows of numbers in the order of then."""
+    recipe = families.recipe(here / "family", budget={"candidates": 12})
+    names = list(recipe[part])
+    turned = {name: recipe[part][name] for name in reversed(names)}
+    before = ledgers.content(here / "run")
+    with pytest.raises(errors.RecipeError) as refusal:
+        evomerge.search({**recipe, part: turned}, "run", allow_change=True)
+    first, second = names
+    says = f"order of {part}: the run has {first}, {second}, now it is {second}, {first}\n"
+    assert says in str(refusal.value) and "another recipe" in str(refusal.value)
+    assert ledgers.content(here / "run") == before
+    assert len(evomerge.search(recipe, "run").asked()) == 12
+
+
+def test_what_else_has_an_order(family):
+    """Operators and functions; not what has to be kept, which is known by its names alone."""
+    keep = {name: {"bank": str(family / "one.jsonl"), "at_least": 0} for name in ("x", "y")}
+    operators = ["ties", "linear"]
+
+    def of(operators, keep, *names):
+        recipe = families.recipe(family, operator=operators, keep=keep, objectives={})
+        return resolve(recipe, functions=dict.fromkeys(names, len)).identity()
+
+    def places(*other):
+        return {
+            change.place for change in changes.between(of(operators, keep, "f", "g"), of(*other))
+        }
+
+    assert not places(operators, dict(reversed(keep.items())), "f", "g")
+    assert places(operators, keep, "g", "f") == {"order of objectives"}
+    assert places(operators[::-1], keep, "f", "g") >= {"order of operators", "order of genes"}
+
+
+def test_other_questions_of_an_objective_with_a_dot_in_its_name(family, tmp_path):
+    shutil.copy(family / "one.jsonl", tmp_path / "one.jsonl")
+    recipe = families.recipe(
+        family, objectives={"math.v2": str(tmp_path / "one.jsonl")}, strategy="sobol",
+        budget={"candidates": 4},
+    )  # fmt: skip
+    evomerge.search(recipe, tmp_path / "run")
+    edit(tmp_path / "one.jsonl", 0)
+    longer = {**recipe, "budget": {"candidates": 6}}
+    with pytest.raises(errors.RecipeError) as refusal:
+        evomerge.search(longer, tmp_path / "run")
+    says = f"objectives.math.v2 ({tmp_path / 'one.jsonl'}): the run has one, 1"
+    assert says in str(refusal.value) and "--allow-change" in str(refusal.value)
+    evomerge.search(longer, tmp_path / "run", allow_change=True)
+    assert len(events(tmp_path / "run", "changed")) == 1
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import resource
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -139,6 +141,28 @@ def test_where_there_is_no_cluster_it_is_said(family, tmp_path, refused):
     recipe = command.write(tmp_path, families.recipe(family, executor=executor))
     refused("search", recipe, "-o", tmp_path / "run", code=errors.ENVIRONMENT,
             says="executor: ray: no cluster at 127.0.0.1:1: ")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_gpus_that_are_not_there_are_not_waited_for(family, tmp_path, refused):
+    """Nor is the cluster left behind that told how many there are."""
+    ray = pytest.importorskip("ray")
+    executor = {"name": "ray", "workers": 1, "gpus": 1024}
+    recipe = command.write(tmp_path, families.recipe(family, executor=executor))
+    says = "executor: ray: 1 worker with gpus: 1024, and the GPUs of this machine hold 0"
+    refused("search", recipe, "-o", tmp_path / "run", code=errors.ENVIRONMENT, says=says)
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "places"), [(0, 8), (0.25, 8), (0.3, 6), (0.6, 2), (1, 2), (2, 1), (3, 0)]
+)
+def test_how_many_workers_two_gpus_hold(gpus, places):
+    """Of fractions those that lie on one."""
+    from evomerge.executors.ray import _places
+
+    two = SimpleNamespace(cluster_resources=lambda: {"CPU": 8.0, "GPU": 2.0})
+    assert _places(two, gpus) == places
 
 
 @pytest.mark.nightly
@@ -361,6 +385,22 @@ def test_plan_says_what_a_search_would_do(family, tmp_path, run):
     assert times["items of each bank in the time of a build"] > 0
     code, out, _ = run("plan", path)
     assert code == 0 and "nsga2" in out
+
+
+@pytest.mark.parametrize(
+    ("executor", "workers"),
+    [
+        ("inline", 1),
+        ("ray", 2),
+        ({"name": "ray", "workers": 3}, 3),
+        ({"name": "ray", "workers": "auto"}, os.cpu_count()),
+    ],
+)
+def test_a_plan_is_for_all_workers(family, tmp_path, run, executor, workers):
+    """Those of the executor's own default too."""
+    path = command.write(tmp_path, families.recipe(family, executor=executor))
+    code, out, _ = run("plan", path, "--json")
+    assert code == 0 and json.loads(out)["memory (bytes)"]["workers"] == workers
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """What becomes of jobs that fail by no fault of their candidate, and of what executors repeat."""
 
 import math
+import time
+from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,6 +85,55 @@ def test_jobs_of_a_resumed_run_may_hang_from_the_first(family, tmp_path):
     patient.LIMITS.clear()
     evomerge.search(recipe, tmp_path, budget={"candidates": 9})
     assert patient.LIMITS[0] == desk.PATIENCE
+
+
+WAITS = """
+import time
+from pathlib import Path
+
+def score(model, tokenizer):
+    Path({folder!r}, "begun").touch()
+    while not Path({folder!r}, "go on").exists():
+        time.sleep(0.05)
+    return 0.5
+"""
+
+
+@pytest.mark.slow
+def test_a_pause_of_the_driver_makes_no_job_slow(family, tmp_path, monkeypatch):
+    """Neither one that is being done, which hangs a minute after the pause, nor one whose answers
+    have come."""
+    ray = pytest.importorskip("ray")
+    from evomerge.executors import ray as executors
+
+    now = [time.monotonic()]
+    monkeypatch.setattr(executors, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    (tmp_path / "waits.py").write_text(WAITS.format(folder=str(tmp_path)))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    objectives = {"waits": {"function": "waits:score"}}
+    problem = resolve(families.recipe(family, objectives=objectives))
+    plan = problem.plan([0.5] * len(problem.space))
+    job = Job(plan.model_dump(mode="json"), plan.key, (("waits", "search", 0),))
+    with closing(executors.Executor(problem.setup, workers=1)) as executor:
+        executor.submit(job)
+        results = executor.completed()
+        while not (tmp_path / "begun").exists():
+            assert next(results) == []
+        now[0] += 3600
+        assert executor.overdue(lambda job: 60.0) is None
+        (tmp_path / "go on").touch()
+        ray.wait(list(executor._running))
+        assert executor.overdue(lambda job: -1.0) is None
+        (result,) = next(results)
+        assert result.failed is None and [answer.score for answer in result.answers] == [0.5]
+        (tmp_path / "go on").unlink()
+        executor.submit(job)
+        for _ in range(6):
+            now[0] += 10
+            assert executor.overdue(lambda job: 60.0) is None
+        now[0] += 1
+        assert executor.overdue(lambda job: 60.0).cause == "slow"
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,7 @@ def test_who_lacks_something_is_worse_than_the_worst_expert(family, tmp_path, ru
     [
         ({"one": {"within": 0.1}}, "keep.one: is an objective too"),
         ({"two": {}}, "keep.two: expected either 'within' or 'at_least'"),
+        ({"two": {"at_least": 0.2, "of": "left"}}, "keep: 'two': 'of' goes with 'within' alone"),
         ({"two": {"within": 0.1, "at_least": 0.2}}, "expected either"),
         ({"two": {"within": 0.1, "of": "lefd"}}, "Did you mean 'left'"),
         ({"two": {"within": 2}}, "keep.two.within"),

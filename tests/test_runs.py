@@ -239,6 +239,26 @@ def test_ctrl_c_in_the_middle_of_the_search_loses_nothing(family, tmp_path):
     assert ledgers.content(tmp_path / "stopped") == ledgers.content(tmp_path / "whole")
 
 
+HASTY = """
+from evomerge.executors import inline
+
+class Executor(inline.Executor):
+    def close(self):
+        raise KeyboardInterrupt
+"""
+
+
+def test_ctrl_c_while_workers_end_gives_the_folder_back(family, tmp_path, monkeypatch):
+    """To the same process, as in a notebook."""
+    (tmp_path / "hasty_lab").mkdir()
+    (tmp_path / "hasty_lab" / "hasty.py").write_text(HASTY)
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = families.recipe(family, budget={"candidates": 6})
+    with pytest.raises(KeyboardInterrupt):
+        evomerge.search({**recipe, "executor": "hasty_lab.hasty"}, tmp_path / "run")
+    assert evomerge.search(recipe, tmp_path / "run").is_confirmed
+
+
 def test_too_many_failures_end_a_run(family, tmp_path):
     calls = []
 
@@ -292,6 +312,33 @@ def test_an_asynchronous_run_on_ray_resumes(family, tmp_path):
         assert done.returncode == 0, done.stderr
     run = evomerge.Run(tmp_path / "run")
     assert len(run.asked()) == 16 and np.isfinite(run.chosen.mean("test"))
+
+
+def test_a_strategy_that_waits_is_asked_again_when_it_is_told(family, tmp_path):
+    """A generation of six ends while the last answers are awaited; a session that ends then goes
+    on as if it had not."""
+    recipe = families.recipe(family, executor="tests.ticking", budget={"candidates": 12})
+
+    def stop(event, facts):
+        if (
+            event == "told"
+            and len(facts["search"].candidates) == 6
+            and facts["search"].outstanding
+        ):
+            raise KeyboardInterrupt
+
+    evomerge.search(recipe, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        evomerge.search(recipe, tmp_path / "cut", report=stop)
+    evomerge.search(recipe, tmp_path / "cut")
+    done = ledgers.content(tmp_path / "whole")
+    events = [(kind, body) for kind, body in done["events"] if kind in ("ask", "tell")]
+    empty = [kind == "ask" and not body["proposals"] for kind, body in events]
+    assert any(empty)
+    assert all(
+        kind == "tell" for (kind, _), waits in zip(events[1:], empty, strict=False) if waits
+    )
+    assert ledgers.content(tmp_path / "cut") == done
 
 
 @pytest.mark.slow

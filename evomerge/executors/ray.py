@@ -14,10 +14,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from evomerge import errors, staging
 from evomerge.cluster import connected
+from evomerge.console import count
 from evomerge.worker import Cause, Job, Result, Setup, Worker
 
 _STARTS = 3
@@ -28,6 +29,9 @@ _TICK = 1.0
 
 _STARTING = 60.0
 """Seconds in which a worker starts, unless there is no place for it on the cluster now."""
+
+_AWAY = 10.0
+"""Seconds between two looks for jobs that hang; what is beyond is a pause, and no job's time."""
 
 
 @dataclass
@@ -51,6 +55,12 @@ class _Slot:
         return self.ready is not None and time.monotonic() - self.begun < _STARTING
 
 
+def _fits(gpus: float) -> float:
+    if gpus > 1 and gpus % 1:
+        raise ValueError("a fraction lies on one GPU: expected at most 1, or a whole number")
+    return gpus
+
+
 class Executor:
     """`workers` actors (`auto`: one a processor, or as many as the GPUs hold) with `gpus` (may be
     a fraction) each; `address: auto` joins a running cluster, `local` starts one."""
@@ -63,12 +73,15 @@ class Executor:
         *,
         workers: Annotated[int, Field(ge=1)] | Literal["auto"] = 2,
         address: str | None = None,
-        gpus: Annotated[float, Field(ge=0)] = 0,
+        gpus: Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_fits)] = 0,
     ) -> None:
         self._fixed = workers if isinstance(workers, int) else None
-        self._cluster = ExitStack()
         where = None if address == "local" else address
-        ray = self._ray = self._cluster.enter_context(connected(where, self._fixed))
+        with ExitStack() as cluster:
+            ray = self._ray = cluster.enter_context(connected(where, self._fixed))
+            if where is None:  # one that runs may get further nodes
+                _require_places(ray, gpus, self._fixed or 1)
+            self._cluster = cluster.pop_all()
         self._setup = setup
         self._gpus = gpus
         self._actor = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
@@ -77,6 +90,7 @@ class Executor:
         self._failed_starts = 0
         self._running: dict[Any, _Slot] = {}
         self._slots: list[_Slot] = []
+        self._watched = time.monotonic()
         self._grow()
 
     @property
@@ -87,7 +101,7 @@ class Executor:
         """Have as many workers as the cluster holds by now, if their number is not fixed; one that
         has lost its node takes a place on another by itself."""
         self._looked = time.monotonic()
-        places = _places(self._ray, self._gpus) if self._fixed is None else self._fixed
+        places = self._fixed or max(1, _places(self._ray, self._gpus))
         for number in range(len(self._slots), places):
             self._slots.append(_Slot(number, None))
             self._renew(self._slots[-1])
@@ -164,14 +178,27 @@ class Executor:
         self._renew(slot)
 
     def overdue(self, limit: Callable[[Job], float]) -> Result | None:
-        """Replace the worker of a job that takes longer than its limit in seconds."""
-        for ref, slot in list(self._running.items()):
-            job = slot.job
-            if job is not None and time.monotonic() - slot.begun > limit(job):
-                del self._running[ref]
-                self._renew(slot)
-                reason = f"slow: no answer within {limit(job):.0f} s, its worker was ended"
-                return _failure(job, slot, reason, "slow")
+        """Replace the worker of a job that takes longer than its limit in seconds, and whose
+        answers have not come; time in which nobody looked does not count."""
+        now = time.monotonic()
+        away = max(0.0, now - self._watched - _AWAY)
+        self._watched = now
+        for slot in self._slots:
+            slot.begun = min(now, slot.begun + away)
+        late = {
+            ref: slot.job
+            for ref, slot in self._running.items()
+            if slot.job is not None and now - slot.begun > limit(slot.job)
+        }
+        if not late:
+            return None
+        options = {"num_returns": len(late), "timeout": 0, "fetch_local": False}
+        _, hanging = self._ray.wait(list(late), **options)
+        for ref in hanging[:1]:
+            job, slot = late[ref], self._running.pop(ref)
+            self._renew(slot)
+            reason = f"slow: no answer within {limit(job):.0f} s, its worker was ended"
+            return _failure(job, slot, reason, "slow")
         return None
 
     def cancel(self) -> list[int]:
@@ -225,9 +252,21 @@ def _failure(job: Job, slot: _Slot, reason: str, cause: Cause) -> Result:
 
 
 def _places(ray: Any, gpus: float) -> int:
-    """How many workers the cluster holds."""
+    """How many workers the cluster holds; a fraction of a GPU is one of one."""
     found = ray.cluster_resources()
-    return max(1, int(found.get("GPU", 0) / gpus if gpus else found.get("CPU", 1)))
+    if not gpus:
+        return int(found.get("CPU", 1))
+    there = int(found.get("GPU", 0))
+    return int(there // gpus) if gpus >= 1 else there * int(1 / gpus)
+
+
+def _require_places(ray: Any, gpus: float, workers: int) -> None:
+    """Raise MachineError where workers would wait for GPUs that are not there."""
+    if gpus and workers > (places := _places(ray, gpus)):
+        raise errors.MachineError(
+            f"executor: ray: {count(workers, 'worker')} with gpus: {gpus:g}, and the GPUs of this "
+            f"machine hold {places}; ask for fewer workers, or for less of a GPU (gpus: 0 is none)"
+        )
 
 
 def examine() -> str:

@@ -192,9 +192,9 @@ class Ledger:
     def seconds(self) -> float:
         """Time from the start of each session to its last event or answer, added up."""
         rows = list(self._rows(f"SELECT time, {_WORKED} FROM sessions ORDER BY time"))
-        # What is asked of a finished run belongs to no session
+        # What is asked of a finished run belongs to no session, what has changed to the next one
         query = """SELECT max(time) FROM events
-            WHERE time >= ? AND time < ? AND kind NOT IN ('between', 'evaluated')"""
+            WHERE time >= ? AND time < ? AND kind NOT IN ('between', 'evaluated', 'changed')"""
         total = 0.0
         for (start, worked), (end, _) in zip(rows, [*rows[1:], (math.inf, 0)], strict=False):
             total += max(worked, next(self._rows(query, start, end))[0] or start) - start

@@ -114,6 +114,8 @@ def test_the_order_of_tells_and_repeated_tells_change_nothing(name, options):
                 strategies[3].tell([told[0]])
             strategies[3].tell(told)
             strategies[3].tell(shuffled)
+        last = [strategy.ask(few(name, 12)) for strategy in strategies]
+        assert all(batch == last[0] for batch in last)
 
 
 @STRATEGY
