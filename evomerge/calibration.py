@@ -202,15 +202,13 @@ class _Given:
         self.run = run
         ledger = Ledger(run.folder)
         self.failed = set(run.failures())
-        wanted = self.signals = {
-            name: str(run.recipe.get("objectives", {}).get(name, {}).get("signal", "score"))
-            for name in run.objectives
-        }
+        named = run.recipe.get("objectives", {})
+        wanted = {n: str(named.get(n, {}).get("signal", "score")) for n in run.objectives}
+        self.signals = wanted
         self._tables: dict[tuple[str, str], Rows] = {}
         for key, answer in ledger.answers():
-            gone = answer.item in run.dropped.get(answer.bank, ())
-            known = answer.bank in wanted and not gone and key not in self.failed
-            if answer.split != "test" and known:
+            there = answer.bank in wanted and answer.item not in run.dropped.get(answer.bank, ())
+            if there and answer.split != "test" and key not in self.failed:
                 rows = self._tables.setdefault((answer.bank, answer.split), {})
                 rows.setdefault(key, {})[answer.item] = answer.seen(wanted[answer.bank])
         self.ends = self._endpoints(ledger)
