@@ -52,7 +52,8 @@ from the search is a result.</p>
 $optimism_plot
 <h2>How the search went</h2>
 <p class="small">Search scores, on which the candidates were selected; the hypervolume counts only
-what is less than 1.1 units worse than the best of base and experts in every objective.</p>
+what is less than 1.1 units worse than the best of base and experts in every objective. For both
+lines, what lacks something that has to be kept is worse than all that does not.</p>
 $progress_plot
 <h2>What was searched</h2>
 $summary
