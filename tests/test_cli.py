@@ -1,9 +1,11 @@
 """The command line from outside: processes, signals, a full disk, pipes, help, JSON."""
 
+import html
 import io
 import json
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import time
 import pytest
 import yaml
 
+import evomerge
 from evomerge import errors
 from evomerge.console import Screen, Table
 from evomerge.files.items import SPLITS
@@ -219,6 +222,17 @@ def test_from_a_search_to_a_model(family, tmp_path, run, monkeypatch):
         found = run("evaluate", model, "-b", family / "one.jsonl", "--json")[1]
         scores[model] = json.loads(found)["one"]["mean"]
     assert set(scores.values()) == {front["front"][0]["one"]}
+
+
+def test_what_the_report_says_to_go_on_goes_on_whatever_limit_is_reached(family, tmp_path, run):
+    path = command.write(tmp_path, families.recipe(family, budget={"items": 400}))
+    assert run("search", path, "-o", tmp_path / "run")[0] == 0
+    n = len(evomerge.Run(tmp_path / "run").asked())
+    page = html.unescape((tmp_path / "run" / "report.html").read_text())
+    folder = shlex.quote(str(tmp_path / "run"))
+    more = re.findall(rf"evomerge search RECIPE -o {re.escape(folder)} (--\S+) (\d+)", page)[0]
+    assert run("search", path, "-o", tmp_path / "run", *more)[0] == 0
+    assert len(evomerge.Run(tmp_path / "run").asked()) == 2 * n
 
 
 def test_own_questions_become_a_bank(family, tmp_path, run, monkeypatch):

@@ -270,6 +270,6 @@ def _commands(run: Run) -> str:
         f"evomerge export {folder} best -o merged",
         f"evomerge export {folder} {shlex.quote(run.knee.label)} -o merged-{run.knee.label}",
         "# go on from where it stands, with the same recipe and a larger budget",
-        f"evomerge search RECIPE -o {folder} --candidates {more}",
+        f"evomerge search RECIPE -o {folder} --budget {more}",
     ]
     return f"<pre>{_safe(chr(10).join(lines))}</pre>"
