@@ -400,6 +400,10 @@ def test_what_can_not_be_scored(model, tmp_path, family):
     tokenizer.model_max_length = 4
     with pytest.raises(errors.InputError, match=r"has \d+ tokens, the model reads 4"):
         scorer.prepare(tokenizer, made.items, **made.options)
+    texts = bank(write(tmp_path, "generated"))
+    tokenizer.model_max_length = 8
+    with pytest.raises(errors.InputError, match="gets up to 7 more, the model reads 8"):
+        scorer.prepare(tokenizer, texts.items, **texts.options)
 
 
 @needs_lm_eval
