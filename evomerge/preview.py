@@ -211,7 +211,7 @@ def _written(bank: banks.Bank, file: Path, write: bool) -> dict[str, str | None]
     """Write the YAML of a file of items, if there is none; what a recipe can name, and why that
     is not the YAML which is there."""
     target = file.with_suffix(".yaml")
-    is_bare = file.suffix in sources.SUFFIXES
+    is_bare = file.suffix in sources.SUFFIXES and not str(file).startswith("zoo:")
     unlike = _unlike(bank, target) if is_bare and target.exists() else None
     written = write and is_bare and not target.exists()
     if written:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import evomerge
-from evomerge import errors
+from evomerge import errors, zoo
 from evomerge.console import Screen, Table
 from evomerge.files.items import SPLITS
 from tests import command, families, ledgers
@@ -248,6 +248,24 @@ def test_own_questions_become_a_bank(family, tmp_path, run, monkeypatch):
     assert code == 0 and json.loads(out)["splits"] == dict(zip(SPLITS, (30, 20, 20), strict=True))
     path = command.write(tmp_path, families.recipe(family, **line))
     assert run("plan", path)[0] == 0
+
+
+def test_a_bank_of_the_zoo_is_checked_and_asked_as_it_is(family, tmp_path, run, monkeypatch):
+    monkeypatch.setenv("EVOMERGE_HOME", str(tmp_path))
+    banks = tmp_path / "zoo" / f"tiny-{zoo.recipe_hash('tiny')[:12]}" / "banks"
+    banks.mkdir(parents=True)
+    shutil.copy(family / "one.jsonl", banks / "code.jsonl")
+    name = "zoo:tiny/banks/code.jsonl"
+    code, out, err = run("bank", "check", name, "--base", family / "base")
+    assert code == 0, err
+    assert yaml.safe_load(out.split("in a recipe:")[1]) == {"objectives": {"code": name}}
+    assert [file.name for file in banks.iterdir()] == ["code.jsonl"], "nothing is written there"
+    target = tmp_path / "cached.yaml"
+    expert = ("--expert", family / "left", "--tokens", 1, "-o", target)
+    code, _, err = run("bank", "cache", name, *expert)
+    assert code == 0 and target.is_file(), err
+    code, _, err = run("bank", "cache", "zoo:tiny/banks/cod.jsonl", *expert)
+    assert code == errors.USAGE and "Did you mean 'banks/code.jsonl'?" in err
 
 
 @pytest.mark.parametrize(
