@@ -234,7 +234,7 @@ def evaluate(
 
 
 def alone(model: str | Path, dtype: str = "") -> Plan:
-    """The plan that is a model folder or an adapter as it is."""
+    """The plan that is a model folder as it is."""
     if begun(Path(model)):
         raise errors.RecipeError(
             f"{model}: is a run, expected a model: `evomerge evaluate RUN --front` scores what it "

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from evomerge import api, errors, generation, modules, prompts, shelf
+from evomerge import api, errors, generation, modules, prompts, shelf, zoo
 from evomerge.files import bank as banks
 from evomerge.files import cached, items, sources
 from evomerge.files.items import Item
@@ -61,6 +61,9 @@ def cache(
 
 
 def _prompts(file: Path) -> Sequence[Item]:
+    if str(file).startswith("zoo:"):
+        zoo.check(str(file), "bank")
+        file = zoo.path(str(file))
     bare = file.suffix in sources.SUFFIXES
     asked = items.read_file(file, unanswered=True) if bare else shelf.load(str(file)).items
     for item in asked:

@@ -111,6 +111,9 @@ def load(
     except Exception as error:  # lm-eval, the task's own code, or what reads its data
         reason = f"{type(error).__name__}: {error}"
         raise errors.InputError(f"lm-eval can not load it: {reason}") from error
+    if chat is None:  # a bank is read anew: what the same file said in a chat may be out of date
+        for key in [key for key in _kept() if key[:2] == (place, shots)]:
+            del _kept()[key]
     _kept()[_key(place, shots, chat)] = found
     return found
 

@@ -144,14 +144,14 @@ def _read(model: Any, batch: Batch, reading: Reading) -> torch.Tensor:
         tails = tails.view(-1, depth)
         cache = first.past_key_values
         cache.batch_repeat_interleave(n_choices)
-        tail_mask = batch.tail_mask.to(device).view(-1, depth)[:, :-1]
-        begin = mask.sum(1).repeat_interleave(n_choices)[:, None]
+        tail_mask = batch.tail_mask.to(device).view(-1, depth)
+        mask = mask.repeat_interleave(n_choices, 0)
+        # what fills rows up stands where the last token that counts does: no model has more places
+        places = prompts.positions(torch.cat([mask, tail_mask[:, 1:]], 1))[:, 1 - depth :]
         rest = model(
-            input_ids=tails[:, :-1],
-            attention_mask=torch.cat([mask.repeat_interleave(n_choices, 0), tail_mask], 1),
-            position_ids=begin + torch.arange(depth - 1, device=device),
-            past_key_values=cache,
-        )
+            input_ids=tails[:, :-1], attention_mask=torch.cat([mask, tail_mask[:, :-1]], 1),
+            position_ids=places, past_key_values=cache,
+        )  # fmt: skip
         found = torch.cat([found, _in_parts(rest.logits, tails[:, 1:], reading)], 1)
     return found.view(n_items, n_choices, *found.shape[1:])
 

@@ -38,7 +38,7 @@ def merge(
     from evomerge import api, progress, saving
 
     saving.size(shard_size, "--shard-size")
-    values = dict(_assignment(text) for text in gene or [])
+    values = _assigned(gene or [])
     if source.endswith(".json"):
         if values:
             raise errors.RecipeError("--set: a plan has all its values; only a recipe takes more")
@@ -52,6 +52,15 @@ def merge(
             plan, folder, command=_command(), shard_size=shard_size, told=told,
         )  # fmt: skip
     out.print(str(written), highlight=False, soft_wrap=True)
+
+
+def _assigned(texts: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in map(_assignment, texts):
+        if name in found:
+            raise errors.RecipeError(f"--set: '{name}' stands twice")
+        found[name] = value
+    return found
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -76,14 +85,18 @@ def export(
         Path | None, typer.Option(help="write a YAML for mergekit instead", metavar="FILE")
     ] = None,
     adapter: Annotated[int | None, typer.Option(help="save a LoRA adapter of this rank")] = None,
-    shard_size: ShardSize = "5GB",
+    shard_size: Annotated[
+        str | None, typer.Option(help="most bytes of a weight file: 5GB (if not given), 500MB")
+    ] = None,
 ) -> None:
     """Save a point of the front as an ordinary model folder, an adapter, or for mergekit."""
     from evomerge import api, progress, saving, tables
     from evomerge.run import Run
 
+    others = {"--plan": plan or None, "--mergekit": mergekit, "--adapter": adapter}
+    _one_of({**others, "--shard-size": shard_size})
+    shard_size = saving.SHARD if shard_size is None else shard_size
     saving.size(shard_size, "--shard-size")
-    _one_of({"--plan": plan or None, "--mergekit": mergekit, "--adapter": adapter})
     opened = None if run.suffix == ".json" else Run(run)
     if opened is None and point != "best":
         raise errors.RecipeError(f"{run}: is a plan, which is one point; leave out '{point}'")
@@ -132,7 +145,7 @@ def _one_of(options: dict[str, Any]) -> None:
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise errors.RecipeError(
-            f"{' and '.join(given)} exclude each other: each is another thing to write"
+            f"{' and '.join(given)} exclude each other: each is for another thing to write"
         )
 
 

@@ -16,6 +16,7 @@ from evomerge import (
     confirm,
     errors,
     forecast,
+    inputs,
     plugins,
     sanity,
     seeds,
@@ -27,11 +28,13 @@ from evomerge.answers import Answers
 from evomerge.blocks import n_blocks
 from evomerge.files import bank as banks
 from evomerge.files import plain, sources
+from evomerge.files.adapter import Adapter
 from evomerge.files.items import Item, constant
 from evomerge.files.ledger import Ledger, begun
 from evomerge.files.writer import atomic_text
 from evomerge.maths import shingles
-from evomerge.recipe import Problem, named, read, resolve
+from evomerge.plan import Plan
+from evomerge.recipe import Problem, dtype_of, named, read, resolve
 from evomerge.worker import Worker
 
 SHOWN = 5
@@ -185,18 +188,30 @@ def check_bank(
     }
     told(found)
     bank.split(split)
+    plans = {name: _plan(base, name, model) for name, model in models.items()}
     scores = []
-    for name, model in models.items():
-        score = api.evaluate(model, [bank], split=split)[bank.name]
+    for name, plan in plans.items():
+        score = api.evaluate(plan, [bank], split=split)[bank.name]
         scores.append({"model": name, "mean": score.mean, "low": score.low, "high": score.high})
     return {**found, **_written(bank, file, write), "scores": scores}
+
+
+def _plan(base: str, name: str, model: str) -> Plan:
+    """The plan that is a model as it is, or an adapter on the base."""
+    from evomerge import api
+
+    if not Adapter.is_in(inputs.find(model, Path.cwd())[0]):
+        return api.alone(model)
+    found = inputs.load(base, {name: model}, Path.cwd())
+    dtype = dtype_of(found.base, "")
+    return Plan(base=found.inputs[1], dtype=dtype, vocabulary=found.vocabulary)
 
 
 def _written(bank: banks.Bank, file: Path, write: bool) -> dict[str, str | None]:
     """Write the YAML of a file of items, if there is none; what a recipe can name, and why that
     is not the YAML which is there."""
     target = file.with_suffix(".yaml")
-    is_bare = file.suffix in sources.SUFFIXES
+    is_bare = file.suffix in sources.SUFFIXES and not str(file).startswith("zoo:")
     unlike = _unlike(bank, target) if is_bare and target.exists() else None
     written = write and is_bare and not target.exists()
     if written:

@@ -41,13 +41,13 @@ def require_template(tokenizer: Any) -> None:
         )
 
 
-def tokens(tokenizer: Any, prompt: str, *, chat: bool, verbose: bool = False) -> list[int]:
+def tokens(tokenizer: Any, prompt: str, *, chat: bool) -> list[int]:
     """Token ids, that which a tokenizer ends texts with aside: this one goes on.
 
-    A chat template has written the special tokens already. `verbose`: transformers warns of more
-    than a model reads, where nothing refuses them.
+    A chat template has written the special tokens already.
     """
-    given = {"add_special_tokens": not chat, "verbose": verbose}
+    # transformers would warn of more than a model reads, which is refused in any case
+    given = {"add_special_tokens": not chat, "verbose": False}
     found: list[int] = tokenizer(prompt, **given)["input_ids"]
     end = [tokenizer.eos_token_id]
     added = not chat and found[-1:] == end and tokenizer("a")["input_ids"][-1:] == end

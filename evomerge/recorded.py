@@ -26,6 +26,13 @@ def comparable(told: Mapping[int, int], wanted: Mapping[int, tuple[int | None, i
     return pareto.comparable(settled)
 
 
+def seen(row: Mapping[str, Any]) -> list[float] | None:
+    """The losses of a told candidate's scores, which are others where something is lacking that
+    has to be kept (None: not recorded, or it failed)."""
+    found: list[float] | None = row.get("seen" if row.get("lacks", 0) > 0 else "losses")
+    return found
+
+
 def why_unconfirmed(ledger: Ledger) -> str | None:
     """Why the confirmation of all that is known by now ended with nothing, if it did."""
     at = ledger.at("unconfirmed")
@@ -135,6 +142,11 @@ class Recorded:
                     total += row["items"] - items.get(row["id"], 0)
                     items[row["id"]] = row["items"]
                     yield row["id"], total, row["losses"]
+
+    def unpenalised(self) -> list[list[float]]:
+        """What `history` yields, in its order, as losses of scores, where these are recorded."""
+        rows = (row for event in self._ledger.events("tell") for row in event.body)
+        return [seen(row) or row["losses"] for row in rows if row["losses"] is not None]
 
     def failures(self) -> dict[str, str]:
         """Reason by plan key."""

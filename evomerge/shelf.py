@@ -39,8 +39,8 @@ def check(reference: str, folder: Path) -> Sheet | None:
 
 def load(reference: str | Path, folder: Path | None = None) -> banks.Bank:
     """A bank with its items; everything about it is checked."""
-    place = reference if folder is None else _near(str(reference), folder)
-    check(str(place), folder or Path())
+    place = str(reference) if folder is None else _near(str(reference), folder)
+    check(place, folder or Path())
     found = banks.load(place, resolve=zoo.path, origin=_origin)
     _check_items(found)
     return found

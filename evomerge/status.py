@@ -21,7 +21,7 @@ from evomerge.files import lock
 from evomerge.files.ledger import Ledger
 from evomerge.maths import pareto
 from evomerge.objectives import Anchor
-from evomerge.recorded import comparable, looks, why_unconfirmed
+from evomerge.recorded import comparable, looks, seen, why_unconfirmed
 from evomerge.tables import words
 
 EVERY = 2.0
@@ -118,7 +118,7 @@ class Told(NamedTuple):
 def _told(ledger: Ledger) -> dict[int, Told]:
     # Tuples of numbers: a hundred thousand dictionaries would keep the garbage collector busy.
     return {
-        row["id"]: Told(row["items"], _tuple(row["losses"]), _tuple(_seen(row)), event.number)
+        row["id"]: Told(row["items"], _tuple(row["losses"]), _tuple(seen(row)), event.number)
         for event in ledger.events("tell")
         for row in event.body
     }
@@ -126,11 +126,6 @@ def _told(ledger: Ledger) -> dict[int, Told]:
 
 def _tuple(losses: list[float] | None) -> Losses:
     return None if losses is None else tuple(losses)
-
-
-def _seen(row: dict[str, Any]) -> list[float] | None:
-    found: list[float] | None = row.get("seen" if row.get("lacks", 0) > 0 else "losses")
-    return found
 
 
 def front(

@@ -317,6 +317,23 @@ def test_an_adapter_of_another_base_is_refused(refused, family, trained, tmp_pat
     refused("plan", tmp_path / "r.yaml", code=3, says=["says that its base is", "sha256"])
 
 
+def test_a_bank_is_checked_with_adapters_on_the_base(run, family, trained, tmp_path):
+    merged = whole(family / "base", trained / "left", tmp_path / "merged")
+    shutil.copy(family / "base" / "tokenizer.json", merged)
+    shutil.copy(family / "base" / "tokenizer_config.json", merged)
+    item = {"prompt": "a", "answer": " text", "split": "search"}
+    bank = {"name": "b", "version": 1, "scorer": "perplexity", "items": [item]}
+    (tmp_path / "b.yaml").write_text(json.dumps(bank))
+    models = [f"a={trained / 'left'}", f"b={merged}"]
+    experts = [text for model in models for text in ("--expert", model)]
+    code, out, err = run(
+        "bank", "check", tmp_path / "b.yaml", "--base", family / "base", *experts, "--json"
+    )
+    assert code == 0, err
+    base, left, same = (row["mean"] for row in json.loads(out)["scores"])
+    assert left == pytest.approx(same) and left != pytest.approx(base)
+
+
 @pytest.mark.parametrize("pattern", ["w", r"m\.w", r"^m.(?:v|w)", ".*?w", r"[a-z]{1,2}\.w"])
 def test_patterns_of_names_are_matched(tmp_path, pattern):
     base = Checkpoint.open(model(tmp_path / "base", {"m.w.weight": torch.zeros(3, 5)}))

@@ -34,6 +34,9 @@ def test_a_preferred_point_is_saved_and_wrong_kinds_are_named(done, tmp_path, re
         done.save(None, tmp_path / "none")
     options = ("--plan", "--mergekit", tmp_path / "x.yaml")
     refused("export", done.folder, *options, code=2, says="--plan and --mergekit exclude")
+    for other in (("--plan",), ("--adapter", "2"), ("--mergekit", tmp_path / "x.yaml")):
+        says = f"{other[0]} and --shard-size exclude"
+        refused("export", done.folder, *other, "--shard-size", "1MB", code=2, says=says)
     with pytest.raises(errors.RecipeError, match="objectives: expected a mapping of names"):
         evomerge.search(done.recipe, tmp_path / "run", objectives=[len])
 

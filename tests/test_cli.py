@@ -1,10 +1,12 @@
 """The command line from outside: processes, signals, a full disk, pipes, help, JSON."""
 
+import html
 import io
 import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from evomerge import errors
+import evomerge
+from evomerge import errors, zoo
 from evomerge.console import Screen, Table
 from evomerge.files.items import SPLITS
 from tests import command, families, ledgers
@@ -245,6 +248,17 @@ def test_from_a_search_to_a_model(family, tmp_path, run, monkeypatch):
     assert set(scores.values()) == {front["front"][0]["one"]}
 
 
+def test_what_the_report_says_to_go_on_goes_on_whatever_limit_is_reached(family, tmp_path, run):
+    path = command.write(tmp_path, families.recipe(family, budget={"items": 400}))
+    assert run("search", path, "-o", tmp_path / "run")[0] == 0
+    n = len(evomerge.Run(tmp_path / "run").asked())
+    page = html.unescape((tmp_path / "run" / "report.html").read_text())
+    folder = shlex.quote(str(tmp_path / "run"))
+    more = re.findall(rf"evomerge search RECIPE -o {re.escape(folder)} (--\S+) (\d+)", page)[0]
+    assert run("search", path, "-o", tmp_path / "run", *more)[0] == 0
+    assert len(evomerge.Run(tmp_path / "run").asked()) == 2 * n
+
+
 def test_own_questions_become_a_bank(family, tmp_path, run, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = "my: bank #1"
@@ -258,6 +272,24 @@ def test_own_questions_become_a_bank(family, tmp_path, run, monkeypatch):
     assert code == 0 and json.loads(out)["splits"] == dict(zip(SPLITS, (30, 20, 20), strict=True))
     path = command.write(tmp_path, families.recipe(family, **line))
     assert run("plan", path)[0] == 0
+
+
+def test_a_bank_of_the_zoo_is_checked_and_asked_as_it_is(family, tmp_path, run, monkeypatch):
+    monkeypatch.setenv("EVOMERGE_HOME", str(tmp_path))
+    banks = tmp_path / "zoo" / f"tiny-{zoo.recipe_hash('tiny')[:12]}" / "banks"
+    banks.mkdir(parents=True)
+    shutil.copy(family / "one.jsonl", banks / "code.jsonl")
+    name = "zoo:tiny/banks/code.jsonl"
+    code, out, err = run("bank", "check", name, "--base", family / "base")
+    assert code == 0, err
+    assert yaml.safe_load(out.split("in a recipe:")[1]) == {"objectives": {"code": name}}
+    assert [file.name for file in banks.iterdir()] == ["code.jsonl"], "nothing is written there"
+    target = tmp_path / "cached.yaml"
+    expert = ("--expert", family / "left", "--tokens", 1, "-o", target)
+    code, _, err = run("bank", "cache", name, *expert)
+    assert code == 0 and target.is_file(), err
+    code, _, err = run("bank", "cache", "zoo:tiny/banks/cod.jsonl", *expert)
+    assert code == errors.USAGE and "Did you mean 'banks/code.jsonl'?" in err
 
 
 @pytest.mark.parametrize(

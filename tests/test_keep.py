@@ -17,6 +17,7 @@ from evomerge.maths.estimates import Estimate
 from evomerge.objectives import Anchor
 from evomerge.plugins import FAILED_LOSS, REFERENCE_POINT
 from evomerge.recipe import resolve
+from evomerge.report import plots
 from evomerge.schema import Keep
 from evomerge.worker import Result
 from tests import families, ledgers
@@ -165,6 +166,22 @@ def test_a_search_keeps_what_it_has_to(family, tmp_path, run):
     assert "within 0.9 of base" in found.report().read_text()
     again = evomerge.search(wide, tmp_path / "wide")
     assert again.confirmed == found.confirmed
+
+
+def test_the_plot_of_the_search_has_scores_whatever_is_lacking(family, tmp_path):
+    least = {"two": {"at_least": 0.2, "confidence": 0.5}}
+    changes = {"strategy": "sobol", "fidelity": "all", "budget": {"candidates": 8}}
+    run = evomerge.search(recipe(family, least, **changes), tmp_path)
+    rows = [row for body in Ledger(tmp_path).events("tell") for row in body.body]
+    assert 0 < sum(row.get("lacks", 0) > 0 for row in rows) < len(rows)
+    dots, best, _ = plots.progress(run).data
+    answers = [Ledger(tmp_path).answers_of(run.asked()[f"c{row['id']}"]) for row in rows]
+    means = [
+        np.mean([a.score for a in of if (a.bank, a.split) == ("one", "search")]) for of in answers
+    ]
+    assert dots.y == pytest.approx(means)
+    keep = [mean for mean, row in zip(means, rows, strict=True) if not row.get("lacks")]
+    assert best.y[-1] == pytest.approx(max(keep))
 
 
 @pytest.mark.slow

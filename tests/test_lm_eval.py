@@ -262,6 +262,20 @@ def test_a_talk_needs_a_template_and_is_another_bank(model, tmp_path):
     assert scores[0] == scores[2] != scores[1], "requests are kept apart by template"
 
 
+@needs_lm_eval
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_task_that_was_edited_is_asked_as_it_is_now(model, tmp_path, chat):
+    tokenizer = words(model[1], first=False)
+    tokenizer.chat_template = TALK
+    for said in ("Say: ", "Think: "):
+        path = write(tmp_path, "choices", description=said)
+        made = bank(path, scorer={"name": "lm_eval", "task": path.name, "chat": chat})
+        batch = scorer.prepare(tokenizer, made.items, **made.options)
+        contexts = [request.args[0] for row in batch.requests for request in row]
+        begin = f"c: {said}" if chat else said
+        assert all(context.startswith(begin) for context in contexts)
+
+
 @pytest.mark.slow
 @needs_lm_eval
 def test_what_the_model_would_have_said_itself(tmp_path):
@@ -400,6 +414,10 @@ def test_what_can_not_be_scored(model, tmp_path, family):
     tokenizer.model_max_length = 4
     with pytest.raises(errors.InputError, match=r"has \d+ tokens, the model reads 4"):
         scorer.prepare(tokenizer, made.items, **made.options)
+    texts = bank(write(tmp_path, "generated"))
+    tokenizer.model_max_length = 8
+    with pytest.raises(errors.InputError, match="gets up to 7 more, the model reads 8"):
+        scorer.prepare(tokenizer, texts.items, **texts.options)
 
 
 @needs_lm_eval

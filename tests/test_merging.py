@@ -189,6 +189,7 @@ def test_a_live_model_is_not_evaluated_but_a_plan_is(family):
         (["--set", "weight"], "--set: expected gene=value, got 'weight'"),
         (["--set", "weigth=1"], "Did you mean 'weight'"),
         (["--set", "weight=[1, "], "is not JSON"),
+        (["--set", "weight=0.3", "--set", "weight=0.4"], "--set: 'weight' stands twice"),
         (["--set", "weight=[1]"], "expected 2 values (left, right), got 1"),
     ],
 )

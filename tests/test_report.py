@@ -326,6 +326,8 @@ def test_a_function_has_a_score_and_no_interval(recipe, tmp_path):
     assert all(math.isnan(limit) for limit in run.chosen.interval(1))
     assert run.chosen.text(1) == "0.500"
     assert "nan" not in Reader(run.report().read_text()).text
+    card = (run.save("best", tmp_path / "best") / "README.md").read_text()
+    assert "| own | 0.500 | - |" in card and "nan" not in card
     assert not any(np.isnan(plots.front(run).layout.yaxis.range))
 
 

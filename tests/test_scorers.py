@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     BertConfig,
     BertForSequenceClassification,
     FNetConfig,
     FNetForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
+    GPTJConfig,
     LlamaConfig,
     LlamaForSequenceClassification,
+    OPTConfig,
 )
 
 import evomerge
@@ -55,7 +58,7 @@ def one_by_one(model, tokenizer, item):
             tokenizer(item.prompt)["input_ids"],
             tokenizer(item.prompt + text)["input_ids"],
         )
-        logits = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+        logits = model(torch.tensor([whole[:-1]])).logits[0].log_softmax(-1)
         found.append(sum(logits[i - 1, whole[i]].item() for i in range(len(context), len(whole))))
     return found
 
@@ -281,6 +284,36 @@ def test_the_longest_text_that_a_model_reads(model):
         says = rf"^item x: has {reads + 1} tokens, the model reads {reads}$"
         with pytest.raises(errors.InputError, match=says):
             perplexity.prepare(model[1], [long])
+
+
+SMALL = {"vocab_size": 260, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPT2Config(**SMALL),
+        GPTJConfig(**SMALL, rotary_dim=4),
+        OPTConfig(
+            vocab_size=260, hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2,
+            word_embed_proj_dim=16, max_position_embeddings=64,
+        ),
+    ],
+    ids=lambda config: config.model_type,
+)  # fmt: skip
+def test_items_that_fit_a_table_of_positions_fit_together(config):
+    """A long prompt beside a long choice: what fills the rows up is beyond the table."""
+    torch.manual_seed(0)
+    made, read = AutoModelForCausalLM.from_config(config).eval(), tiny.tokenizer()
+    items = [
+        Item("a", "a" * 60, ("yes", "no", "so it"), 0, "test"),
+        Item("b", "b" * 64, ("y", "n"), 0, "test"),
+        Item("c", "short", ("a choice that is longer than all", "no"), 0, "test"),
+    ]
+    found = likelihood.log_likelihoods(made, choice.prepare(read, items).asked)
+    for row, item in zip(found.tolist(), items, strict=True):
+        n = len(item.choices)
+        assert row[:n] == pytest.approx(one_by_one(made, read, item), abs=1e-4)
 
 
 def test_a_tokenizer_that_states_no_limit_has_that_of_the_config(family, tmp_path):

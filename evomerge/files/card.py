@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -68,10 +69,10 @@ def _listed(model: str) -> str:
 
 
 def _table(scores: Sequence[tuple[str, float, float, float]]) -> str:
-    rows = [
-        f"| {escape(name)} | {score:.3f} | {low:.3f} to {high:.3f} |"
-        for name, score, low, high in scores
-    ]
+    rows = []
+    for name, score, low, high in scores:
+        interval = "-" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+        rows.append(f"| {escape(name)} | {score:.3f} | {interval} |")
     return "\n".join(["| objective | score | 95 % interval |", "|---|---|---|", *rows, ""])
 
 

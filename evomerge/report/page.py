@@ -52,7 +52,8 @@ from the search is a result.</p>
 $optimism_plot
 <h2>How the search went</h2>
 <p class="small">Search scores, on which the candidates were selected; the hypervolume counts only
-what is less than 1.1 units worse than the best of base and experts in every objective.</p>
+what is less than 1.1 units worse than the best of base and experts in every objective. For both
+lines, what lacks something that has to be kept is worse than all that does not.</p>
 $progress_plot
 <h2>What was searched</h2>
 $summary
@@ -269,6 +270,6 @@ def _commands(run: Run) -> str:
         f"evomerge export {folder} best -o merged",
         f"evomerge export {folder} {shlex.quote(run.knee.label)} -o merged-{run.knee.label}",
         "# go on from where it stands, with the same recipe and a larger budget",
-        f"evomerge search RECIPE -o {folder} --candidates {more}",
+        f"evomerge search RECIPE -o {folder} --budget {more}",
     ]
     return f"<pre>{_safe(chr(10).join(lines))}</pre>"

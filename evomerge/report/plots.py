@@ -98,22 +98,14 @@ def progress(run: Run) -> go.Figure:
     """What the search saw: the mean score of every candidate, and the volume of their front."""
     history = list(run.history())
     items = [answered for _, answered, _ in history]
-    anchors = list(run.searched.anchors.values())
-    scores = [
-        float(
-            np.average(
-                [a.score(f) for a, f in zip(anchors, losses, strict=True)], weights=run.weights
-            )
-        )
-        for _, _, losses in history
-    ]
+    scores = _scores(run, run.unpenalised())
     figure = make_subplots(
         rows=1, cols=2, horizontal_spacing=0.1,
         subplot_titles=["mean search score", "hypervolume so far"],
     )  # fmt: skip
     dots = {"color": style.faded(style.BLUE, 0.5), "size": 6}
     line = {"color": style.VERMILION, "width": 2, "shape": "hv"}
-    best = list(itertools.accumulate(scores, max))
+    best = list(itertools.accumulate(_scores(run, [losses for *_, losses in history]), max))
     volumes = _volumes([(id, losses) for id, _, losses in history])
     for column, name, values, look in (
         (1, "candidate", scores, {"mode": "markers", "marker": dots}),
@@ -130,6 +122,13 @@ def progress(run: Run) -> go.Figure:
     figure.update_layout(legend={"y": 1.12}).update_annotations(font={"size": 14})
     figure.update_xaxes(title_text="items answered by candidates", rangemode="tozero")
     return figure.update_yaxes(rangemode="tozero", col=2).update_yaxes(title_text="score", col=1)
+
+
+def _scores(run: Run, rows: Sequence[Sequence[float]]) -> list[float]:
+    """The mean score that each row of losses is."""
+    anchors = list(run.searched.anchors.values())
+    found = [[a.score(x) for a, x in zip(anchors, row, strict=True)] for row in rows]
+    return [float(np.average(row, weights=run.weights)) for row in found]
 
 
 def _volumes(told: Sequence[tuple[int, Sequence[float]]]) -> list[float]:

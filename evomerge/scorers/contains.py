@@ -53,4 +53,7 @@ def _has(text: str, accepted: Sequence[str], *, case: bool, space: bool, inside:
 def _pattern(answer: str, space: bool, inside: bool) -> str:
     words = answer.split() if space else [answer.strip()]
     pattern = r"\s+".join(map(re.escape, words))
-    return pattern if inside else rf"(?<!\w){pattern}(?!\w)"
+    if inside:
+        return pattern
+    # a digit beyond a point or a comma is the same number's, where the answer's own is next to it
+    return rf"(?<!\w)(?!(?<=\d[.,])\d){pattern}(?!\w)(?!(?<=\d)[.,]\d)"

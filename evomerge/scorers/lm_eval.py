@@ -200,11 +200,11 @@ def _asked(
         texts = [str(row[0].args[0]) for row in requests]
         first = tokenizer.bos_token  # where a template has written it, it is not added again
         tokens = [
-            prompts.tokens(
-                tokenizer, text, chat=bool(first) and text.startswith(first), verbose=True
-            )
+            prompts.tokens(tokenizer, text, chat=bool(first) and text.startswith(first))
             for text in texts
         ]
+        for item, row in zip(items, tokens, strict=True):
+            prompts.check_length(tokenizer, item, len(row), options["max_new_tokens"])
         return generation.assemble(tokenizer, items, tokens, lambda *_: False, options), ()
     pairs = harness.pairs(tokenizer)
     ids: list[str] = []
