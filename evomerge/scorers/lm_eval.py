@@ -203,8 +203,8 @@ def _asked(
             prompts.tokens(tokenizer, text, chat=bool(first) and text.startswith(first))
             for text in texts
         ]
-        for item, row in zip(items, tokens, strict=True):
-            prompts.check_length(tokenizer, item, len(row), options["max_new_tokens"])
+        for item, prompt in zip(items, tokens, strict=True):
+            prompts.check_length(tokenizer, item, len(prompt), options["max_new_tokens"])
         return generation.assemble(tokenizer, items, tokens, lambda *_: False, options), ()
     pairs = harness.pairs(tokenizer)
     ids: list[str] = []
