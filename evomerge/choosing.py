@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +13,9 @@ from rich.console import Console
 from evomerge import errors
 from evomerge.console import Table, err, faint, out
 from evomerge.options import Json, RunFolder
+
+if TYPE_CHECKING:
+    from evomerge.api import Score
 
 
 def front(
@@ -109,27 +113,39 @@ def _renew(folder: Path) -> None:
 
 
 def across(out: Console, run: Path, banks: list[str], split: str, as_json: bool) -> None:
-    """Score the front and the baselines of a run on further banks."""
+    """Score the front and the baselines of a run on further banks.
+
+    Raises EvaluationError for those that can not be scored, after the others are shown.
+    """
     from evomerge import further
     from evomerge.run import Run
 
     opened = Run(run)
     fresh: list[str] = []
+    failures: dict[str, str] = {}
 
     def told(label: str) -> None:
         fresh.append(label)
         err.print(f"{label} ...", highlight=False)
 
-    rows = further.scores(opened, banks, split=split, told=told)
+    rows = further.scores(opened, banks, split=split, told=told, failed=failures.__setitem__)
     if fresh:
         _renew(run)
     if as_json:
         found = {label: {n: one.plain() for n, one in row.items()} for label, row in rows.items()}
         print(json.dumps(found, indent=1))
-        return
-    names = list(next(iter(rows.values())))
-    table = Table("point", *names, title=f"{run} on {split}", title_justify="left")
+    else:
+        out.print(_further(rows, f"{run} on {split}", opened.chosen.label))
+    if failures:
+        reasons = "; ".join(f"{label}: {reason}" for label, reason in failures.items())
+        raise errors.EvaluationError(f"can not be scored: {reasons}")
+
+
+def _further(rows: Mapping[str, Mapping[str, Score]], title: str, chosen: str) -> Table:
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    table = Table("point", *names, title=title, title_justify="left")
     for label, row in rows.items():
-        cells = [faint(f"{s.mean:.3f}", f"{s.low:.2f}-{s.high:.2f}") for s in row.values()]
-        table.add_row(f"{label} (chosen)" if label == opened.chosen.label else label, *cells)
-    out.print(table)
+        shown = [row.get(name) for name in names]
+        cells = [faint(f"{s.mean:.3f}", f"{s.low:.2f}-{s.high:.2f}") if s else "-" for s in shown]
+        table.add_row(f"{label} (chosen)" if label == chosen else label, *cells)
+    return table

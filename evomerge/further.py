@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from evomerge import api, shelf
+from evomerge import api, errors, shelf
 from evomerge.files.bank import Bank
 from evomerge.files.ledger import Ledger
 from evomerge.front import Point
+from evomerge.plan import Plan
 from evomerge.run import Run
 from evomerge.schema import require_own_keys
 from evomerge.session import versions
@@ -24,11 +25,13 @@ def scores(
     *,
     split: str = "test",
     told: Callable[[str], None] = lambda label: None,
+    failed: Callable[[str, str], None] = lambda label, reason: None,
 ) -> dict[str, dict[str, api.Score]]:
     """Scores of each point of the front and each baseline, by label and name of the bank.
 
     What has been scored before, by the same libraries, is not scored again; `told` hears the label
-    of what is. One process writes into a run: MachineError where another one does.
+    of what is, `failed` also why it has none. One process writes into a run: MachineError where
+    another one does.
     """
     banks = api.by_name([shelf.load(reference) for reference in references])
     require_own_keys(list(banks), "bank")
@@ -38,37 +41,43 @@ def scores(
     known = run.evaluated()
     keys = _keys(points, banks, split)
     lacking = {  # a point of the front may be a baseline too
-        point.key: (point, [name for name in banks if keys[point.label, name] not in known])
+        point.key: (point, {k: banks[n] for n, k in keys[point.label].items() if k not in known})
         for point in points
     }
-    if any(names for _, names in lacking.values()):
+    if any(asked for _, asked in lacking.values()):
         with closing(Ledger(run.folder, write=True)) as ledger:
-            for point, names in lacking.values():
-                if asked := [banks[name] for name in names]:
+            for point, asked in lacking.values():
+                if asked:
                     told(point.label)
-                    found = api.evaluate(run.plan(point.label), asked, split=split)
-                    with ledger.together():
-                        for name, score in found.items():
-                            body = {"key": keys[point.label, name], "bank": name}
-                            ledger.append("evaluated", {**body, "scores": score.scores.tolist()})
+                    try:
+                        _ask(run.plan(point.label), asked, split, ledger)
+                    except errors.EvaluationError as error:
+                        failed(point.label, str(error))
         known = run.evaluated()
     return {
-        point.label: {
-            name: api.Score.of(name, np.array(known[keys[point.label, name]])) for name in banks
-        }
-        for point in points
+        label: {n: api.Score.of(n, np.array(known[k])) for n, k in row.items() if k in known}
+        for label, row in keys.items()
     }
+
+
+def _ask(plan: Plan, asked: Mapping[str, Bank], split: str, ledger: Ledger) -> None:
+    """Have a plan answer banks, by what the scores depend on."""
+    found = api.evaluate(plan, asked.values(), split=split)
+    with ledger.together():
+        for key, bank in asked.items():
+            scores = found[bank.name].scores.tolist()
+            ledger.append("evaluated", {"key": key, "bank": bank.name, "scores": scores})
 
 
 def _keys(
     points: Sequence[Point], banks: Mapping[str, Bank], split: str
-) -> dict[tuple[str, str], str]:
-    """What each score depends on, by label and bank."""
+) -> dict[str, dict[str, str]]:
+    """What each score depends on, by label, then bank."""
     libraries = versions()
     return {
-        (point.label, name): json.dumps(
-            [point.key, *bank.identity(), split, libraries], sort_keys=True
-        )
+        point.label: {
+            name: json.dumps([point.key, *bank.identity(), split, libraries], sort_keys=True)
+            for name, bank in banks.items()
+        }
         for point in points
-        for name, bank in banks.items()
     }

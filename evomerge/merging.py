@@ -16,6 +16,7 @@ from evomerge.options import Json
 
 Folder = Annotated[Path, typer.Option("-o", "--out", help="folder to write")]
 ShardSize = Annotated[str, typer.Option(help="most bytes of a weight file: 5GB, 500MB")]
+OwnSize = Annotated[str | None, typer.Option(help="most bytes of a weight file (5GB): 500MB")]
 
 
 def merge(
@@ -85,9 +86,7 @@ def export(
         Path | None, typer.Option(help="write a YAML for mergekit instead", metavar="FILE")
     ] = None,
     adapter: Annotated[int | None, typer.Option(help="save a LoRA adapter of this rank")] = None,
-    shard_size: Annotated[
-        str | None, typer.Option(help="most bytes of a weight file: 5GB (if not given), 500MB")
-    ] = None,
+    shard_size: OwnSize = None,
 ) -> None:
     """Save a point of the front as an ordinary model folder, an adapter, or for mergekit."""
     from evomerge import api, progress, saving, tables

@@ -175,6 +175,42 @@ def test_a_bank_of_another_day_scores_the_front_and_the_baselines(copied, family
     assert "Further banks" in report.read_text()  # one that is there has them at once
 
 
+SCORER = """
+from evomerge import errors
+
+def prepare(tokenizer, items, *, disliked):
+    return len(items), disliked
+
+def score(model, batch):
+    n, disliked = batch
+    if model.get_input_embeddings().weight.sum().item() == disliked:
+        raise errors.EvaluationError("this model displeases")
+    return {"score": [0.5] * n}
+"""
+
+
+def test_who_can_not_be_scored_on_a_further_bank_is_named_after_the_others(
+    copied, family, tmp_path, run, monkeypatch
+):
+    (tmp_path / "spoilt").mkdir()
+    (tmp_path / "spoilt" / "scorer.py").write_text(SCORER)
+    monkeypatch.syspath_prepend(tmp_path)
+    left = (
+        evomerge.api.build(copied.plan("expert left")).get_input_embeddings().weight.sum().item()
+    )
+    keys = {"name": "b", "version": 1, "scorer": {"name": "spoilt.scorer", "disliked": left}}
+    (tmp_path / "b.yaml").write_text(json.dumps({**keys, "source": str(family / "two.jsonl")}))
+    options = ("evaluate", copied.folder, "-b", tmp_path / "b.yaml", "-b", family / "two.jsonl")
+    for more in ((), ("--json",)):  # what has been scored is shown again
+        code, out, err = run(*options, "--front", *more)
+        assert code == errors.INPUT
+        assert "can not be scored: expert left: " in err and "this model displeases" in err
+        assert "expert right" in out and (more or "0.500" in out)
+    rows = json.loads(out)
+    assert rows.pop("expert left") == {} and len(rows) > 3
+    assert {row["b"]["mean"] for row in rows.values()} == {0.5}
+
+
 def test_a_front_says_how_many_came_after_it(family, tmp_path, run):
     recipe = families.recipe(family, strategy="sobol", budget={"candidates": 3})
     evomerge.search(recipe, tmp_path)
