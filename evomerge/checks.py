@@ -98,8 +98,8 @@ def _fidelity(fidelity: Fidelity) -> None:
         *((key, reads == "mean" and key in given, "goes with estimators other than the mean:"
            " means of different items can not be compared")
           for key in ("calibration", "recalibration", "every", "rotate")),
-        *((key, not fidelity.refits and key in given, "nothing is fitted or replaced anew here:"
-           " goes with 'rotate'") for key in ("recalibration", "every")),
+        ("every", not fidelity.refits and "every" in given, "nothing is fitted or replaced anew"
+         " here: goes with 'rotate'"),
     ):  # fmt: skip
         if wrong:
             raise errors.RecipeError(f"fidelity.{key}: {reason}")

@@ -199,7 +199,7 @@ def confirm(
         front, chosen = _ranked(answers, losses, listed, weights)
     baselines = _baselines(problem, answers, scan, weights)
     report("stage", {"name": "test"})
-    tested = [*baselines.values(), *(shortlist[label] for label in {*front, chosen})]
+    tested = [*baselines.values(), *(shortlist[label] for label in front)]
     desk.answer(tested, answers.places("test"), told)
     before = ("confirmed", "seeds")  # the run that seeds are from has looked at `test` too
     previous = next(filter(None, map(answers.ledger.last, before)), {"looks": 0})

@@ -125,7 +125,7 @@ def margin_within(apart: Scores, within: float, confidence: float) -> Margin:
 def margin_over(scores: Scores, least: float, confidence: float) -> Margin:
     """Of scores (I,) in [0, 1], of which the mean may not be below `least`; Wilson's bound."""
     low, _ = intervals.of_mean(scores, NormalDist().inv_cdf(confidence))
-    return Margin(float(scores.mean()) - least, low - least)
+    return Margin(float(scores.mean()) - least, round(low - least, 12))  # 0 exactly at the least
 
 
 def penalised(losses: tuple[float, ...], lacks: float, worst: float) -> tuple[float, ...]:

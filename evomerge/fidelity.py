@@ -99,8 +99,11 @@ class Chosen:
         new = [id for id in target if id not in set(now)]
         room = min(max(1, round(share * n)), len(dropped), len(new))
         gone = set(dropped[:room])
+        # From all along the target, from wherever chance begins: some are drawn from strata
+        begin = int(draw[0] * len(new))
+        come = [new[(begin + i * len(new) // room) % len(new)] for i in range(room)]
         # Blocks of the new ones alone, so that who has answered the others is not asked again
-        return [*self._cut([id for id in now if id not in gone]), *self._cut(new[:room])]
+        return [*self._cut([id for id in now if id not in gone]), *self._cut(come)]
 
     def use(self, blocks: Mapping[str, Sequence[Sequence[str]]], where: str) -> None:
         """Ask recorded blocks from now on; InputError for items that a bank does not have."""

@@ -13,7 +13,6 @@ from evomerge import api, errors, shelf
 from evomerge.files.bank import Bank
 from evomerge.files.ledger import Ledger
 from evomerge.front import Point
-from evomerge.plan import Plan
 from evomerge.run import Run
 from evomerge.schema import require_own_keys
 from evomerge.session import versions
@@ -49,24 +48,20 @@ def scores(
             for point, asked in lacking.values():
                 if asked:
                     told(point.label)
+                for key, bank in asked.items():
                     try:
-                        _ask(run.plan(point.label), asked, split, ledger)
+                        found = api.evaluate(run.plan(point.label), [bank], split=split)
                     except errors.EvaluationError as error:
                         failed(point.label, str(error))
+                        continue
+                    scores = found[bank.name].scores.tolist()
+                    body = {"key": key, "bank": bank.name, "scores": scores}
+                    ledger.append("evaluated", body)
         known = run.evaluated()
     return {
         label: {n: api.Score.of(n, np.array(known[k])) for n, k in row.items() if k in known}
         for label, row in keys.items()
     }
-
-
-def _ask(plan: Plan, asked: Mapping[str, Bank], split: str, ledger: Ledger) -> None:
-    """Have a plan answer banks, by what the scores depend on."""
-    found = api.evaluate(plan, asked.values(), split=split)
-    with ledger.together():
-        for key, bank in asked.items():
-            scores = found[bank.name].scores.tolist()
-            ledger.append("evaluated", {"key": key, "bank": bank.name, "scores": scores})
 
 
 def _keys(

@@ -82,7 +82,7 @@ class Watch:
         room = Reserve(folder, size(recipe.disk_reserve, "disk_reserve"))
         deadline = Deadline.of(recipe.budget.seconds, recipe.budget.until, spent, clock)
         hourly = budget.is_hour(recipe.budget.until or "")
-        instead = ", with --budget 1 and no hour, which would be that of tomorrow," * hourly
+        instead = ", with --budget 1s and no hour, which would be that of tomorrow," * hourly
         return cls(folder, deadline, room, note, instead=instead)
 
     def between(self, desk: Desk) -> None:

@@ -58,12 +58,9 @@ WRONG = [
     ({"fidelity": "frist"}, "(did you mean 'first'?), got 'frist'"),
     ({"fidelity": "first"}, "fidelity.items: 'first' needs a number of items"),
     ({"fidelity": {"name": "all", "items": 5}}, "fidelity.items: 'all' asks every item"),
-    *(
-        (
-            {"fidelity": {"name": "stratified", "items": 5, key: 4}},
-            f"fidelity.{key}: nothing is fitted or replaced anew here: goes with 'rotate'",
-        )
-        for key in ("every", "recalibration")
+    (
+        {"fidelity": {"name": "stratified", "items": 5, "every": 4}},
+        "fidelity.every: nothing is fitted or replaced anew here: goes with 'rotate'",
     ),
     ({"operator": "tise"}, "operator: unknown operator 'tise'. Did you mean 'ties'?"),
     ({"operator": []}, "operator: expected an operator's name, or a list of names, got []"),

@@ -257,7 +257,8 @@ def test_items_that_turn_are_drawn_with_weights_of_their_information(known):
     assert (np.abs(found / draws - wanted) < 4 * np.sqrt(wanted / draws)).all()
 
 
-def test_a_share_stays_drawn_from_strata_however_often_items_turn(known):
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_a_share_stays_drawn_from_strata_however_often_items_turn(known, share):
     """Of ten items five are of strata, of whose 25 items ten say nothing: two, if it stays so."""
     estimation, chosen = estimated(known, name="informative", items=10, random=0.5)
     slopes = [1.0] * 20 + [1e-9] * 10
@@ -267,7 +268,7 @@ def test_a_share_stays_drawn_from_strata_however_often_items_turn(known):
     chosen.use(chosen.choose(0, estimation, known[3][:4], None)["blocks"], "here")
     counts = []
     for told in range(1, 60):
-        chosen.use(chosen.choose(told, estimation, known[3][:4], 0.1)["blocks"], "here")
+        chosen.use(chosen.choose(told, estimation, known[3][:4], share)["blocks"], "here")
         counts.append(len(set(sum(chosen.blocks["one"], ())) & set(ids[20:])))
     assert 1 < np.mean(counts[20:]) < 4
 

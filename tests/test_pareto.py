@@ -104,3 +104,13 @@ def test_losses_that_are_no_numbers_are_failures():
     assert pareto.filled((0.1, 0.2), 2, 2.2).tolist() == [0.1, 0.2]
     for losses in (None, (0.1, INF), (NAN, 0.2)):
         assert pareto.filled(losses, 2, 2.2).tolist() == [2.2, 2.2]
+
+
+@pytest.mark.parametrize("m", [7, 9])
+def test_many_losses_in_many_objectives_are_estimated_closely_and_the_same_each_time(m):
+    losses = np.random.default_rng(m).uniform(0.3, 1.2, (50, m)).round(2)
+    inside = losses[(losses < 1.1).all(axis=1)][: pareto.EXACT[1]]
+    found = pareto.hypervolume(np.repeat(inside, 4, axis=0), 1.1)
+    assert len(inside) * 4 > pareto.EXACT[1]
+    assert found == pytest.approx(pareto.hypervolume(inside, 1.1), rel=0.02)
+    assert found == pareto.hypervolume(np.repeat(inside, 4, axis=0), 1.1)

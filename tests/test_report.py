@@ -213,6 +213,14 @@ def test_progress_ends_with_the_whole_search(run):
     assert list(volumes.y) == sorted(volumes.y)
 
 
+def test_the_best_so_far_is_of_what_stands(run):
+    """Who was told a low loss from few items, and a high one from more, is the best no more."""
+    rows = [(0, 0.1), (1, 0.5), (0, 0.7), (2, 0.6)]
+    told = [(id, [loss] * len(run.objectives)) for id, loss in rows]
+    low, middle, *_ = plots._scores(run, [losses for _, losses in told])
+    assert plots._best(run, told) == [low, low, middle, middle]
+
+
 def test_a_point_found_twice_stands_in_the_front_once(run):
     assert len({point.key for point in run.front}) == len(run.front)
     assert sum(point.chosen for point in run.front) == 1

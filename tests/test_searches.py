@@ -418,6 +418,15 @@ def test_staged_waits_for_who_is_asked_again():
     assert [p.id for p in strategy.ask(3)] == [2, 3, 4]
 
 
+def test_restart_goes_on_where_all_failed_until_its_first_look():
+    strategy, told = make("restart", {"inner": {"name": "sobol"}, "patience": 4}, numeric(3)), []
+    for turn in range(5):
+        losses = (1 / turn, 1 / turn) if turn else None
+        told += [Observation(p.id, p.point, losses) for p in strategy.ask(4)]
+        strategy.tell(told[-4:])
+    assert points(told) == points(make("sobol", {}, numeric(3)).ask(20))
+
+
 def test_restart_counts_candidates_and_lets_a_race_end():
     asked = race(
         make("restart", {"inner": RACING, "patience": 8}, numeric(3)), 8, losses=(2.0, 2.0)

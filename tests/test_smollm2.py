@@ -3,7 +3,10 @@
 import importlib.util
 import itertools
 import json
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -70,9 +73,20 @@ def test_banks_are_whole_and_nothing_asked_is_trained_on(tmp_path):
             assert counts == QUOTAS
             asked += [one.prompt for one in found]
         assert len(set(asked)) == len(asked) and not trained.intersection(asked)
-    first = (tmp_path / "banks" / "sql.jsonl").read_bytes()
-    questions.write(tmp_path / "again", QUOTAS)
-    assert (tmp_path / "again" / "sql.jsonl").read_bytes() == first
+    code = (
+        "import sys; from pathlib import Path; from evomerge.zoo import questions; "
+        f"questions.write(Path(sys.argv[1]), {QUOTAS})"
+    )
+    for seed in ("1", "2"):  # of the hashes of texts, another one in each process
+        environment = {
+            **os.environ,
+            "PYTHONHASHSEED": seed,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        again = tmp_path / seed
+        subprocess.run([sys.executable, "-c", code, str(again)], env=environment, check=True)
+        for file in sorted((tmp_path / "banks").iterdir()):
+            assert (again / file.name).read_bytes() == file.read_bytes()
 
 
 def small():

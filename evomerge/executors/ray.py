@@ -77,9 +77,10 @@ class Executor:
     ) -> None:
         self._fixed = workers if isinstance(workers, int) else None
         where = None if address == "local" else address
+        ours = where is None and not _is_connected()
         with ExitStack() as cluster:
             ray = self._ray = cluster.enter_context(connected(where, self._fixed))
-            if where is None:  # one that runs may get further nodes
+            if ours:  # one that runs may get further nodes
                 _require_places(ray, gpus, self._fixed or 1)
             self._cluster = cluster.pop_all()
         self._setup = setup
@@ -252,12 +253,13 @@ def _failure(job: Job, slot: _Slot, reason: str, cause: Cause) -> Result:
 
 
 def _places(ray: Any, gpus: float) -> int:
-    """How many workers the cluster holds; a fraction of a GPU is one of one."""
+    """How many workers the cluster holds, with a processor each; a fraction of a GPU is one of
+    one."""
     found = ray.cluster_resources()
+    processors, there = int(found.get("CPU", 1)), int(found.get("GPU", 0))
     if not gpus:
-        return int(found.get("CPU", 1))
-    there = int(found.get("GPU", 0))
-    return int(there // gpus) if gpus >= 1 else there * int(1 / gpus)
+        return processors
+    return min(processors, int(there // gpus) if gpus >= 1 else there * int(1 / gpus))
 
 
 def _require_places(ray: Any, gpus: float, workers: int) -> None:
@@ -271,11 +273,15 @@ def _require_places(ray: Any, gpus: float, workers: int) -> None:
 
 def examine() -> str:
     """Start a local cluster, have it add two numbers, end it: `ok`, or what is odd."""
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+    if _is_connected():
         return "a cluster is running in this process"
     with connected(None, 1) as ray:
         found = ray.get(ray.remote(_sum).remote(1, 1), timeout=60)
     return "ok" if found == 2 else "adds wrongly"
+
+
+def _is_connected() -> bool:
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def _sum(one: int, two: int) -> int:

@@ -95,7 +95,8 @@ def _ranges(rows: Sequence[tuple[Point, float, float]]) -> tuple[list[float], ..
 
 
 def progress(run: Run) -> go.Figure:
-    """What the search saw: the mean score of every candidate, and the volume of their front."""
+    """What the search saw: the mean score of every candidate each time it was told, the best of
+    those that stand, and the volume of their front."""
     history = list(run.history())
     items = [answered for _, answered, _ in history]
     scores = _scores(run, run.unpenalised())
@@ -105,8 +106,8 @@ def progress(run: Run) -> go.Figure:
     )  # fmt: skip
     dots = {"color": style.faded(style.BLUE, 0.5), "size": 6}
     line = {"color": style.VERMILION, "width": 2, "shape": "hv"}
-    best = list(itertools.accumulate(_scores(run, [losses for *_, losses in history]), max))
-    volumes = _volumes([(id, losses) for id, _, losses in history])
+    told = [(id, losses) for id, _, losses in history]
+    best, volumes = _best(run, told), _volumes(told)
     for column, name, values, look in (
         (1, "candidate", scores, {"mode": "markers", "marker": dots}),
         (1, "best so far", best, {"mode": "lines", "line": line}),
@@ -129,6 +130,17 @@ def _scores(run: Run, rows: Sequence[Sequence[float]]) -> list[float]:
     anchors = list(run.searched.anchors.values())
     found = [[a.score(x) for a, x in zip(anchors, row, strict=True)] for row in rows]
     return [float(np.average(row, weights=run.weights)) for row in found]
+
+
+def _best(run: Run, told: Sequence[tuple[int, Sequence[float]]]) -> list[float]:
+    """The best mean score after the first 1, 2, ... (id, losses); the latest of each id count."""
+    latest: dict[int, float] = {}
+    best: list[float] = []
+    scores = _scores(run, [losses for _, losses in told])
+    for (id, _), score in zip(told, scores, strict=True):
+        again, latest[id] = id in latest, score
+        best.append(max(latest.values()) if again or not best else max(best[-1], score))
+    return best
 
 
 def _volumes(told: Sequence[tuple[int, Sequence[float]]]) -> list[float]:

@@ -39,7 +39,8 @@ def prepare(
     """Tokenise a block of items; blanks at the ends of an answer are not looked for.
 
     `ignore_space`: any run of blanks is as good as another. `whole_words`: the answer does not
-    stand inside a longer word or number.
+    stand inside a longer word; points and commas end words, so 5 is found in 12.5, and `numeric`
+    is for numbers.
     """
     mark = partial(_has, case=ignore_case, space=ignore_space, inside=not whole_words)
     return generation.prepare(tokenizer, items, mark, options)
@@ -53,7 +54,4 @@ def _has(text: str, accepted: Sequence[str], *, case: bool, space: bool, inside:
 def _pattern(answer: str, space: bool, inside: bool) -> str:
     words = answer.split() if space else [answer.strip()]
     pattern = r"\s+".join(map(re.escape, words))
-    if inside:
-        return pattern
-    # a digit beyond a point or a comma is the same number's, where the answer's own is next to it
-    return rf"(?<!\w)(?!(?<=\d[.,])\d){pattern}(?!\w)(?!(?<=\d)[.,]\d)"
+    return pattern if inside else rf"(?<!\w){pattern}(?!\w)"

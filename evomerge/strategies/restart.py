@@ -34,6 +34,7 @@ class Strategy(Relayed):
     Where no more than the share `tolerance` of its growth since the first look came after the
     last one, `inner` begins anew, with the patience and its `population`, or those of strategies
     inside it, multiplied by `growth`, and nothing of what is known: it would end where it did.
+    What `auto` chooses keeps its population.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class Strategy(Relayed):
         measured = [losses for losses in self._relay.own if pareto.measured(losses)]
         volume = _reached(measured)
         self._volumes.append(volume)
+        if self._volumes[0] == -np.inf:  # nothing was seen yet: no gain can be a share of that
+            del self._volumes[:-1]
         first, last = self._volumes[0], self._volumes[-2:][0]
         if len(self._volumes) == 1 or volume - last > self._tolerance * (volume - first):
             self._left = self._grown(self._patience)

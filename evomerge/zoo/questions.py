@@ -97,7 +97,9 @@ def sql(rng: random.Random) -> Question:
         ("DESC", "ASC"), (table, other), (str(least), str(least + 1)),
         (word, rng.choice([name for name in _WORDS if name != word])),
     )  # fmt: skip
-    found = {answer.replace(before, after) for before, after in changes} - {answer}
+    # In one order, whatever hash a process has for texts
+    found = dict.fromkeys(answer.replace(before, after) for before, after in changes)
+    found.pop(answer, None)
     wrong = sorted(found, key=lambda form: rng.random())
     return Question(f"Write a query in SQL for {text}.", answer, tuple(wrong))
 
