@@ -13,6 +13,7 @@ from evomerge import api, errors, shelf
 from evomerge.files.bank import Bank
 from evomerge.files.ledger import Ledger
 from evomerge.front import Point
+from evomerge.plan import Plan
 from evomerge.run import Run
 from evomerge.schema import require_own_keys
 from evomerge.session import versions
@@ -50,18 +51,19 @@ def scores(
                     told(point.label)
                 for key, bank in asked.items():
                     try:
-                        found = api.evaluate(run.plan(point.label), [bank], split=split)
+                        _ask(run.plan(point.label), bank, split, key, ledger)
                     except errors.EvaluationError as error:
                         failed(point.label, str(error))
-                        continue
-                    scores = found[bank.name].scores.tolist()
-                    body = {"key": key, "bank": bank.name, "scores": scores}
-                    ledger.append("evaluated", body)
         known = run.evaluated()
     return {
         label: {n: api.Score.of(n, np.array(known[k])) for n, k in row.items() if k in known}
         for label, row in keys.items()
     }
+
+
+def _ask(plan: Plan, bank: Bank, split: str, key: str, ledger: Ledger) -> None:
+    scores = api.evaluate(plan, [bank], split=split)[bank.name].scores.tolist()
+    ledger.append("evaluated", {"key": key, "bank": bank.name, "scores": scores})
 
 
 def _keys(

@@ -187,11 +187,11 @@ def test_an_objective_that_gets_slow_breaks_no_deadline(timed, steps):
 def test_an_hour_that_is_over_is_that_of_tomorrow(timed):
     """So that another command confirms, and asks no further candidates."""
     hour = f"{datetime.fromtimestamp(timed.clock.now + 420):%H:%M}"
-    says = "again, with --budget 1 and no hour, which would be that of tomorrow, to confirm it"
+    says = "again, with --budget 1s and no hour, which would be that of tomorrow, to confirm it"
     with pytest.raises(errors.Unconfirmed, match=says):
         timed(10**6, lambda call: 10 if call <= 8 else 100, until=hour)
     asked = len(Run(timed.folder).asked())
-    run = timed(None, lambda call: 0, **budget.parse("1"))
+    run = timed(budget.parse("1s")["seconds"], lambda call: 0)
     assert run.is_confirmed and len(run.asked()) == asked > 1
 
 
