@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from evomerge.recipe import dtype_of, named, read, resolve
 from evomerge.run import Run
 from evomerge.session import pinned
 from evomerge.worker import Job as _Job
-from evomerge.worker import Setup, Worker, load
+from evomerge.worker import Result, Setup, Worker, load
 
 
 def search(
@@ -218,19 +218,28 @@ def evaluate(
         raise errors.RecipeError(f"bank: expected one or more files or banks, got {bank!r}")
     plan = model if isinstance(model, Plan) else alone(model, dtype)
     shown = by_name([b if isinstance(b, banks.Bank) else shelf.load(b) for b in bank])
+    found = results(plan, shown, split, batch)
+    return {name: scored(plan, name, result) for name, result in found}
+
+
+def results(
+    plan: Plan, shown: Mapping[str, banks.Bank], split: str, batch: int = 25
+) -> Iterator[tuple[str, Result]]:
+    """What a plan answers to one bank after the other; it is built once."""
     asked = {  # nothing is said against items that are not asked
         name: replace(one, items=one.split(split), _splits={}) for name, one in shown.items()
     }
     worker = worker_for(plan, asked, batch)
-    scored = {}
     for name, one in asked.items():
         blocks = tuple(places({name: one}, split, batch))
-        result = worker.run(_Job(plan.model_dump(mode="json"), plan.key, blocks))
-        if result.failed is not None:
-            raise errors.EvaluationError(f"{plan.base.name}: {result.failed}")
-        scores = np.array([answer.score for answer in result.answers])
-        scored[name] = Score.of(name, scores)
-    return scored
+        yield name, worker.run(_Job(plan.model_dump(mode="json"), plan.key, blocks))
+
+
+def scored(plan: Plan, name: str, result: Result) -> Score:
+    """The score that a result is; EvaluationError, saying why, where it is none."""
+    if result.failed is not None:
+        raise errors.EvaluationError(f"{plan.base.name}: {result.failed}")
+    return Score.of(name, np.array([answer.score for answer in result.answers]))
 
 
 def alone(model: str | Path, dtype: str = "") -> Plan:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def scores(
     known = run.evaluated()
     keys = _keys(points, banks, split)
     lacking = {  # a point of the front may be a baseline too
-        point.key: (point, {k: banks[n] for n, k in keys[point.label].items() if k not in known})
+        point.key: (point, {n: banks[n] for n, k in keys[point.label].items() if k not in known})
         for point in points
     }
     if any(asked for _, asked in lacking.values()):
@@ -49,11 +50,10 @@ def scores(
             for point, asked in lacking.values():
                 if asked:
                     told(point.label)
-                for key, bank in asked.items():
-                    try:
-                        _ask(run.plan(point.label), bank, split, key, ledger)
-                    except errors.EvaluationError as error:
-                        failed(point.label, str(error))
+                    why = partial(failed, point.label)
+                    for score in _scored(run.plan(point.label), asked, split, why):
+                        body = {"key": keys[point.label][score.bank], "bank": score.bank}
+                        ledger.append("evaluated", {**body, "scores": score.scores.tolist()})
         known = run.evaluated()
     return {
         label: {n: api.Score.of(n, np.array(known[k])) for n, k in row.items() if k in known}
@@ -61,9 +61,16 @@ def scores(
     }
 
 
-def _ask(plan: Plan, bank: Bank, split: str, key: str, ledger: Ledger) -> None:
-    scores = api.evaluate(plan, [bank], split=split)[bank.name].scores.tolist()
-    ledger.append("evaluated", {"key": key, "bank": bank.name, "scores": scores})
+def _scored(
+    plan: Plan, asked: Mapping[str, Bank], split: str, failed: Callable[[str], None]
+) -> Iterator[api.Score]:
+    for name, result in api.results(plan, asked, split):
+        try:
+            score = api.scored(plan, name, result)
+        except errors.EvaluationError as error:
+            failed(str(error))
+        else:
+            yield score
 
 
 def _keys(

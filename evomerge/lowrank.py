@@ -116,7 +116,8 @@ class Draft:
 
     def add(self, name: str) -> None:
         """Put a tensor in, if the merge changed it."""
-        new, old = self._merge(name), self.base.read(name).float()
+        # not as it is stored: factors would be fitted to what rounding does to it
+        new, old = self.merged.read(name, torch.float32), self.base.read(name).float()
         check_finite(name, new, self.merged)
         stored = self.merged.stored_dtype(name)
         if torch.equal(new.to(stored), old.to(stored)):
@@ -138,14 +139,6 @@ class Draft:
         else:
             self._add_factors(name, path, kind, new - old)
 
-    def _merge(self, name: str) -> torch.Tensor:
-        """A merged tensor in float32: factors would be fitted to what rounding does to it."""
-        info = self.merged.tensors[name]
-        whole = torch.empty(info.numel)
-        for start, stop in self.merged.tiles(name):
-            whole[start:stop] = self.merged.merge(name, start, stop)
-        return whole.view(info.shape)
-
     def _add_whole(self, path: str) -> None:
         """A module with all of its tensors, which is how PEFT reads it."""
         if path in self.config["modules_to_save"]:
@@ -155,7 +148,7 @@ class Draft:
             live, kind = self.kinds.get(name, (name, ""))
             if live.rpartition(".")[0] != path:
                 continue
-            self.tensors[f"{PREFIX}{live}"] = whole = self._merge(name)
+            self.tensors[f"{PREFIX}{live}"] = whole = self.merged.read(name, torch.float32)
             if kind == "embedding" and module(name) in EMBEDDINGS:  # positions have no head
                 heads = sorted((other for other in self.kinds if module(other) in HEADS), key=len)
                 self.tensors |= {f"{PREFIX}{head}": whole.clone() for head in heads[:1]}

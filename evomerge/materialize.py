@@ -263,22 +263,25 @@ class Merged:
                 passes.add(found, part)
         return found
 
-    def read_flat(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Any extent of the merged tensor, so that a plan can be an input of another plan."""
+    def read_flat(
+        self, name: str, start: int, stop: int, dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """Any extent of the merged tensor, so that a plan can be an input of another plan; rounded
+        to the dtype that it is stored in, or another."""
         covering = [
             extent for extent in self.tiles(name) if extent[0] < stop and extent[1] > start
         ]
         first, last = (covering[0][0], covering[-1][1]) if covering else (start, stop)
-        dtype, device = self.stored_dtype(name), self.workshop.device
+        dtype, device = dtype or self.stored_dtype(name), self.workshop.device
         # Parts put together later would scatter the heap.
         whole = torch.empty(last - first, dtype=dtype, device=device)
         for begin, end in covering:
             whole[begin - first : end - first].copy_(self.merge(name, begin, end))
         return whole[start - first : stop - first]
 
-    def read(self, name: str) -> torch.Tensor:
+    def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         info = self.tensors[name]
-        return self.read_flat(name, 0, info.numel).view(info.shape)
+        return self.read_flat(name, 0, info.numel, dtype).view(info.shape)
 
     @cached_property
     def _group_keys(self) -> dict[str | None, str]:

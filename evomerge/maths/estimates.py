@@ -19,7 +19,6 @@ Ints = npt.NDArray[np.int_]
 STRATA = 5
 """Groups of items by difficulty, of equal size, in the stratified mean."""
 
-
 NO_SPREAD = 1e-12
 """A variance of equal scores: their mean is rounded."""
 
