@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerFast as Fast
 import evomerge
 from evomerge import api, errors, saving
 from evomerge.files.vocabulary import Frame, tokens
-from evomerge.interop import plans
+from evomerge.interop import export, plans
 from evomerge.live import save
 from evomerge.materialize import Merged, Workshop
 from tests import families
@@ -133,6 +134,13 @@ def test_a_file_s_tokenizer_is_the_plan_s(trio, key, choice):
     assert plans.plan_of(data, "file", base.parent).plan.vocabulary.tokenizer == "base"
 
 
+@pytest.mark.parametrize("choice", ["base", "union", "expert:less"])
+def test_a_plan_of_other_tokens_is_not_written_for_mergekit(trio, choice):
+    plan = api.plan_of(*trio, "task_arithmetic", weight=0.5, tokenizer=choice)
+    with pytest.raises(errors.RecipeError, match="tokens of the models differ"):
+        export.to_mergekit(plan)
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 def test_a_row_that_one_model_of_a_file_lacks_keeps_its_size(trio, normalize):
     base, experts = trio
@@ -184,6 +192,8 @@ def test_one_untied_head_unties_the_result(tmp_path, base_tied):
     plan = api.plan_of(base, experts, "linear")
     folder = save(plan, Workshop.of(plan), tmp_path / "merged")
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
+    with pytest.raises(errors.RecipeError, match="heads of the models differ"):
+        export.to_mergekit(plan)
     heads = embedding(experts["tied"]), embedding(experts["untied"], "lm_head.weight")
     found = embedding(folder, "lm_head.weight")
     torch.testing.assert_close(found, (heads[0] + heads[1]) / 2, rtol=0, atol=1e-6)
@@ -335,6 +345,9 @@ def test_equal_tokens_with_another_template_and_end(tmp_path):
     assert torch.equal(embedding(folders[0]), embedding(folders[1]))
     with pytest.raises(errors.RecipeError, match="another tokenizer"):
         saving.write(plans["expert:e"], tmp_path / "adapter", adapter=2)
+    texts = {choice: export.to_mergekit(plan) for choice, plan in plans.items()}
+    assert f"those of {expert}\n" in texts["expert:e"] and "tokenizer" not in texts["base"]
+    assert yaml.safe_load(texts["expert:e"]) == yaml.safe_load(texts["base"])
 
 
 def test_an_expert_without_a_tokenizer_has_none_to_give(tmp_path):

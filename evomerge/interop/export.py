@@ -155,6 +155,7 @@ def to_mergekit(plan: Plan) -> str:
     """
     way = _way(plan)
     workshop = Workshop.of(plan)
+    tokenizer = _tokenizer(plan, workshop)
     merged = Merged(plan, workshop)
     experts = [item.name for item in plan.experts]
     names = merged.mergeable
@@ -178,7 +179,21 @@ def to_mergekit(plan: Plan) -> str:
             f"# {balanced:,} entries differ: experts balance there exactly, where mergekit elects "
             "the positive sign\n"
         )
-    return head + body
+    return head + tokenizer + body
+
+
+def _tokenizer(plan: Plan, workshop: Workshop) -> str:
+    """A comment where the tokenizer is not the base's; RecipeError where rows or head are not."""
+    if plan.vocabulary is None:
+        return ""
+    frame = workshop.checkpoints.frame(plan.vocabulary)
+    if not frame.same or frame.untied:
+        raise errors.RecipeError(
+            f"plan: {'tokens' if not frame.same else 'heads'} of the models differ, which "
+            "mergekit brings together by rules of its own: no YAML gives these weights; save the "
+            "model instead"
+        )
+    return f"# The tokenizer's files are to be those of {frame.models[frame.leader].folder}\n"
 
 
 def _way(plan: Plan) -> Way:
