@@ -42,6 +42,21 @@ def connected(address: str | None, workers: int | None) -> Iterator[Any]:
             ray.shutdown()
 
 
+def require_alive(ray: Any) -> None:
+    """Raise MachineError where a process of the cluster that was started here has ended.
+
+    Without it Ray ends the driver, after a while and with no word, in C.
+    """
+    node = ray._private.worker._global_node
+    for kind, process in node.dead_processes() if node is not None else ():
+        if kind in ("raylet", "gcs_server"):
+            raise errors.MachineError(
+                f"executor: ray: '{kind}', a process of Ray's own, has ended with "
+                f"{process.returncode} (-9: killed, perhaps because memory was low); what was "
+                "answered is kept, the same command goes on"
+            )
+
+
 @contextmanager
 def _token() -> Iterator[None]:
     """The cluster that is started in here lets in who has a token, made for it alone.

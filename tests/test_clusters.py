@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import evomerge
-from evomerge import staging
-from tests import families, ledgers
+from evomerge import errors, staging
+from tests import command, families, ledgers
 
 OBJECTIVE = """
 import os, time
@@ -188,6 +188,36 @@ def test_a_result_that_is_lost_with_its_node_is_asked_for_again(family, tmp_path
     assert sum("the node of its worker was lost; tried again" in text for text in notes) == 1
     evomerge.search(recipe, tmp_path / "inline")
     assert ledgers.content(tmp_path / "lossy") == ledgers.content(tmp_path / "inline")
+
+
+@pytest.mark.skipif(shutil.which("pkill") is None, reason="needs pkill")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("raylet", marks=pytest.mark.slow),
+        pytest.param("gcs_server", marks=pytest.mark.nightly),
+    ],
+)
+def test_a_process_of_ray_s_that_is_killed_is_named_and_the_same_command_goes_on(
+    family, tmp_path, pids, kind
+):
+    pytest.importorskip("ray")
+    recipe = families.recipe(
+        family, objectives={"here": {"function": "where:here"}}, strategy="sobol",
+        budget={"candidates": 20}, deterministic=True, ask=4,
+    )  # fmt: skip
+    file = command.write(tmp_path, {**recipe, "executor": {"name": "ray", "workers": 2}})
+    again = "search", file, "-o", tmp_path / "killed"
+    process = command.start(*again, cwd=tmp_path)
+    while process.poll() is None and len(list(pids.iterdir())) < 2:
+        time.sleep(0.02)
+    subprocess.run(["pkill", "-KILL", "-x", kind, "-P", str(process.pid)], check=True)
+    code, _, err = command.finish(process)
+    assert code == errors.ENVIRONMENT and f"'{kind}', a process of Ray's own, has ended" in err
+    code, _, err = command.finish(command.start(*again, cwd=tmp_path))
+    assert code == 0, err
+    evomerge.search(recipe, tmp_path / "inline")
+    assert ledgers.content(tmp_path / "killed") == ledgers.content(tmp_path / "inline")
 
 
 CONNECT = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"

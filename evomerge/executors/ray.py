@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from evomerge import errors, staging
-from evomerge.cluster import connected
+from evomerge.cluster import connected, require_alive
 from evomerge.console import count
 from evomerge.worker import Cause, Job, Result, Setup, Worker
 
@@ -137,6 +137,7 @@ class Executor:
     def completed(self) -> Iterator[list[Result]]:
         """Results as they come, with all that have; none when nothing has come for a second."""
         while self._waiting or any(slot.job for slot in self._slots):
+            require_alive(self._ray)
             if self._fixed is None and time.monotonic() - self._looked >= _TICK:
                 self._grow()
             refs = list(self._running)

