@@ -89,7 +89,8 @@ def search(
     executor: Annotated[str | None, typer.Option(help="inline or ray")] = None,
     workers: Annotated[int | None, typer.Option(help="workers of the executor")] = None,
     allow_change: Annotated[
-        bool, typer.Option(help="go on with other inputs or libraries, and record it")
+        bool,
+        typer.Option("--allow-change", help="go on with other inputs or libraries, and record it"),
     ] = False,
     as_json: Json = False,
 ) -> None:
