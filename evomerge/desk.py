@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from evomerge import plugins
+from evomerge import errors, plugins
 from evomerge.answers import Answers, Place, text
 from evomerge.pace import Pace
 from evomerge.plan import Plan
@@ -97,7 +97,12 @@ class Desk:
         """What has come, recorded before it is given out; none: nothing came for a moment."""
         found: list[Result] = []
         if self._executor is not None and self._flying:
-            found = self._settled(self._overdue() or next(self._executor.completed(), []))
+            try:
+                came = self._overdue() or next(self._executor.completed(), [])
+            except errors.MachineError:
+                self._between(self)  # a closed terminal ends Ray's processes as it stops ours
+                raise
+            found = self._settled(came)
         self._between(self)
         return found
 
@@ -171,7 +176,11 @@ class Desk:
         self.cancel()
         end = time.monotonic() + seconds
         while self._flying and time.monotonic() < end:
-            self._settled(next(self._executor.completed(), []))
+            try:
+                came: list[Result] = next(self._executor.completed(), [])
+            except errors.MachineError:  # nothing comes any more: it is asked for again
+                return
+            self._settled(came)
 
     def close(self) -> None:
         if self._executor is not None:

@@ -220,6 +220,26 @@ def test_a_process_of_ray_s_that_is_killed_is_named_and_the_same_command_goes_on
     assert ledgers.content(tmp_path / "killed") == ledgers.content(tmp_path / "inline")
 
 
+@pytest.mark.slow
+def test_a_closed_terminal_that_ends_ray_s_processes_too_is_an_interruption(
+    family, tmp_path, pids
+):
+    pytest.importorskip("ray")
+    recipe = families.recipe(
+        family, objectives={"here": {"function": "where:here"}}, strategy="sobol",
+        budget={"candidates": 200}, executor={"name": "ray", "workers": 1},
+    )  # fmt: skip
+    process = command.start(
+        "search", command.write(tmp_path, recipe), "-o", tmp_path / "run",
+        cwd=tmp_path, start_new_session=True,
+    )  # fmt: skip
+    while process.poll() is None and not list(pids.iterdir()):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGHUP)
+    code, _, err = command.finish(process)
+    assert code == errors.INTERRUPTED and "run the same command again to go on" in err
+
+
 CONNECT = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
 
 
