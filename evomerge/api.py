@@ -19,6 +19,7 @@ from evomerge.files.ledger import begun
 from evomerge.genome import Value
 from evomerge.layers import Layers
 from evomerge.live import Live
+from evomerge.loading import load
 from evomerge.loop import Report, Search
 from evomerge.materialize import Workshop
 from evomerge.maths import intervals
@@ -27,7 +28,7 @@ from evomerge.recipe import dtype_of, named, read, resolve
 from evomerge.run import Run
 from evomerge.session import pinned
 from evomerge.worker import Job as _Job
-from evomerge.worker import Result, Setup, Worker, load
+from evomerge.worker import Result, Setup, Worker
 
 
 def search(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import platform
-import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
@@ -18,20 +16,16 @@ import torch
 from evomerge import errors, generation, inputs, keywords, modules, plugins, prompts
 from evomerge.blocks import Place, block
 from evomerge.files.bank import Bank
-from evomerge.files.companions import Form, tokenizer_files
 from evomerge.files.items import Item
 from evomerge.files.ledger import Answer
 from evomerge.live import Live
+from evomerge.loading import image_processor, load
 from evomerge.materialize import Workshop
-from evomerge.packages import without_bars
 from evomerge.plan import Input, Plan, Vocabulary
 from evomerge.threads import one_thread
 
 SPECIAL, TEMPLATE = 64, 1024
 """Most tokens that are expected beside an item's own: those of a tokenizer, of a chat template."""
-
-STATED = 10**9
-"""A tokenizer that says of more tokens than this that models read them says nothing."""
 
 
 @dataclass(frozen=True)
@@ -229,62 +223,3 @@ def _timed(spent: dict[str, float], name: str) -> Iterator[None]:
         yield
     finally:
         spent[name] = spent.get(name, 0.0) + perf_counter() - begun
-
-
-@without_bars()
-def load(form: Form, dtype: str, device: torch.device) -> tuple[Any, Any]:
-    """The model (evaluation mode) and tokenizer of a form, without code from its folders.
-
-    The model is of the class that its config names. Without any file of a tokenizer, that is
-    None.
-    """
-    try:
-        config = modules.config(form.base)
-        text = config.get_text_config()
-        if form.untied:
-            config.tie_word_embeddings = text.tie_word_embeddings = False
-        kind: Any = modules.architecture(config, str(form.base))
-        model: Any = kind.from_pretrained(
-            form.base, config=config, dtype=getattr(torch, dtype), use_safetensors=True,
-            trust_remote_code=False,
-        )  # fmt: skip
-        if form.rows is not None:
-            model.resize_token_embeddings(form.rows, mean_resizing=False)
-        tokenizer = _tokenizer(form)
-        if tokenizer is not None and tokenizer.model_max_length > STATED:
-            tokenizer.model_max_length = getattr(text, "max_position_embeddings", STATED)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        if "trust_remote_code" in str(error):
-            reason = "it is defined by code in its folder, which is never run"
-        raise errors.InputError(f"{form.base}: transformers can not load it: {reason}") from error
-    return model.to(device).eval().requires_grad_(False), tokenizer
-
-
-def _tokenizer(form: Form) -> Any:
-    from transformers import AutoTokenizer
-
-    files = tokenizer_files(form)
-    if not files:
-        return None
-    if not form.tokenizer_files:
-        return AutoTokenizer.from_pretrained(form.tokenizer, trust_remote_code=False)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in files.items():
-            Path(folder, name).parent.mkdir(exist_ok=True)
-            Path(folder, name).write_bytes(data)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-
-
-def image_processor(folder: Path) -> Any:
-    """What turns the pixels of items into a model's input; None where the folder has none."""
-    from transformers import AutoImageProcessor
-
-    auto: Any = AutoImageProcessor
-    if not (folder / "preprocessor_config.json").is_file():
-        return None
-    try:
-        return auto.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise errors.InputError(f"{folder}: transformers can not load it: {reason}") from error

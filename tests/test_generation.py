@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from evomerge import errors, generation, plugins, worker
+from evomerge import errors, generation, loading, plugins, threads
 from evomerge.files.companions import Form
 from evomerge.files.items import Item
 from evomerge.scorers import contains, exact_match, numeric, regex
@@ -148,8 +148,8 @@ def test_a_text_ends_before_a_special_token_that_is_asked_for():
 
 def test_alone_and_among_many(family):
     """Texts of a random model, and those that transformers' generation makes."""
-    with worker.one_thread():
-        model, words = worker.load(
+    with threads.one_thread():
+        model, words = loading.load(
             Form(family / "base", family / "base"), "float32", torch.device("cpu")
         )
         prompts = ["abc", "defg hij", "a", "jihgfedcba", "b" * 37, "hi", "ja"]

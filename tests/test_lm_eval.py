@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 import evomerge
-from evomerge import errors, harness, shelf, worker
+from evomerge import errors, harness, loading, shelf, threads
 from evomerge.files.companions import Form
 from evomerge.scorers import lm_eval as scorer
 from evomerge.zoo import tiny
@@ -70,7 +70,7 @@ def _quiet(tmp_path_factory):
     if find_spec("lm_eval") is None:
         yield
         return
-    with warnings.catch_warnings(), worker.one_thread():
+    with warnings.catch_warnings(), threads.one_thread():
         warnings.simplefilter("ignore")
         import datasets
         import lm_eval  # noqa: F401
@@ -84,8 +84,8 @@ def _quiet(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(family):
     """The small Llama with a tokenizer that merges letters, also across the end of a prompt."""
-    with worker.one_thread():
-        causal, _ = worker.load(
+    with threads.one_thread():
+        causal, _ = loading.load(
             Form(family / "base", family / "base"), "float32", torch.device("cpu")
         )
     plain = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -400,7 +400,9 @@ def test_what_can_not_be_scored(model, tmp_path, family):
     made = bank(write(tmp_path, "choices"))
     tokenizer = words(model[1], first=False)
     asked = scorer.prepare(tokenizer, made.items[:3], **made.options)
-    broken, _ = worker.load(Form(family / "base", family / "base"), "float32", torch.device("cpu"))
+    broken, _ = loading.load(
+        Form(family / "base", family / "base"), "float32", torch.device("cpu")
+    )
     broken.model.norm.weight.fill_(float("nan"))
     with pytest.raises(errors.EvaluationError, match=made.items[0].id):
         scorer.score(broken, asked)

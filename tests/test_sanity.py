@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import evomerge
-from evomerge import sanity, worker
+from evomerge import loading, sanity, threads
 from evomerge.files.bank import Bank
 from evomerge.files.companions import Form
 from evomerge.files.items import Item
@@ -59,8 +59,8 @@ def known(family, tmp_path_factory):
     """A bank of what the base answers, asked of the base and of an expert with the same name."""
     folder = tmp_path_factory.mktemp("known")
     rows = families.questions("known", 80)
-    with worker.one_thread():
-        model, words = worker.load(
+    with threads.one_thread():
+        model, words = loading.load(
             Form(family / "base", family / "base"), "float32", torch.device("cpu")
         )
         for right in range(4):

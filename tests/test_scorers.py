@@ -25,7 +25,7 @@ from transformers import (
 )
 
 import evomerge
-from evomerge import errors, likelihood, plugins, prompts, shelf, worker
+from evomerge import errors, likelihood, loading, plugins, prompts, shelf, threads
 from evomerge.files import bank as banks
 from evomerge.files.companions import Form
 from evomerge.files.items import Item
@@ -41,8 +41,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def model(family):
-    with worker.one_thread():
-        return worker.load(Form(family / "base", family / "base"), "float32", CPU)
+    with threads.one_thread():
+        return loading.load(Form(family / "base", family / "base"), "float32", CPU)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_choices_of_different_number_and_length(model):
 
 
 def test_a_model_of_nans_gets_no_score(family, items):
-    model, tokenizer = worker.load(Form(family / "base", family / "base"), "float32", CPU)
+    model, tokenizer = loading.load(Form(family / "base", family / "base"), "float32", CPU)
     model.model.norm.weight.fill_(math.nan)
     with pytest.raises(errors.EvaluationError, match=items[0].id):
         choice.score(model, choice.prepare(tokenizer, items[:5]))
@@ -137,7 +137,7 @@ def test_a_model_of_nans_gets_no_score(family, items):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_an_infinite_logit_of_a_token_that_nobody_asks_for_gets_no_score(family, items, value):
-    model, tokenizer = worker.load(Form(family / "base", family / "base"), "float32", CPU)
+    model, tokenizer = loading.load(Form(family / "base", family / "base"), "float32", CPU)
 
     def spoil(head, given, logits):
         logits[..., -1] = value
@@ -398,7 +398,7 @@ def classifier(tmp_path_factory):
 
 
 def test_labels_by_number_and_by_name(classifier, tmp_path):
-    causal, words = worker.load(Form(classifier, classifier), "float32", CPU)
+    causal, words = loading.load(Form(classifier, classifier), "float32", CPU)
     texts = ["a", "a longer text", "q" * 40, "yes", "no, not at all"]
     logits = torch.stack([causal(**words(t, return_tensors="pt")).logits[0] for t in texts])
     names, best = ["bad", "fair", "good"], logits.argmax(1).tolist()
@@ -429,7 +429,7 @@ def test_labels_by_number_and_by_name(classifier, tmp_path):
 
 def test_labels_of_a_csv_are_numbers_where_no_label_is_called_so(classifier, tmp_path):
     """An unknown one is told with its file and line."""
-    causal, words = worker.load(Form(classifier, classifier), "float32", CPU)
+    causal, words = loading.load(Form(classifier, classifier), "float32", CPU)
     path = tmp_path / "b.csv"
     path.write_text("prompt,answer\na,0\nb,1\nc,2\n")
     numbers = [replace(item, answer=int(item.answer)) for item in items_of(path)]
@@ -485,7 +485,7 @@ def test_a_text_has_the_label_that_it_has_alone(model, config):
 
 
 def test_labels_that_can_not_be_given(classifier, model):
-    causal, words = worker.load(Form(classifier, classifier), "float32", CPU)
+    causal, words = loading.load(Form(classifier, classifier), "float32", CPU)
     for answer, says in (
         ("godo", "item i: unknown label 'godo'. Did you mean 'good'"),
         (3, "'3'"),

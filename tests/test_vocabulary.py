@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers import PreTrainedTokenizerFast as Fast
 
 import evomerge
-from evomerge import api, errors, saving
+from evomerge import api, errors, generation, saving
+from evomerge.files.items import Item
 from evomerge.files.vocabulary import Frame, tokens
 from evomerge.interop import export, plans
 from evomerge.live import save
@@ -348,6 +349,30 @@ def test_equal_tokens_with_another_template_and_end(tmp_path):
     texts = {choice: export.to_mergekit(plan) for choice, plan in plans.items()}
     assert f"those of {expert}\n" in texts["expert:e"] and "tokenizer" not in texts["base"]
     assert yaml.safe_load(texts["expert:e"]) == yaml.safe_load(texts["base"])
+
+
+@pytest.mark.parametrize("words", [WORDS, WORDS[::-1]])
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_a_text_ends_in_the_search_as_in_the_saved_model(tmp_path, words, file):
+    base = build(tmp_path / "base", WORDS)
+    expert = build(tmp_path / "expert", words, seed=1)
+    told = json.loads((expert / file).read_text())
+    ends = [0, *range(2, 10)]
+    (expert / file).write_text(json.dumps({**told, "eos_token_id": ends}))
+    if file == "config.json":
+        for folder in (base, expert):
+            (folder / "generation_config.json").unlink()
+    plan = api.plan_of(base, {"e": expert}, "linear", tokenizer="expert:e")
+    saved = save(plan, Workshop.of(plan), tmp_path / "saved")
+    live, theirs = api.build(plan), api.build(api.alone(saved))
+    items = [Item(w, f"{w} w5", (), "w3", "test") for w in WORDS[2:]]
+    known = AutoTokenizer.from_pretrained(saved)
+    options = {"max_new_tokens": 6, "stop": []}
+    batch = generation.prepare(known, items, lambda text, accepted: True, options)
+    texts = [generation.tokens(model, batch) for model in (live, theirs)]
+    assert texts[0] == texts[1] and any(len(row) == 1 for row in texts[0])
+    assert live.config.eos_token_id == theirs.config.eos_token_id
+    assert (live.config.eos_token_id == ends) == (file == "config.json")
 
 
 def test_an_expert_without_a_tokenizer_has_none_to_give(tmp_path):

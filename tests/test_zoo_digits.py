@@ -14,7 +14,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import evomerge
-from evomerge import errors, shelf, worker, zoo
+from evomerge import errors, loading, shelf, zoo
 from evomerge.files import bank as banks
 from evomerge.files.companions import Form
 from evomerge.scorers import label
@@ -33,7 +33,7 @@ def members():
 
 
 def load(folder):
-    return worker.load(Form(folder, folder), "float32", CPU)
+    return loading.load(Form(folder, folder), "float32", CPU)
 
 
 def test_an_image_is_in_one_split_of_all_banks_and_never_trained_on(members):
@@ -130,7 +130,7 @@ def test_a_folder_s_image_processor_is_used(tmp_path):
     keys["items"] = [{"pixels": image, "answer": 1, "split": "test"}]
     (tmp_path / "b.yaml").write_text(json.dumps(keys))
     bank = shelf.load(tmp_path / "b.yaml")
-    processor = worker.image_processor(tmp_path)
+    processor = loading.image_processor(tmp_path)
     ((items, inputs),) = label.prepare(processor, bank.items).groups
     seen = inputs["pixel_values"]
     assert items == [0]

@@ -44,9 +44,27 @@ def companions(form: Form, dtype: torch.dtype) -> dict[str, bytes]:
     config = plain.read_json(inside(form.base, "config.json", str(form.base)))
     files = {"config.json": json_bytes(_adjusted(_with_dtype(config, dtype), form))}
     files |= _copied(form.base, OTHERS)
-    told = [folder for folder in (form.tokenizer, form.base) if (folder / GENERATION).exists()]
-    files |= _copied(told[0], (GENERATION,)) if told else {}
+    told = generation(form)
+    files |= _copied(told, (GENERATION,)) if told else {}
     return files | tokenizer_files(form)
+
+
+def generation(form: Form) -> Path | None:
+    """The folder whose file says what ends a text, and how else texts are generated."""
+    folders = (form.tokenizer, form.base)
+    return next((folder for folder in folders if (folder / GENERATION).exists()), None)
+
+
+def token_ids(form: Form) -> dict[str, Any]:
+    """Numbers of special tokens that the config has from that of the tokenizer's folder."""
+    if form.tokenizer == form.base or not (form.tokenizer / "config.json").exists():
+        return {}
+    config, theirs = (
+        plain.read_json(inside(folder, "config.json", str(folder)))
+        for folder in (form.base, form.tokenizer)
+    )
+    keys = [key for key in (*config, *theirs) if key.endswith("_token_id")]
+    return {key: theirs.get(key, config.get(key)) for key in keys}
 
 
 def tokenizer_files(form: Form) -> dict[str, bytes]:
@@ -91,11 +109,7 @@ def _adjusted(config: dict[str, Any], form: Form) -> dict[str, Any]:
     if form.rows is not None:
         for part in [part for part in parts if "vocab_size" in part] or parts[:1]:
             part["vocab_size"] = form.rows
-    if form.tokenizer != form.base and (form.tokenizer / "config.json").exists():
-        theirs = plain.read_json(inside(form.tokenizer, "config.json", str(form.tokenizer)))
-        for key in [key for key in (*config, *theirs) if key.endswith("_token_id")]:
-            config[key] = theirs.get(key, config.get(key))
-    return config
+    return config | token_ids(form)
 
 
 def _with_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
