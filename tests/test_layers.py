@@ -29,7 +29,7 @@ LAYERS = """
     live products
     lowrank
     saving
-    schema shelf blocks
+    schema shelf blocks loading
     worker staging cluster
     executors answers pace
     estimation candidates
