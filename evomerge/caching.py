@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from evomerge import api, errors, generation, modules, prompts, shelf, zoo
 from evomerge.files import bank as banks
 from evomerge.files import cached, items, sources
 from evomerge.files.items import Item
-from evomerge.files.writer import atomic_text
 from evomerge.scorers import kl_to
 from evomerge.threads import one_thread
 
@@ -40,12 +38,9 @@ def cache(
     """
     if tokens < 0 or top < 1:
         raise errors.RecipeError("expected tokens of at least 0, and top of at least 1")
-    if target.suffix not in (".yaml", ".yml"):
-        raise errors.RecipeError(f"{target}: expected a name that ends with .yaml")
-    if target.resolve() == file.resolve():  # which nothing would bring back
-        raise errors.RecipeError(f"{target}: is the bank of the prompts; choose another name")
-    kept = _cached(expert, _prompts(file), tokens, top, chat)
     place = target.with_suffix(".safetensors")
+    _check_target(target, place, file)
+    kept = _cached(expert, _prompts(file), tokens, top, chat)
     cached.write(place, kept)
     keys = {
         "name": target.stem,
@@ -53,11 +48,23 @@ def cache(
         "scorer": {"name": "kl_to", "cache": place.name},
         "description": f"What {expert} expects after {file.name}.",
     }
-    # JSON on each line: names may hold what YAML would read as more than text
-    atomic_text(target, "".join(f"{key}: {json.dumps(v)}\n" for key, v in keys.items()))
+    banks.write(target, keys)
     places = sum(len(answer.top) for answer in kept.answers.values())
     size = place.stat().st_size
     return {"bank": str(target), "items": len(kept.items), "places": places, "bytes": size}
+
+
+def _check_target(target: Path, place: Path, file: Path) -> None:
+    """Before the expert is asked: what is there and no cache of answers, nothing brings back."""
+    if target.suffix not in (".yaml", ".yml"):
+        raise errors.RecipeError(f"{target}: expected a name that ends with .yaml")
+    if target.resolve() == file.resolve():
+        raise errors.RecipeError(f"{target}: is the bank of the prompts; choose another name")
+    there = next((path for path in (place, target) if path.exists()), None)
+    if there is not None and not cached.is_one(place):
+        raise errors.RecipeError(f"{there}: is there and holds no answers; choose another name")
+    if not target.parent.is_dir():
+        raise errors.RecipeError(f"{target}: there is no folder {target.parent}; make it first")
 
 
 def _prompts(file: Path) -> Sequence[Item]:

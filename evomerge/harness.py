@@ -30,6 +30,10 @@ SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "examples": 1234}
 """Those with which lm-eval begins."""
 
 
+FILES = (".yaml", ".yml")
+"""What a task's own file is called; a task's name may have a point too."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A task of lm-eval with the requests of its questions, by the ids of our items."""
@@ -155,7 +159,7 @@ def _task(place: str) -> Any:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     path = Path(place)
-    if not path.suffix:
+    if path.suffix not in FILES:
         index = TaskManager().task_index
         if place not in index:
             near = difflib.get_close_matches(place, index, n=1, cutoff=0.5)
@@ -204,6 +208,8 @@ def _questions(task: Any, shares: Mapping[str, float] | None) -> Task:
     requests: dict[str, Sequence[Any]] = {}
     for row in asked.values():
         row.sort(key=lambda request: request.idx)
+        if len({request.request_type for request in row}) > 1:
+            raise errors.InputError("asks for texts and for likelihoods in one question")
         item = _item(task, row, shares)
         if item.id not in items:
             items[item.id], requests[item.id] = item, row
@@ -216,6 +222,8 @@ def _item(task: Any, row: Sequence[Any], shares: Mapping[str, float] | None) -> 
     doc = row[0].doc
     target, question = task.doc_to_target(doc), task.doc_to_text(doc)
     choices = _choices(task, doc)
+    if row[0].request_type != "loglikelihood" or len(row) < len(choices):
+        choices = ()  # texts are asked for, of which these are the right ones
     right = question if isinstance(question, int) else target
     if isinstance(right, str) and right in choices:
         right = choices.index(right)
@@ -257,44 +265,3 @@ def _identity(task: Any) -> str:
     for place in ("metadata", "dataset_path", "dataset_kwargs"):
         keys.pop(place, None)
     return json.dumps([version("lm-eval"), task.VERSION, _digest(keys)])
-
-
-def pairs(tokenizer: Any) -> Any:
-    """lm-eval's own tokens of its requests, as (context, continuation); it is asked nothing."""
-    from lm_eval.api.model import TemplateLM
-    from lm_eval.models.utils import has_bos_prefix
-
-    class Pairs(TemplateLM):  # type: ignore[misc]
-        @property
-        def eot_token_id(self) -> int:
-            return int(tokenizer.eos_token_id)
-
-        @property
-        def prefix_token_id(self) -> int:
-            return prompts.start(tokenizer)[0]
-
-        def tok_encode(
-            self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
-        ) -> list[int]:
-            if add_special_tokens is None and has_bos_prefix(
-                string, tokenizer.decode(self.prefix_token_id)
-            ):
-                add_special_tokens = False
-            given = (
-                {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-            )
-            return list(tokenizer.encode(string, **given))
-
-        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-
-        def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> Any:
-            return [tokens for _, *tokens in requests]
-
-        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return [([self.prefix_token_id], self.tok_encode(*r.args)) for r in requests]
-
-        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            raise NotImplementedError("texts are generated from strings")
-
-    return Pairs()

@@ -83,8 +83,9 @@ def _split(tokenizer: Any, context: str, continuations: Sequence[str], chat: boo
         # a token reaches across the end: blanks there are counted, as lm-eval does
         before = prompts.tokens(tokenizer, context.rstrip(), chat=chat)
     begin = len(before)
-    if not all(whole[begin:] for whole in wholes):
-        # it is the only one of a continuation: all are counted from where they part
+    tails = {tuple(whole[begin:]) for whole in wholes}
+    if () in tails or len(tails) < len(set(map(tuple, wholes))):
+        # it is all of a continuation, or all in which two differ: all count from where they part
         columns = zip(before, *(whole[:-1] for whole in wholes), strict=False)
         begin = [*(len(set(column)) == 1 for column in columns), False].index(False)
     if begin < 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -31,7 +30,6 @@ from evomerge.files import plain, sources
 from evomerge.files.adapter import Adapter
 from evomerge.files.items import Item, constant
 from evomerge.files.ledger import Ledger, begun
-from evomerge.files.writer import atomic_text
 from evomerge.maths import shingles
 from evomerge.plan import Plan
 from evomerge.recipe import Problem, dtype_of, named, read, resolve
@@ -221,8 +219,7 @@ def _written(bank: banks.Bank, file: Path, write: bool) -> dict[str, str | None]
             "scorer": {"name": bank.scorer, **bank.options},
             "source": file.name,
         }
-        # JSON on each line: names may hold what YAML would read as more than text
-        atomic_text(target, "".join(f"{key}: {json.dumps(v)}\n" for key, v in keys.items()))
+        banks.write(target, keys)
     return {
         "written": str(target) if written else None,
         "reference": str(target if is_bare and target.exists() and not unlike else file),

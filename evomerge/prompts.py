@@ -44,10 +44,13 @@ def require_template(tokenizer: Any) -> None:
 def tokens(tokenizer: Any, prompt: str, *, chat: bool) -> list[int]:
     """Token ids, that which a tokenizer ends texts with aside: this one goes on.
 
-    A chat template has written the special tokens already.
+    A chat template has written the special tokens already, as has who begins a prompt with that
+    which a tokenizer begins texts with.
     """
+    first = tokenizer.bos_token
+    written = chat or bool(first and prompt.startswith(first))
     # transformers would warn of more than a model reads, which is refused in any case
-    given = {"add_special_tokens": not chat, "verbose": False}
+    given = {"add_special_tokens": not written, "verbose": False}
     found: list[int] = tokenizer(prompt, **given)["input_ids"]
     end = [tokenizer.eos_token_id]
     added = not chat and found[-1:] == end and tokenizer("a")["input_ids"][-1:] == end

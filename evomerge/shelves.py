@@ -31,6 +31,7 @@ def bank_check(
 ) -> None:
     """Validate questions and answers, write the bank, print what base and experts score on it."""
     from evomerge import preview
+    from evomerge.files import bank as banks
 
     told = (lambda found: None) if as_json else _tell
     found = preview.check_bank(file, base, expert, split=split, write=write, told=told)
@@ -46,7 +47,7 @@ def bank_check(
         out.print(f"written: {found['written']}", highlight=False, soft_wrap=True)
     if found["unlike"]:
         out.print(found["unlike"], highlight=False, soft_wrap=True)
-    recipe = f"objectives: {{{json.dumps(found['name'])}: {json.dumps(found['reference'])}}}"
+    recipe = banks.as_yaml({"objectives": {found["name"]: found["reference"]}}).strip()
     out.print(f"in a recipe:  {recipe}", highlight=False, soft_wrap=True)
 
 

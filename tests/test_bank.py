@@ -299,6 +299,16 @@ def test_unusable_files(tmp_path):
             errors.InputError,
             "x.yaml: items[0]: stands among the examples too (",
         ),
+        (
+            {"examples": [{"prompt": SUM["prompt"], "answer": "2"}]},
+            errors.InputError,
+            "x.yaml: items[0]: stands among the examples too (",
+        ),
+        (
+            {"examples": [{**SUM, "choices": SUM["choices"][::-1], "answer": 0}]},
+            errors.InputError,
+            "x.yaml: items[0]: stands among the examples too (",
+        ),
         ({"prompt": "Q:"}, errors.InputError, "prompt: expected a text with {prompt}"),
         ({"prompt": "{prompt.__class__}"}, errors.InputError, "prompt: expected a text with"),
         ({"prompt": "{prompt} {"}, errors.InputError, "prompt: single '{'"),

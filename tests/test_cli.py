@@ -259,9 +259,9 @@ def test_what_the_report_says_to_go_on_goes_on_whatever_limit_is_reached(family,
     assert len(evomerge.Run(tmp_path / "run").asked()) == 2 * n
 
 
-def test_own_questions_become_a_bank(family, tmp_path, run, monkeypatch):
+@pytest.mark.parametrize("name", ["my: bank #1", "fun \U0001f600 \u2028é"])
+def test_own_questions_become_a_bank(family, tmp_path, run, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    name = "my: bank #1"
     (tmp_path / f"{name}.jsonl").write_text((family / "one.jsonl").read_text())
     models = ["--base", family / "base", "--expert", f"left={family / 'left'}"]
     code, out, _ = run("bank", "check", f"{name}.jsonl", *models)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -294,6 +295,29 @@ def test_a_bank_is_not_written_over_by_its_own_cache(family, tmp_path):
     with pytest.raises(errors.RecipeError, match="is the bank of the prompts"):
         caching.cache(bank, str(family / "left"), bank, tokens=2)
     assert bank.read_bytes() == before
+
+
+def test_nothing_but_a_cache_is_written_over_by_one(family, tmp_path):
+    model, prompts = tmp_path / "model", tmp_path / "p.jsonl"
+    shutil.copytree(family / "left", model)
+    before = (model / "model.safetensors").read_bytes()
+    lines = [{"prompt": "ab", "answer": "x"}, {"prompt": "b"}, {"prompt": "c", "answer": None}]
+    lines += [{"prompt": "d", "choices": ["e", "f"], "answer": 1}]
+    prompts.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (tmp_path / "mine.yaml").write_text("name: mine\n")
+    absent = tmp_path / "absent" / "x.yaml"
+    for target, says in (
+        (model / "model.yaml", r"model\.safetensors: is there and holds no answers"),
+        (tmp_path / "mine.yaml", r"mine\.yaml: is there and holds no answers"),
+        (absent, "there is no folder"),
+    ):
+        with pytest.raises(errors.RecipeError, match=says):
+            caching.cache(prompts, "no model", target)
+    assert (model / "model.safetensors").read_bytes() == before
+    for top in (2, 3):
+        made = caching.cache(prompts, str(model), tmp_path / "own.yaml", tokens=1, top=top)
+        assert made["items"] == len(lines)
+    assert len(cached.read(tmp_path / "own.safetensors").answers) == len(lines)
 
 
 def test_a_prompt_that_ends_at_once_is_kept(family, tmp_path):

@@ -45,6 +45,10 @@ TASKS = {
         **COMMON, "output_type": "loglikelihood_rolling", "doc_to_text": "",
         "doc_to_target": "{{prompt}}",
     },
+    "spelled": {
+        **CHOICE, "output_type": "generate_until", "metric_list": [{"metric": "exact_match"}],
+        "generation_kwargs": {"until": ["j"], "max_gen_toks": 3},
+    },
     "generated": {
         **COMMON, "output_type": "generate_until", "doc_to_text": "{{prompt}}",
         "doc_to_target": "{{choices[0]}}", "repeats": 2,
@@ -124,6 +128,11 @@ def write(folder, name, **changes):
     return folder / f"{name}.yaml"
 
 
+def yaml_of(keys):
+    """Keys as lines, to which others may be added that are no JSON."""
+    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in keys.items())
+
+
 def bank(path, **changes):
     keys = {"name": "own", "version": 1, "scorer": {"name": "lm_eval", "task": path.name}}
     (path.parent / "bank.yml").write_text(json.dumps({**keys, **changes}))
@@ -147,7 +156,7 @@ def reference(causal, tokenizer, path, least=20, **options):
     return samples
 
 
-FAST = ("choices", "words")
+FAST = ("choices", "words", "spelled")
 
 
 @needs_lm_eval
@@ -313,8 +322,7 @@ def test_code_beside_a_task_and_the_seeds_it_needs(model, tmp_path):
     path = write(tmp_path, "choices", metric_list=[{"metric": "acc"}])
     (tmp_path / "own.py").write_text(CODE)
     text = "process_docs: !function own.choose\nprocess_results: !function own.results\n"
-    keys = json.loads(path.read_text())
-    path.write_text(text + "".join(f"{key}: {json.dumps(v)}\n" for key, v in keys.items()))
+    path.write_text(text + yaml_of(json.loads(path.read_text())))
     tokenizer = words(model[1], first=False)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     made, again = bank(path), bank(path)
@@ -331,6 +339,30 @@ def test_code_beside_a_task_and_the_seeds_it_needs(model, tmp_path):
         row = rows[json.dumps(requests[item.id][0].doc)]
         assert found["acc,none"][place] == row["acc"]
         assert found["spread,none"][place] == pytest.approx(row["spread"], abs=1e-4)
+
+
+MIXED = """
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+class Mixed(ConfigurableTask):
+    def __init__(self, config):
+        super().__init__(config={key: config[key] for key in config if key != "class"})
+    def construct_requests(self, doc, ctx, **kwargs):
+        given = {"doc": doc, "doc_id": kwargs["metadata"][1], "metadata": kwargs["metadata"]}
+        return [
+            Instance(request_type="generate_until", arguments=(ctx, {}), idx=0, **given),
+            Instance(request_type="loglikelihood", arguments=(ctx, " none"), idx=1, **given),
+        ]
+"""
+
+
+@needs_lm_eval
+def test_a_question_of_texts_and_likelihoods_is_refused(tmp_path):
+    path = write(tmp_path, "choices")
+    (tmp_path / "own.py").write_text(MIXED)
+    path.write_text(f"class: !function own.Mixed\n{yaml_of(json.loads(path.read_text()))}")
+    with pytest.raises(errors.InputError, match="asks for texts and for likelihoods in one"):
+        bank(path)
 
 
 @needs_lm_eval
@@ -365,6 +397,7 @@ def test_a_bank_is_the_same_wherever_it_stands(tmp_path):
         ({"num_fewshot": 1, "fewshot_split": "test"}, {}, "'num_fewshot: 0'"),
         ({"test_split": "nothing"}, {}, "lm-eval can not load it: KeyError"),
         ({}, {"task": "absent.yaml"}, "absent.yaml: no such file"),
+        ({}, {"task": "countdown_0.5k"}, "is none of lm-eval's"),
     ],
 )
 def test_tasks_that_can_not_be_used(tmp_path, changes, options, says):
@@ -446,7 +479,7 @@ def test_a_search_on_a_task(family, tmp_path):
 
 @needs_lm_eval
 def test_a_task_has_a_probability_where_it_has_choices(tmp_path):
-    for name in ("choices", "generated"):
+    for name in ("choices", "generated", "spelled"):
         made = bank(write(tmp_path, name))
         if name == "choices":
             assert shelf.seen(made, "probability") is made
@@ -455,14 +488,12 @@ def test_a_task_has_a_probability_where_it_has_choices(tmp_path):
             shelf.seen(made, "probability")
 
 
-def test_a_task_by_name_is_a_public_benchmark(family, tmp_path):
-    (tmp_path / "arc.yaml").write_text(
-        json.dumps(
-            {"name": "arc", "version": 1, "scorer": {"name": "lm_eval", "task": "arc_easy"}}
-        )
-    )
+@pytest.mark.parametrize("task", ["arc_easy", "longproc_countdown_0.5k"])
+def test_a_task_by_name_is_a_public_benchmark(family, tmp_path, task):
+    keys = {"name": "arc", "version": 1, "scorer": {"name": "lm_eval", "task": task}}
+    (tmp_path / "arc.yaml").write_text(json.dumps(keys))
     recipe = families.recipe(family, objectives={"arc": str(tmp_path / "arc.yaml")})
-    with pytest.raises(errors.RecipeError, match=r"public test set of arc_easy \(search, valid"):
+    with pytest.raises(errors.RecipeError, match=rf"public test set of {task} \(search, valid"):
         evomerge.search(recipe, tmp_path / "run")
 
 

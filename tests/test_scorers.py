@@ -515,6 +515,7 @@ def test_labels_that_can_not_be_given(classifier, model):
         ("regex", Item("i", "x", (), " ", "test"), "a blank one"),
         ("numeric", Item("i", "x", (), "many", "test"), "expected a number, got 'many'"),
         ("numeric", Item("i", "x", (), "1/0", "test"), "expected a number, got '1/0'"),
+        ("perplexity", Item("i", "x", (), "", "test", shots=(("a", "b"),)), "has examples"),
         ("numeric", Item("i", "x", (), "1/2/3", "test"), "expected a number"),
         ("numeric", Item("i", "x", ("1", "a"), 1, "test"), "expected a number, got 'a'"),
         ("perplexity", Item("i", "x", ("1", "a"), 1, "test"), "has choices"),

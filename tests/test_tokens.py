@@ -7,16 +7,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from evomerge import harness, likelihood
+from evomerge import likelihood, prompts
 from evomerge.files.items import Item
-from evomerge.scorers import choice, exact_match, perplexity
+from evomerge.scorers import choice, exact_match, lm_eval, perplexity
 
 BLANK, GLUED = "The capital: ", "Q: 1"
 
 
 @pytest.fixture(scope="module")
 def words():
-    """A byte-level BPE in which ' Paris', 'Paris' and '12' are one token each."""
+    """A byte-level BPE in which ' Paris', 'Paris', '12', '67' and '68' are one token each."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -24,7 +24,8 @@ def words():
         vocab_size=300, special_tokens=["<e>", "<turn>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
-    made.train_from_iterator(["The capital: Paris Paris Lyon\nParis Q: 12 12 345 "] * 9, trainer)
+    text = "The capital: Paris Paris Lyon\nParis Q: 12 12 345 \n67\n68\n"
+    made.train_from_iterator([text] * 9, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=made, eos_token="<e>", additional_special_tokens=["<turn>"],
         model_max_length=64,
@@ -54,7 +55,7 @@ def test_a_prompt_that_ends_in_a_blank_is_split_as_lm_eval_does(words, model):
     assert words.tokenize(f"{BLANK}Paris")[-1] == "ĠParis"
     texts = ("Paris", "Lyon Paris", "12")
     batch = choice.prepare(words, [Item("a", BLANK, texts, 0, "test")])
-    pairs = [harness.pairs(words)._encode_pair(BLANK, text) for text in texts]
+    pairs = [lm_eval.pairs(words)._encode_pair(BLANK, text) for text in texts]
     expected = [log_p(model, *pair) for pair in pairs]
     assert likelihood.log_likelihoods(model, batch.asked)[0].tolist() == pytest.approx(expected)
     assert batch.asked.lengths.tolist() == [[5, 10, 2]]
@@ -73,6 +74,38 @@ def test_a_continuation_within_the_last_token_of_its_prompt_counts(words, model)
     assert batch.asked.prompts.tolist() == [wholes[0][:-1]]
     expected = [log_p(model, wholes[0][:-1], whole[len(wholes[0]) - 1 :]) for whole in wholes]
     assert likelihood.log_likelihoods(model, batch.asked)[0].tolist() == pytest.approx(expected)
+
+
+def test_choices_that_a_token_of_the_prompt_makes_equal_are_told_apart(words, model):
+    """'67' and '68' take in that by which the choices differ, and leave the same of all."""
+    texts = ("7)", "8)")
+    before = words("Q:\n6")["input_ids"]
+    wholes = [words("Q:\n6" + text)["input_ids"] for text in texts]
+    assert {tuple(whole[len(before) :]) for whole in wholes} == {tuple(words(")")["input_ids"])}
+    batch = choice.prepare(words, [Item("a", "Q:\n6", texts, 0, "test")])
+    shared = next(i for i, pair in enumerate(zip(*wholes, strict=True)) if len(set(pair)) > 1)
+    expected = [log_p(model, whole[:shared], whole[shared:]) for whole in wholes]
+    found = likelihood.log_likelihoods(model, batch.asked)[0].tolist()
+    assert found == pytest.approx(expected) and found[0] != found[1]
+
+
+@pytest.mark.parametrize("scorer", [choice, perplexity, exact_match])
+def test_a_prompt_that_begins_as_texts_do_begins_so_once(words, model, scorer):
+    first = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(words.backend_tokenizer.to_str()), eos_token="<e>",
+        bos_token="<turn>",
+    )  # fmt: skip
+    first.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<turn> $A", special_tokens=[("<turn>", 1)]
+    )
+    choices = (" Paris", " Lyon") if scorer is choice else ()
+    bare, written = (
+        Item("a", f"{begin}The capital:", choices, 0 if choices else " Paris", "test")
+        for begin in ("", "<turn>")
+    )
+    assert prompts.tokens(first, written.prompt, chat=False)[:2] != [1, 1]
+    found, expected = (scorer.score(model, scorer.prepare(first, [i])) for i in (written, bare))
+    assert found == expected
 
 
 @pytest.mark.parametrize("scorer", [choice, perplexity, exact_match])

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from evomerge import errors
 from evomerge.files import dataset, items, plain, sources
 from evomerge.files.items import SPLITS as SPLITS
 from evomerge.files.items import Item as Item
 from evomerge.files.sheet import Benchmark, Dataset, Sheet
+from evomerge.files.writer import atomic_text
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,18 @@ def load(
         reference = resolve(reference)
     path = find(reference)
     return _bare(path) if path.suffix in sources.SUFFIXES else _from_yaml(path, resolve, origin)
+
+
+def write(path: Path, keys: Mapping[str, Any]) -> None:
+    """Write the YAML of a bank, whole or not at all."""
+    atomic_text(path, as_yaml(keys))
+
+
+def as_yaml(keys: Mapping[str, Any]) -> str:
+    """Keys in their order, a line each, whatever characters their values have."""
+    return yaml.safe_dump(
+        dict(keys), sort_keys=False, allow_unicode=True, default_flow_style=None, width=math.inf
+    )
 
 
 def find(reference: str | Path) -> Path:
@@ -217,11 +234,17 @@ def _with_shots(keys: Sheet, found: Sequence[Item], path: Path) -> tuple[Item, .
         raise errors.InputError(f"{path}: shots: the examples have no answers to be shown")
     names = {item.id for item in shown} if keys.examples is None else set()
     asked = [item for item in found if item.id not in names]
-    contents = {(item.prompt, item.choices): item for item in shown}
-    for item in asked:
-        twin = contents.get((item.prompt, item.choices))
-        if twin is not None:
-            text = f"stands among the examples too ({twin.named})"
+    for item, example in product(asked, shown):
+        if _gives_away(example, item):
+            text = f"stands among the examples too ({example.named})"
             raise errors.InputError(f"{where(path, item)}: {text}")
     shots = tuple((item.prompt, item.accepted[0]) for item in shown)
     return tuple(replace(item, shots=shots) for item in asked) if shots else tuple(asked)
+
+
+def _gives_away(example: Item, item: Item) -> bool:
+    """Whether who sees an example solved knows what the item asks: choices may have another order
+    there, or not be named."""
+    if example.prompt != item.prompt:
+        return False
+    return set(example.choices) == set(item.choices) or example.accepted[0] in item.accepted

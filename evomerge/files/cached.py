@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from evomerge import errors
@@ -74,6 +74,15 @@ def write(path: Path, cached: Cached) -> None:
     rows = [[item.id, item.prompt, item.split] for item in cached.items]
     about = {"expert": cached.expert, "vocabulary": cached.vocabulary}
     atomic_bytes(path, save(tensors, {"format": FORMAT, **about, "items": json.dumps(rows)}))
+
+
+def is_one(path: Path) -> bool:
+    """Whether a file says of itself that it holds cached answers."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (OSError, SafetensorError):
+        return False
 
 
 def read(path: Path) -> Cached:

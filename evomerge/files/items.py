@@ -63,7 +63,7 @@ def read_file(
 ) -> list[Item]:
     """The items of a JSONL, CSV or Parquet file; InputError with file:line for bad ones.
 
-    `unanswered`: a prompt needs no answer.
+    `unanswered`: a prompt needs no answer, whatever others have.
     """
     return _items(sources.rows(path), str(path), shares, unanswered)
 
@@ -128,6 +128,8 @@ def _items(
         raise errors.InputError("\n".join(wrong))
     if not found:
         raise errors.InputError(f"{where}: has no items")
+    if not unanswered:
+        _check_alike(found)
     _check_together(found)
     return [item for _, item in found]
 
@@ -141,6 +143,8 @@ def _named(place: str, entry: object) -> str:
 def _item(entry: object, shares: Mapping[str, float] | None, unanswered: bool) -> Item:
     if not isinstance(entry, dict):
         raise ValueError(f"expected an object with prompt and answer, got {plain.shown(entry)}")
+    if unanswered and entry.get("answer", "") is None:
+        entry = {key: value for key, value in entry.items() if key != "answer"}
     _check_keys(entry)
     if not unanswered and "answer" not in entry and "text" not in entry:
         raise ValueError("has no answer")
@@ -257,11 +261,9 @@ def split_of(digest: str, shares: Mapping[str, float] | None) -> str:
     return max(SPLITS, key=lambda name: shares[name])
 
 
-def _check_together(found: Sequence[tuple[str, Item]]) -> None:
-    ids: dict[str, str] = {}
-    contents: dict[tuple[str, tuple[str, ...]], tuple[str, Item]] = {}
+def _check_alike(found: Sequence[tuple[str, Item]]) -> None:
     first = found[0][1]
-    for where, item in found:
+    for _, item in found:
         here = item.named
         if bool(item.choices) != bool(first.choices):
             have = "has choices" if item.choices else "has no choices"
@@ -272,6 +274,13 @@ def _check_together(found: Sequence[tuple[str, Item]]) -> None:
         if bool(item.pixels) != bool(first.pixels):
             have = "is an image" if item.pixels else "is a text"
             raise errors.InputError(f"{here}: {have}, unlike the first item of the bank")
+
+
+def _check_together(found: Sequence[tuple[str, Item]]) -> None:
+    ids: dict[str, str] = {}
+    contents: dict[tuple[str, tuple[str, ...]], tuple[str, Item]] = {}
+    for where, item in found:
+        here = item.named
         place, twin = contents.setdefault((item.prompt, item.choices), (where, item))
         if twin.split != item.split:
             raise errors.InputError(

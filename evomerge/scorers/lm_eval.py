@@ -51,7 +51,7 @@ class Batch:
 def benchmark(keys: Sheet) -> Benchmark | None:
     """A task by name is a public one: whatever is asked of it is in what others report."""
     task = str(keys.options.get("task", ""))
-    return None if Path(task).suffix else _public(task)
+    return None if Path(task).suffix in harness.FILES else _public(task)
 
 
 def origin(keys: Sheet, path: Path) -> Origin:
@@ -61,7 +61,7 @@ def origin(keys: Sheet, path: Path) -> Origin:
     """
     given = str(keys.options["task"])
     near = path.parent / given
-    place = str(near.resolve()) if Path(given).suffix and near.is_file() else given
+    place = str(near.resolve()) if near.suffix in harness.FILES and near.is_file() else given
     shares = keys.split.model_dump() if keys.split else None
     with errors.at(f"{path}: task '{given}'"):
         found = harness.load(place, keys.options.get("num_fewshot"), shares)
@@ -197,23 +197,18 @@ def _asked(
 ) -> tuple[likelihood.Batch | generation.Batch, tuple[tuple[int, int], ...]]:
     if requests[0][0].request_type == "generate_until":
         options = _generation(tokenizer, requests[0][0].args[1])
-        texts = [str(row[0].args[0]) for row in requests]
-        first = tokenizer.bos_token  # where a template has written it, it is not added again
-        tokens = [
-            prompts.tokens(tokenizer, text, chat=bool(first) and text.startswith(first))
-            for text in texts
-        ]
+        tokens = [prompts.tokens(tokenizer, str(row[0].args[0]), chat=False) for row in requests]
         for item, prompt in zip(items, tokens, strict=True):
             prompts.check_length(tokenizer, item, len(prompt), options["max_new_tokens"])
         return generation.assemble(tokenizer, items, tokens, lambda *_: False, options), ()
-    pairs = harness.pairs(tokenizer)
+    lm = pairs(tokenizer)
     ids: list[str] = []
     rows: list[likelihood.Row] = []
     places = []
     for item, asked_of in zip(items, requests, strict=True):
         here: dict[tuple[int, ...], int] = {}
         kind = asked_of[0].request_type
-        for context, continuation in getattr(pairs, kind)(asked_of):
+        for context, continuation in getattr(lm, kind)(asked_of):
             prompts.check_length(tokenizer, item, len(context) + len(continuation) - 1)
             row = here.setdefault(tuple(context), len(rows))
             if row == len(rows):
@@ -223,6 +218,47 @@ def _asked(
             rows[row][1].append(list(continuation))
     n_bytes = [[1] * len(tails) for _, tails in rows]
     return likelihood.assemble(tokenizer, ids, rows, n_bytes), tuple(places)
+
+
+def pairs(tokenizer: Any) -> Any:
+    """lm-eval's own tokens of its requests, as (context, continuation); it is asked nothing."""
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.models.utils import has_bos_prefix
+
+    class Pairs(TemplateLM):  # type: ignore[misc]
+        @property
+        def eot_token_id(self) -> int:
+            return int(tokenizer.eos_token_id)
+
+        @property
+        def prefix_token_id(self) -> int:
+            return prompts.start(tokenizer)[0]
+
+        def tok_encode(
+            self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+        ) -> list[int]:
+            if add_special_tokens is None and has_bos_prefix(
+                string, tokenizer.decode(self.prefix_token_id)
+            ):
+                add_special_tokens = False
+            given = (
+                {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+            )
+            return list(tokenizer.encode(string, **given))
+
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+        def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> Any:
+            return [tokens for _, *tokens in requests]
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            return [([self.prefix_token_id], self.tok_encode(*r.args)) for r in requests]
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            raise NotImplementedError("texts are generated from strings")
+
+    return Pairs()
 
 
 def _generation(tokenizer: Any, given: Mapping[str, Any]) -> generation.Options:

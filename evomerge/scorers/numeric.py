@@ -54,7 +54,8 @@ def prepare(
     groups of three digits; other commas stand between numbers. `3/4` and `1 1/2` are fractions,
     compared exactly, `3/4/2020` is none; `$5` is 5, `5 %` is 5, `2e3` is 2000.
     """
-    mark = partial(_near, match, Fraction(absolute), Fraction(relative))
+    # as they are written: 0.1 is not the double that is nearest to it
+    mark = partial(_near, match, Fraction(str(absolute)), Fraction(str(relative)))
     return generation.prepare(tokenizer, items, mark, options)
 
 

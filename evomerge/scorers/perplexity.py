@@ -19,6 +19,8 @@ def check(item: Item) -> None:
     """Raises ValueError for an item that can not be marked."""
     if item.choices:
         raise ValueError("has choices, where one text was expected")
+    if item.shots and not item.accepted:
+        raise ValueError("has examples, which a text alone is not shown after")
 
 
 def signals(items: Sequence[Item]) -> tuple[str, ...]:
