@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge.budget import is_failing
+from evomerge.files import latest
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.maths import pareto
 from evomerge.objectives import Anchor, Losses
@@ -36,7 +37,7 @@ def seen(row: Mapping[str, Any]) -> list[float] | None:
 def why_unconfirmed(ledger: Ledger) -> str | None:
     """Why the confirmation of all that is known by now ended with nothing, if it did."""
     at = ledger.at("unconfirmed")
-    if at <= ledger.at("ask", "tell"):
+    if at <= latest.known(ledger):
         return None
     return str(ledger.body(at)["reason"])
 

@@ -17,7 +17,7 @@ from rich.live import Live
 from evomerge import errors
 from evomerge.budget import is_failing
 from evomerge.console import Table
-from evomerge.files import lock
+from evomerge.files import latest, lock
 from evomerge.files.ledger import Ledger
 from evomerge.maths import pareto
 from evomerge.objectives import Anchor
@@ -86,7 +86,7 @@ def _reasons(ledger: Ledger, failed: Set[int]) -> dict[str, int]:
 
 def _state(ledger: Ledger, writer: str | None, told: Mapping[int, Told]) -> str:
     asked = ledger.at("ask")
-    if ledger.at("confirmed") > ledger.at("ask", "tell"):
+    if ledger.at("confirmed") > latest.known(ledger):
         return "confirmed"
     if ledger.at("stopped") > asked:
         stage = "confirmation"

@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 import evomerge
-from evomerge import changes, errors
+from evomerge import changes, errors, session, status
 from evomerge.recipe import resolve
 from tests import command, families, ledgers
 
@@ -158,6 +158,58 @@ def test_other_questions_in_a_bank(here, run, refused):
         (scores.mean + opened.point("expert left").means("test")[1]) / 2
     )
     assert left.means("test")[0] == scores.mean
+
+
+AGAIN = ("search", "recipe.yaml", "-o", "run", "--allow-change")
+"""Within the budget that the run has used."""
+
+
+@pytest.mark.parametrize("rows", [range(50, 55), range(70)], ids=["some of test", "all"])
+def test_what_is_confirmed_is_confirmed_anew_after_a_change_of_questions(here, run, rows):
+    """Within the same budget too; then nothing is left to do."""
+    write(here)
+    asked = len(evomerge.Run(here / "run").asked())
+    for bank in ("one", "two"):
+        edit(here / "family" / f"{bank}.jsonl", *rows)
+    code, _, err = run(*AGAIN)
+    assert code == 0, err
+    opened = evomerge.Run(here / "run")
+    assert len(opened.asked()) == asked and len(events(here / "run", "confirmed")) == 2
+    everybody = (*opened.front, *opened.baselines)
+    assert {len(p.scores["test"][i]) for p in everybody for i in (0, 1)} == {20}
+    left = evomerge.evaluate(here / "family" / "left", [here / "family" / "one.jsonl"])["one"]
+    assert opened.point("expert left").means("test")[0] == left.mean
+    assert status.read(here / "run")["state"] == "confirmed"
+    for asked_for in ("front", "report"):
+        assert run(asked_for, "run")[0] == 0
+    before = ledgers.content(here / "run")
+    assert run(*AGAIN)[0] == 0 and ledgers.content(here / "run") == before
+
+
+def test_nothing_is_confirmed_where_no_candidate_can_be_built_any_more(here, refused):
+    """And all that look at the run say so, whatever was confirmed before."""
+    write(here)
+    weights = here / "family" / "left" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-2] ^= 1
+    weights.write_bytes(data)
+    says = "no candidate has a score: nothing to confirm"
+    for _ in range(2):
+        refused(*AGAIN, code=errors.UNCONFIRMED, says=says)
+    assert len(events(here / "run", "unconfirmed")) == 1
+    assert status.read(here / "run")["state"].startswith(f"ended: {says}")
+
+
+def test_other_libraries_leave_what_is_confirmed_as_it_is(here, run, monkeypatch):
+    """Neither plans nor questions are others: no second look at `test`."""
+    write(here)
+    now = {**session.versions(), "torch": "99"}
+    monkeypatch.setattr(session, "versions", lambda: now)
+    code, out, err = run(*AGAIN)
+    assert code == 0 and "libraries.torch" in err
+    assert len(events(here / "run", "changed")) == len(events(here / "run", "confirmed")) == 1
+    assert "looks at test so far: 1" in out
+    assert status.read(here / "run")["state"] == "confirmed"
 
 
 def test_a_question_that_moves_into_another_split(here, refused):
