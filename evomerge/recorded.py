@@ -89,6 +89,11 @@ class Recorded:
         rows = (row for event in self._ledger.events("ask") for row in event.body["proposals"])
         return {f"c{row['id']}": row["plan"] for row in rows}
 
+    def _confirmation(self) -> Any:
+        """What the latest confirmation found, if by plans and questions of now, or None."""
+        at = self._ledger.at("confirmed")
+        return self._ledger.body(at) if at > latest.changed(self._ledger) else None
+
     def unconfirmed(self) -> str:
         """Why there is no front, for who asks for one."""
         why = why_unconfirmed(self._ledger)

@@ -10,6 +10,7 @@ import pytest
 
 import evomerge
 from evomerge import changes, errors, session, status
+from evomerge.between import between
 from evomerge.recipe import resolve
 from tests import command, families, ledgers
 
@@ -210,6 +211,87 @@ def test_other_libraries_leave_what_is_confirmed_as_it_is(here, run, monkeypatch
     assert len(events(here / "run", "changed")) == len(events(here / "run", "confirmed")) == 1
     assert "looks at test so far: 1" in out
     assert status.read(here / "run")["state"] == "confirmed"
+
+
+def test_a_front_of_before_a_change_is_none_until_it_is_confirmed_anew(here, run, refused):
+    """Then it stands again, whatever had been asked when the search was interrupted."""
+    write(here)
+    edit(here / "family" / "one.jsonl", *range(50, 55))
+    tested = []
+
+    def stop(event, facts):
+        tested.extend([event] if tested or facts.get("name") == "test" else [])
+        if len(tested) > 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evomerge.search("recipe.yaml", "run", allow_change=True, report=stop)
+    assert not evomerge.Run("run").is_confirmed
+    assert status.read(here / "run")["state"] == "interrupted in its confirmation"
+    for asked in (("front", "run"), ("report", "run"), ("export", "run", "best", "-o", "merged")):
+        refused(*asked, code=errors.UNCONFIRMED, says="not confirmed yet; run the search again")
+    assert run(*AGAIN)[0] == 0 and run("front", "run")[0] == 0
+
+
+def test_a_point_in_between_of_before_a_change_is_compared_with_nobody(here, run):
+    write(here)
+    old = between("run", "base", "expert left")
+    edit(here / "family" / "one.jsonl", *range(50, 55))
+    assert run(*AGAIN)[0] == 0
+    code, out, err = run("between", "run", old.label, "expert right", "--json")
+    assert code == 0, err
+    first, *others = json.loads(out)
+    assert first["point"] == old.label and first["nondominated"] is None
+    assert first["one"] is not None and {row["nondominated"] is None for row in others} == {False}
+    opened = evomerge.Run("run")
+    assert opened.hypervolume([opened.point(old.label)])[0] == 0
+
+
+SCORER = """
+from evomerge import errors
+
+def prepare(tokenizer, items, *, disliked):
+    return [item.prompt for item in items], disliked
+
+def score(model, batch):
+    prompts, disliked = batch
+    if "?" in "".join(prompts):
+        if abs(model.get_input_embeddings().weight.sum().item() - disliked) < 1e-6:
+            raise errors.EvaluationError("this model displeases")
+    return {"score": [(len(prompt) % 3) / 2 for prompt in prompts]}
+"""
+
+
+def test_who_fails_on_new_questions_is_compared_with_nobody(here, run, monkeypatch):
+    (here / "squeamish").mkdir()
+    (here / "squeamish" / "scorer.py").write_text(SCORER)
+    monkeypatch.syspath_prepend(here)
+    left = evomerge.Run("run").plan("expert left")
+    disliked = evomerge.api.build(left).get_input_embeddings().weight.sum().item()
+    keys = {
+        "name": "b",
+        "version": 1,
+        "scorer": {"name": "squeamish.scorer", "disliked": disliked},
+    }
+    (here / "b.yaml").write_text(json.dumps({**keys, "source": str(here / "family/one.jsonl")}))
+    write(here, objectives={"b": str(here / "b.yaml")})
+    asked = (*AGAIN[:3], "squeamish-run", *AGAIN[4:])
+    assert run(*asked)[0] == 0
+    edit(here / "family" / "one.jsonl", *range(50, 55))
+    code, out, err = run(*asked)
+    assert code == 0, err
+    assert "expert left could not be scored: " in out and "this model displeases" in out
+    opened = evomerge.Run("squeamish-run")
+    counts = {p.label: len(p.scores["test"][0]) for p in opened.baselines}
+    assert counts["expert left"] == 15 and counts["base"] == 20
+    compared = {row["baseline"] for row in opened.comparisons()}
+    assert "base" in compared and "expert left" not in compared
+    rows = {row["point"]: row["nondominated"] for row in opened.baselines.rows()}
+    assert rows["expert left"] is None and rows["base"] is not None
+    assert (
+        opened.hypervolume(opened.baselines)[0]
+        == opened.hypervolume([p for p in opened.baselines if p.label != "expert left"])[0]
+    )
 
 
 def test_a_question_that_moves_into_another_split(here, refused):
