@@ -99,7 +99,8 @@ def between(
     finally:
         _renew(run)
     points = [ends[0], *made, *ends[1:]]
-    line = Front(points, opened.objectives, Tested(points))
+    others = [*opened.front, *opened.baselines] if opened.is_confirmed else []
+    line = Front(points, opened.objectives, Tested([*points, *others]))
     if as_json:
         print(json.dumps(line.rows(), indent=1))
         return

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import evomerge
-from evomerge import confirm, errors, further, status, tables
+from evomerge import confirm, errors, front, further, status, tables
 from evomerge.between import between, interpolated
 from evomerge.console import Screen
 from evomerge.files.ledger import Ledger
@@ -142,9 +142,14 @@ def test_between_on_the_command_line(copied, run, refused):
     report = copied.report()
     code, out, err = run("between", copied.folder, *ends, "--at", "0.5", "--json")
     assert code == 0, err
-    labels = [row["point"] for row in json.loads(out)]
+    rows = json.loads(out)
+    labels = [row["point"] for row in rows]
     assert labels == [ends[0], f"{ends[0]}~{ends[1]}@0.5", ends[1]]
     assert f"looked at {evomerge.Run(copied.folder).looks} times" in report.read_text()
+    again = evomerge.Run(copied.folder)
+    every = [*again.front, *again.baselines, again.point(labels[1])]
+    among = front.Tested(every).nondominated
+    assert [row["nondominated"] for row in rows] == [among[label] for label in labels]
     refused("between", copied.folder, *ends, "--at", "1.5", code=2, says="between 0 and 1")
     refused("between", copied.folder, "c999", "best", code=2, says="c999")
 
