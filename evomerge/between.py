@@ -29,6 +29,12 @@ def interpolated(problem: Problem, first: Plan, second: Plan, share: float) -> P
     return frame.plan({gene.key: shares[gene.expert] for gene in frame.genes() if gene.expert})
 
 
+def require_share(share: float) -> None:
+    """Raise RecipeError for what is no way between two points."""
+    if not 0 < share < 1:
+        raise errors.RecipeError(f"at: expected a number between 0 and 1, got {share:g}")
+
+
 def between(
     folder: str | Path,
     first: str,
@@ -44,8 +50,7 @@ def between(
     RecipeError for an unknown point, for two that are one model, or where the recipe's inputs are
     not those of the run.
     """
-    if not 0 < share < 1:
-        raise errors.RecipeError(f"at: expected a number between 0 and 1, got {share:g}")
+    require_share(share)
     run = Run(folder)
     if run.point(first).key == run.point(second).key:
         raise errors.RecipeError(

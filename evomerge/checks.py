@@ -18,7 +18,7 @@ from evomerge.layers import APART, Layers
 from evomerge.layout import lay_out
 from evomerge.maths.intervals import LEAST
 from evomerge.plan import Input, Template
-from evomerge.schema import Fidelity, Recipe, require_own_keys
+from evomerge.schema import OF_A_CANDIDATE, Fidelity, Recipe, require_own_keys
 from evomerge.scorers import function, structural
 
 AUTO = "auto"
@@ -66,7 +66,7 @@ def before_inputs(recipe: Recipe, folder: Path, functions: Sequence[str]) -> Non
     for name in functions:
         if name in recipe.objectives:
             raise errors.RecipeError(f"objectives: '{name}' is in the recipe and in functions")
-    require_own_keys([*recipe.objectives, *functions], "objectives")
+    require_own_keys([*recipe.objectives, *functions], "objectives", OF_A_CANDIDATE)
     _objectives(recipe, folder)
     _keep(recipe, folder, functions)
     _prefer(recipe, [*recipe.objectives, *functions])

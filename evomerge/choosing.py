@@ -82,19 +82,25 @@ def between(
     """Make and score models between two points of a run: weights on the straight line."""
     from evomerge import progress, tables
     from evomerge.between import between as way
+    from evomerge.between import require_share
     from evomerge.front import Front, Tested
     from evomerge.run import Run
 
     opened = Run(run)
     ends = [opened.point(which) for which in (first, second)]
-    with progress.Shown(err) as shown:
-        made = [
-            way(run, first, second, share, told=lambda r: shown("answered", {"result": r}))
-            for share in at or [0.5]
-        ]
-    _renew(run)
+    for share in at or [0.5]:  # all of them before the first one looks at `test`
+        require_share(share)
+    try:
+        with progress.Shown(err) as shown:
+            made = [
+                way(run, first, second, share, told=lambda r: shown("answered", {"result": r}))
+                for share in at or [0.5]
+            ]
+    finally:
+        _renew(run)
     points = [ends[0], *made, *ends[1:]]
-    line = Front(points, opened.objectives, Tested(points))
+    others = [*opened.front, *opened.baselines] if opened.is_confirmed else []
+    line = Front(points, opened.objectives, Tested([*points, *others]))
     if as_json:
         print(json.dumps(line.rows(), indent=1))
         return

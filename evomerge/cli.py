@@ -105,7 +105,7 @@ def search(
     if as_json:
         print(run.to_json())
     else:
-        tables.show(out, run)
+        tables.show(out, run, reports=True)
     run.report()
 
 

@@ -20,6 +20,7 @@ from evomerge.candidates import Candidate, best_of_front
 from evomerge.constraints import Constraints, Margin
 from evomerge.desk import Desk
 from evomerge.estimation import is_skill
+from evomerge.files import latest
 from evomerge.files.ledger import Ledger
 from evomerge.maths import pareto
 from evomerge.objectives import Anchor, Losses, anchor, exact_anchor
@@ -223,7 +224,7 @@ def _recorded(ledger: Ledger) -> Iterator[None]:
     try:
         yield
     except errors.Unconfirmed as error:
-        if ledger.at("unconfirmed") <= ledger.at("ask", "tell"):
+        if ledger.at("unconfirmed") <= latest.known(ledger):
             ledger.append("unconfirmed", {"reason": str(error)})
         raise
 

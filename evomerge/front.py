@@ -75,11 +75,17 @@ def stacked(points: Sequence[Point], split: str = "test") -> list[Scores]:
 
 
 class Tested:
-    """All points that answered `test`, on its items drawn anew, the same ones for all."""
+    """All points that answered `test`, on its items drawn anew, the same ones for all.
+
+    Where questions have changed, a point may have answers to some of those of now alone: such a
+    one can not be compared item by item.
+    """
 
     def __init__(self, points: Sequence[Point]) -> None:
-        found = [point for point in points if np.isfinite(point.mean("test"))]
-        self.points = {point.label: point for point in found}
+        sizes = [[len(column) for column in point.scores["test"]] for point in points]
+        most = [max(column) for column in zip(*sizes, strict=True)]
+        whole = (p for p, size in zip(points, sizes, strict=True) if size == most)
+        self.points = {p.label: p for p in whole if np.isfinite(p.mean("test"))}
 
     @cached_property
     def _resampled(self) -> intervals.Resampled:

@@ -15,6 +15,7 @@ from evomerge.budget import Clock, steady
 from evomerge.candidates import Candidate, Candidates
 from evomerge.degenerate import Judge
 from evomerge.desk import Desk
+from evomerge.files import latest
 from evomerge.files.ledger import Ledger
 from evomerge.pace import Pace
 from evomerge.recipe import Problem
@@ -200,7 +201,7 @@ class Search:
 
         Where a session left candidates waiting, items or time were used up, and may not be now.
         """
-        known = self.ledger.at("ask", "tell")
+        known = latest.known(self.ledger)
         if self.ledger.at("confirmed") <= known or self.left() > 0:
             return False
         if self.outstanding and not self._is_over():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge.budget import is_failing
+from evomerge.files import latest
 from evomerge.files.ledger import Answer, Ledger
 from evomerge.maths import pareto
 from evomerge.objectives import Anchor, Losses
@@ -36,7 +37,7 @@ def seen(row: Mapping[str, Any]) -> list[float] | None:
 def why_unconfirmed(ledger: Ledger) -> str | None:
     """Why the confirmation of all that is known by now ended with nothing, if it did."""
     at = ledger.at("unconfirmed")
-    if at <= ledger.at("ask", "tell"):
+    if at <= latest.known(ledger):
         return None
     return str(ledger.body(at)["reason"])
 
@@ -87,6 +88,11 @@ class Recorded:
         """Plan key of every candidate, by label."""
         rows = (row for event in self._ledger.events("ask") for row in event.body["proposals"])
         return {f"c{row['id']}": row["plan"] for row in rows}
+
+    def _confirmation(self) -> Any:
+        """What the latest confirmation found, if by plans and questions of now, or None."""
+        at = self._ledger.at("confirmed")
+        return self._ledger.body(at) if at > latest.changed(self._ledger) else None
 
     def unconfirmed(self) -> str:
         """Why there is no front, for who asks for one."""

@@ -35,15 +35,16 @@ class Run(Recorded):
 
     @cached_property
     def confirmed(self) -> dict[str, Any]:
-        """What the confirmation found; raises Unconfirmed before it has."""
-        found = self._ledger.last("confirmed")
+        """What the confirmation found; raises Unconfirmed before it has, and where plans or
+        questions have changed since."""
+        found = self._confirmation()
         if found is None:
             raise errors.Unconfirmed(f"{self.folder}: {self.unconfirmed()}")
         return dict(found)
 
     @property
     def is_confirmed(self) -> bool:
-        return self._ledger.last("confirmed") is not None
+        return self._confirmation() is not None
 
     @cached_property
     def losses(self) -> Losses:
@@ -215,7 +216,8 @@ class Run(Recorded):
         from evomerge.plugins import REFERENCE_POINT
 
         anchors = self.losses.anchors.values()
-        tested = [point for point in points if np.isfinite(point.mean("test"))]
+        everybody = Tested([*points, *self.front, *self.baselines]).points
+        tested = [point for point in points if point.label in everybody]
         if not tested:
             return 0.0, float("nan"), float("nan")
         scores = stacked(tested)

@@ -19,16 +19,20 @@ Signal = Literal["score", "probability", "plain", "length"]
 
 NAME = r"^\w[\w.-]*$"
 
-
 OF_A_POINT = ("point", "chosen", "nondominated", *(f"mean_{split}" for split in SPLITS))
 """Keys of a front's rows that are no objectives."""
 
+LACKING = "lacks what it has to keep"
 
-def require_own_keys(names: Sequence[str], where: str) -> None:
-    """Raise RecipeError for a score whose name is a key of every row, or a bound of another."""
+OF_A_CANDIDATE = ("items", LACKING)
+"""Further keys of the rows of a front that is not confirmed."""
+
+
+def require_own_keys(names: Sequence[str], where: str, taken: Sequence[str] = ()) -> None:
+    """Raise RecipeError for a score whose name is a key of rows or a bound of another."""
     bounds = [f"{name}_{end}" for name in names for end in ("low", "high")]
     for name in names:
-        if name in OF_A_POINT or name in bounds:
+        if name in (*OF_A_POINT, *taken) or name in bounds:
             raise errors.RecipeError(
                 f"{where}: '{name}' can not be the name of a score: rows of a front have this key "
                 "for something else; choose another"

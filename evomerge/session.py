@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import __version__, budget, changes, errors, packages
+from evomerge.files import latest
 from evomerge.files.ledger import Ledger, begun
 from evomerge.files.writer import atomic_text
 from evomerge.recipe import Problem
@@ -74,7 +75,7 @@ def finished(ledger: Ledger, problem: Problem) -> int | None:
     noted = ledger.meta("finished")
     if noted is None or noted["recipe"] != problem.portable():
         return None
-    if ledger.at("confirmed") < ledger.at("ask", "tell", "changed"):
+    if ledger.at("confirmed") < latest.known(ledger):
         return None
     return int(noted["candidates"])
 

@@ -17,17 +17,16 @@ from rich.live import Live
 from evomerge import errors
 from evomerge.budget import is_failing
 from evomerge.console import Table
-from evomerge.files import lock
+from evomerge.files import latest, lock
 from evomerge.files.ledger import Ledger
 from evomerge.maths import pareto
 from evomerge.objectives import Anchor
 from evomerge.recorded import comparable, looks, seen, why_unconfirmed
+from evomerge.schema import LACKING, OF_A_CANDIDATE
 from evomerge.tables import words
 
 EVERY = 2.0
 """Seconds between two looks of `--watch`."""
-
-LACKING = "lacks what it has to keep"
 
 REASONS = 5
 """Reasons of failures that are shown, the most frequent first."""
@@ -86,7 +85,7 @@ def _reasons(ledger: Ledger, failed: Set[int]) -> dict[str, int]:
 
 def _state(ledger: Ledger, writer: str | None, told: Mapping[int, Told]) -> str:
     asked = ledger.at("ask")
-    if ledger.at("confirmed") > ledger.at("ask", "tell"):
+    if ledger.at("confirmed") > latest.known(ledger):
         return "confirmed"
     if ledger.at("stopped") > asked:
         stage = "confirmation"
@@ -153,7 +152,7 @@ def front(
 def front_table(facts: dict[str, Any], most: int = SHOWN) -> Table:
     """The best `most` of the front of the search, marked as what it is."""
     rows = facts["front"]
-    names = [key for key in rows[0] if key not in ("point", "items", LACKING)] if rows else []
+    names = [key for key in rows[0] if key not in ("point", *OF_A_CANDIDATE)] if rows else []
     lacking = [LACKING] if any(row[LACKING] for row in rows) else []
     table = Table("point", *names, "items", *lacking, title=UNCONFIRMED, title_justify="left")
     for row in rows[:most]:

@@ -24,8 +24,9 @@ AROUND, ALONE, BELOW, BESIDE = 31, 8, 12, 21
 with it below, and beside it."""
 
 
-def show(out: Console, run: Run) -> None:
-    """The front, the baselines, the chosen point against them, and what to do next."""
+def show(out: Console, run: Run, *, reports: bool = False) -> None:
+    """The front, the baselines, the chosen point against them, and what to do next; `reports`:
+    whether the report is written after that."""
     rows(out, "front (confirmed on validation, scored on test)", run.front)
     rows(out, "baselines (same items)", run.baselines)
     if (further := run.further).points:
@@ -59,8 +60,15 @@ def show(out: Console, run: Run) -> None:
         out.print(line, style="yellow", highlight=False)
     for line in _failed(run):
         out.print(line, highlight=False, markup=False)
-    out.print(f"report: {run.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    out.print(f"report: {_page(run, reports)}", highlight=False, soft_wrap=True)
     to_save(out, run, "best")
+
+
+def _page(run: Run, reports: bool) -> str:
+    """Where the report is, or how to have it: only the command `search` writes it by itself."""
+    page = run.folder / "report.html"
+    is_there = reports or page.exists()
+    return str(page) if is_there else shlex.join(["evomerge", "report", str(run.folder)])
 
 
 def _failed(run: Run) -> Iterator[str]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import evomerge
-from evomerge import api, errors
+from evomerge import api, errors, schema
 from evomerge.recipe import read
 from tests import command, families
 
@@ -126,6 +126,8 @@ WRONG = [
     ({"experts": {"base": "/absent"}}, "no expert can be called 'base'"),
     ({"experts": {"a/b": "/absent"}}, "'a/b' is no name"),
     ({"objectives": {"point": "/absent"}}, "objectives: 'point' can not be the name of a score"),
+    ({"objectives": {"items": "/absent"}}, "objectives: 'items' can not be the name of a score"),
+    ({"objectives": {schema.LACKING: "/absent"}}, "to keep' can not be the name of a score"),
     ({"objectives": {"a_low": "/absent", "a": "/absent"}}, "objectives: 'a_low' can not be the"),
     ({"experts": {1: "/absent"}}, "expected a text (quote what YAML reads otherwise"),
     ({"base": "zoo:tinny/base"}, "base: zoo: unknown family 'tinny'. Did you mean 'tiny'?"),

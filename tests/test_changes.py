@@ -9,7 +9,8 @@ from contextlib import closing
 import pytest
 
 import evomerge
-from evomerge import changes, errors
+from evomerge import changes, errors, session, status
+from evomerge.between import between
 from evomerge.recipe import resolve
 from tests import command, families, ledgers
 
@@ -158,6 +159,139 @@ def test_other_questions_in_a_bank(here, run, refused):
         (scores.mean + opened.point("expert left").means("test")[1]) / 2
     )
     assert left.means("test")[0] == scores.mean
+
+
+AGAIN = ("search", "recipe.yaml", "-o", "run", "--allow-change")
+"""Within the budget that the run has used."""
+
+
+@pytest.mark.parametrize("rows", [range(50, 55), range(70)], ids=["some of test", "all"])
+def test_what_is_confirmed_is_confirmed_anew_after_a_change_of_questions(here, run, rows):
+    """Within the same budget too; then nothing is left to do."""
+    write(here)
+    asked = len(evomerge.Run(here / "run").asked())
+    for bank in ("one", "two"):
+        edit(here / "family" / f"{bank}.jsonl", *rows)
+    code, _, err = run(*AGAIN)
+    assert code == 0, err
+    opened = evomerge.Run(here / "run")
+    assert len(opened.asked()) == asked and len(events(here / "run", "confirmed")) == 2
+    everybody = (*opened.front, *opened.baselines)
+    assert {len(p.scores["test"][i]) for p in everybody for i in (0, 1)} == {20}
+    left = evomerge.evaluate(here / "family" / "left", [here / "family" / "one.jsonl"])["one"]
+    assert opened.point("expert left").means("test")[0] == left.mean
+    assert status.read(here / "run")["state"] == "confirmed"
+    for asked_for in ("front", "report"):
+        assert run(asked_for, "run")[0] == 0
+    before = ledgers.content(here / "run")
+    assert run(*AGAIN)[0] == 0 and ledgers.content(here / "run") == before
+
+
+def test_nothing_is_confirmed_where_no_candidate_can_be_built_any_more(here, refused):
+    """And all that look at the run say so, whatever was confirmed before."""
+    write(here)
+    weights = here / "family" / "left" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-2] ^= 1
+    weights.write_bytes(data)
+    says = "no candidate has a score: nothing to confirm"
+    for _ in range(2):
+        refused(*AGAIN, code=errors.UNCONFIRMED, says=says)
+    assert len(events(here / "run", "unconfirmed")) == 1
+    assert status.read(here / "run")["state"].startswith(f"ended: {says}")
+
+
+def test_other_libraries_leave_what_is_confirmed_as_it_is(here, run, monkeypatch):
+    """Neither plans nor questions are others: no second look at `test`."""
+    write(here)
+    now = {**session.versions(), "torch": "99"}
+    monkeypatch.setattr(session, "versions", lambda: now)
+    code, out, err = run(*AGAIN)
+    assert code == 0 and "libraries.torch" in err
+    assert len(events(here / "run", "changed")) == len(events(here / "run", "confirmed")) == 1
+    assert "looks at test so far: 1" in out
+    assert status.read(here / "run")["state"] == "confirmed"
+
+
+def test_a_front_of_before_a_change_is_none_until_it_is_confirmed_anew(here, run, refused):
+    """Then it stands again, whatever had been asked when the search was interrupted."""
+    write(here)
+    edit(here / "family" / "one.jsonl", *range(50, 55))
+    tested = []
+
+    def stop(event, facts):
+        tested.extend([event] if tested or facts.get("name") == "test" else [])
+        if len(tested) > 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evomerge.search("recipe.yaml", "run", allow_change=True, report=stop)
+    assert not evomerge.Run("run").is_confirmed
+    assert status.read(here / "run")["state"] == "interrupted in its confirmation"
+    for asked in (("front", "run"), ("report", "run"), ("export", "run", "best", "-o", "merged")):
+        refused(*asked, code=errors.UNCONFIRMED, says="not confirmed yet; run the search again")
+    assert run(*AGAIN)[0] == 0 and run("front", "run")[0] == 0
+
+
+def test_a_point_in_between_of_before_a_change_is_compared_with_nobody(here, run):
+    write(here)
+    old = between("run", "base", "expert left")
+    edit(here / "family" / "one.jsonl", *range(50, 55))
+    assert run(*AGAIN)[0] == 0
+    code, out, err = run("between", "run", old.label, "expert right", "--json")
+    assert code == 0, err
+    first, *others = json.loads(out)
+    assert first["point"] == old.label and first["nondominated"] is None
+    assert first["one"] is not None and {row["nondominated"] is None for row in others} == {False}
+    opened = evomerge.Run("run")
+    assert opened.hypervolume([opened.point(old.label)])[0] == 0
+
+
+SCORER = """
+from evomerge import errors
+
+def prepare(tokenizer, items, *, disliked):
+    return [item.prompt for item in items], disliked
+
+def score(model, batch):
+    prompts, disliked = batch
+    if "?" in "".join(prompts):
+        if abs(model.get_input_embeddings().weight.sum().item() - disliked) < 1e-6:
+            raise errors.EvaluationError("this model displeases")
+    return {"score": [(len(prompt) % 3) / 2 for prompt in prompts]}
+"""
+
+
+def test_who_fails_on_new_questions_is_compared_with_nobody(here, run, monkeypatch):
+    (here / "squeamish").mkdir()
+    (here / "squeamish" / "scorer.py").write_text(SCORER)
+    monkeypatch.syspath_prepend(here)
+    left = evomerge.Run("run").plan("expert left")
+    disliked = evomerge.api.build(left).get_input_embeddings().weight.sum().item()
+    keys = {
+        "name": "b",
+        "version": 1,
+        "scorer": {"name": "squeamish.scorer", "disliked": disliked},
+    }
+    (here / "b.yaml").write_text(json.dumps({**keys, "source": str(here / "family/one.jsonl")}))
+    write(here, objectives={"b": str(here / "b.yaml")})
+    asked = (*AGAIN[:3], "squeamish-run", *AGAIN[4:])
+    assert run(*asked)[0] == 0
+    edit(here / "family" / "one.jsonl", *range(50, 55))
+    code, out, err = run(*asked)
+    assert code == 0, err
+    assert "expert left could not be scored: " in out and "this model displeases" in out
+    opened = evomerge.Run("squeamish-run")
+    counts = {p.label: len(p.scores["test"][0]) for p in opened.baselines}
+    assert counts["expert left"] == 15 and counts["base"] == 20
+    compared = {row["baseline"] for row in opened.comparisons()}
+    assert "base" in compared and "expert left" not in compared
+    rows = {row["point"]: row["nondominated"] for row in opened.baselines.rows()}
+    assert rows["expert left"] is None and rows["base"] is not None
+    assert (
+        opened.hypervolume(opened.baselines)[0]
+        == opened.hypervolume([p for p in opened.baselines if p.label != "expert left"])[0]
+    )
 
 
 def test_a_question_that_moves_into_another_split(here, refused):

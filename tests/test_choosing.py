@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import evomerge
-from evomerge import errors, further, status, tables
-from evomerge.between import between
+from evomerge import confirm, errors, front, further, status, tables
+from evomerge.between import between, interpolated
 from evomerge.console import Screen
 from evomerge.files.ledger import Ledger
 from evomerge.materialize import Merged, Workshop
 from evomerge.preferences import Preference, parsed
+from evomerge.recipe import resolve
 from tests import families
 
 
@@ -141,9 +142,14 @@ def test_between_on_the_command_line(copied, run, refused):
     report = copied.report()
     code, out, err = run("between", copied.folder, *ends, "--at", "0.5", "--json")
     assert code == 0, err
-    labels = [row["point"] for row in json.loads(out)]
+    rows = json.loads(out)
+    labels = [row["point"] for row in rows]
     assert labels == [ends[0], f"{ends[0]}~{ends[1]}@0.5", ends[1]]
     assert f"looked at {evomerge.Run(copied.folder).looks} times" in report.read_text()
+    again = evomerge.Run(copied.folder)
+    every = [*again.front, *again.baselines, again.point(labels[1])]
+    among = front.Tested(every).nondominated
+    assert [row["nondominated"] for row in rows] == [among[label] for label in labels]
     refused("between", copied.folder, *ends, "--at", "1.5", code=2, says="between 0 and 1")
     refused("between", copied.folder, "c999", "best", code=2, says="c999")
 
@@ -189,18 +195,50 @@ def score(model, batch):
 """
 
 
+def spoilt(family, folder, disliked):
+    """A bank whose scorer fails for the model with these embeddings."""
+    (folder / "spoilt").mkdir()
+    (folder / "spoilt" / "scorer.py").write_text(SCORER)
+    keys = {"name": "b", "version": 1, "scorer": {"name": "spoilt.scorer", "disliked": disliked}}
+    bank = folder / "b.yaml"
+    bank.write_text(json.dumps({**keys, "source": str(family / "two.jsonl")}))
+    return bank
+
+
+def embedded(plan):
+    return evomerge.api.build(plan).get_input_embeddings().weight.sum().item()
+
+
+def test_a_way_of_which_a_part_is_none_costs_no_look_at_test(copied, refused):
+    looks = copied.looks
+    shares = ("--at", "0.25", "--at", "1.5")
+    says = "between 0 and 1, got 1.5"
+    refused("between", copied.folder, "base", "expert left", *shares, code=2, says=says)
+    assert evomerge.Run(copied.folder).looks == looks
+
+
+def test_a_report_is_renewed_though_a_later_part_of_the_way_fails(
+    family, tmp_path, refused, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    problem = resolve(families.recipe(family))
+    ends = list(confirm.endpoints(problem).values())[:2]
+    bank = spoilt(family, tmp_path, embedded(interpolated(problem, *ends, 0.75)))
+    budget = {"candidates": 2}
+    recipe = families.recipe(family, objectives={"b": str(bank)}, strategy="sobol", budget=budget)
+    done = evomerge.search(recipe, tmp_path / "run")
+    report, shares = done.report(), ("--at", "0.25", "--at", "0.75")
+    says = "base~expert left@0.75: this model displeases"
+    refused("between", done.folder, "base", "expert left", *shares, code=errors.INPUT, says=says)
+    assert evomerge.Run(done.folder).looks == 2 and "looked at 2 times" in report.read_text()
+
+
 def test_who_can_not_be_scored_on_a_further_bank_is_named_after_the_others(
     copied, family, tmp_path, run, monkeypatch
 ):
-    (tmp_path / "spoilt").mkdir()
-    (tmp_path / "spoilt" / "scorer.py").write_text(SCORER)
     monkeypatch.syspath_prepend(tmp_path)
-    left = (
-        evomerge.api.build(copied.plan("expert left")).get_input_embeddings().weight.sum().item()
-    )
-    keys = {"name": "b", "version": 1, "scorer": {"name": "spoilt.scorer", "disliked": left}}
-    (tmp_path / "b.yaml").write_text(json.dumps({**keys, "source": str(family / "two.jsonl")}))
-    options = ("evaluate", copied.folder, "-b", tmp_path / "b.yaml", "-b", family / "two.jsonl")
+    bank = spoilt(family, tmp_path, embedded(copied.plan("expert left")))
+    options = ("evaluate", copied.folder, "-b", bank, "-b", family / "two.jsonl")
     for more in ((), ("--json",)):  # what has been scored is shown again
         code, out, err = run(*options, "--front", *more)
         assert code == errors.INPUT

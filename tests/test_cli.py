@@ -227,10 +227,14 @@ def test_a_full_disk_loses_nothing(family, tmp_path, run):
 def test_from_a_search_to_a_model(family, tmp_path, run, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = command.write(tmp_path, families.recipe(family, budget={"candidates": 6}))
-    assert run("search", path, "-o", "run")[0] == 0
+    code, out, _ = run("search", path, "-o", "run")
+    assert code == 0 and "report: run/report.html\n" in out
     shutil.copytree("run", "a run")
     out = run("front", "a run")[1]
     assert "save:   evomerge export 'a run' best -o merged" in out
+    assert "report: a run/report.html\n" in out
+    (tmp_path / "a run" / "report.html").unlink()
+    assert "report: evomerge report 'a run'\n" in run("front", "a run")[1]
     assert run("search", path, "-o", "run", "--candidates", 9)[0] == 0
     front = json.loads(run("front", "run", "--json")[1])
     label = front["front"][0]["point"]

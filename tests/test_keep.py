@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import evomerge
-from evomerge import confirm, constraints, errors, status
+from evomerge import confirm, constraints, errors, schema, status
 from evomerge.answers import Answers
 from evomerge.constraints import Constraints, penalised
 from evomerge.estimation import Estimation
@@ -219,7 +219,7 @@ def test_what_nothing_can_keep_ends_with_the_closest(family, tmp_path):
     assert told and all(REFERENCE_POINT < one[0] < FAILED_LOSS for one in told)
     # people see the scores themselves, and what they lack
     rows = status.read(tmp_path)["front"]
-    assert all(row[status.LACKING] for row in rows)
+    assert all(row[schema.LACKING] for row in rows)
     assert all(0.05 < row["one"] < 0.7 for row in rows)
     # whoever looks later is told why, as is who asks again
     assert re.match(f"ended: {says}", status.read(tmp_path)["state"])
