@@ -183,6 +183,30 @@ def test_who_lacks_what_has_to_be_kept_beats_nobody_who_does_not():
     ]
 
 
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {"name": "staged", "first": {"name": "sobol"}, "candidates": 16},
+        {"name": "seeded"},
+        {"name": "auto"},
+        {"name": "map"},
+    ],
+    ids=["staged", "seeded", "auto", "map"],
+)
+def test_an_ask_that_is_filled_by_promoted_ones_ends_no_stage_inside(inner, n):
+    """In a race in which nobody is beaten, the first stage proposes all that it does without."""
+    options = dict(inner)
+    first = make(options.pop("name"), options, numeric(2), 1).ask(100)
+    strategy = make("racing", {"inner": inner, "rungs": [10, 30]}, numeric(2), 1)
+    points = {}
+    while len(points) < len(first):
+        for p in strategy.ask(n):
+            points.setdefault(p.id, p.point)
+            one(strategy, p.id, 0.5, p.items)
+    assert [points[p.id] for p in first] == [p.point for p in first]
+
+
 def test_a_candidate_that_fails_later_beats_nobody():
     strategy = make("racing", {"rungs": [10, 30]}, numeric(2), 1)
     strategy.ask(3)
