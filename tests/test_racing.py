@@ -207,6 +207,15 @@ def test_an_ask_that_is_filled_by_promoted_ones_ends_no_stage_inside(inner, n):
     assert [points[p.id] for p in first] == [p.point for p in first]
 
 
+def test_what_the_inner_strategy_has_to_say_is_said():
+    strategy = make("racing", {"inner": {"name": "map"}, "rungs": [10]}, numeric(2), 1)
+    assert strategy.notes() == []
+    for p in strategy.ask(100):
+        one(strategy, p.id, p.point[0] / 2, p.items)
+    strategy.ask(1)
+    assert strategy.notes()[0].startswith("map: surrogates explain 1.00 of o0")
+
+
 def test_a_candidate_that_fails_later_beats_nobody():
     strategy = make("racing", {"rungs": [10, 30]}, numeric(2), 1)
     strategy.ask(3)

@@ -113,6 +113,9 @@ class Strategy:
     def incumbents(self) -> list[tuple[float, ...]]:
         return self._inner.incumbents()
 
+    def notes(self) -> list[str]:
+        return plugins.notes(self._inner)
+
     def _race(self, id: int, answers: Answers) -> None:
         """Promote a candidate that has answered a further rung, unless it is beaten."""
         # Of the bank of which most was answered: another may have fewer items than a rung
