@@ -338,8 +338,8 @@ def test_points_without_a_wish_for_items_are_confirmed_beside_the_last_rung():
     """Textbook merges, or another run's points, before a race; who stopped early is not."""
     rows = [(None, (0.2, 0.8)), (30, (0.0, 0.0)), (90, (0.8, 0.2)), (90, (0.9, 0.9))]
     told = [
-        Candidate(id, None, f"k{id}", [], asked=asked, losses=losses)
-        for id, (asked, losses) in enumerate(rows)
+        Candidate(id, None, f"k{id}", [], rung=rung, losses=losses)
+        for id, (rung, losses) in enumerate(rows)
     ]
     assert [c.id for c in best_of_front(told, 4, [1, 1])] == [0, 2]
     assert [c.id for c in best_of_front(told, 1, [0, 1])] == [2]
