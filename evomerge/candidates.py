@@ -26,10 +26,10 @@ class Candidate:
     """A plan (`key`) that the strategy has proposed, and what is known of it.
 
     `event` is the number of the ledger's event that has its point. `asked` is how many items of a
-    bank the strategy wants (None: as many as the recipe says); `whole`, whether it is one of those
-    who answer every item; `lacks` and `keeps` are those of an observation, `seen` the losses
-    without a penalty of one that lacks something. `rung` is the `asked` of which its losses are:
-    one that has been asked more since, perhaps in vain, has not answered that.
+    bank the strategy wants (None: as many as the recipe says, or every one); `whole`, whether it
+    is one of those who answer every item; `lacks` and `keeps` are those of an observation, `seen`
+    the losses without a penalty of one that lacks something. `rung` is the `asked` of which its
+    losses are: one that has been asked more since, perhaps in vain, has not answered that.
     """
 
     id: int
@@ -225,9 +225,10 @@ def best_of_front(
     """The nondominated candidates; above n, the best of each objective and weighted mean. With
     `fill`, up to n in any case, by who is nondominated without the others.
 
-    Where the strategy said how many items it wanted, those who have answered most of these, and
-    those of whom it said nothing, as of points that a run begins with; those that lack something
-    of what has to be kept come last, and without `fill` only where all do.
+    Where the strategy said how many items it wanted, those who have answered most of these, those
+    who answer every item, and those of whom it said nothing, as of points that a run begins with;
+    those that lack something of what has to be kept come last, and without `fill` only where all
+    do.
     """
     if not told:
         raise errors.Unconfirmed(

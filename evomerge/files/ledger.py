@@ -177,11 +177,11 @@ class Ledger:
         return self._first("SELECT body FROM sessions ORDER BY number DESC LIMIT 1")
 
     def wanted(self) -> dict[int, tuple[int | None, int]]:
-        """By candidate: how many items it was asked last, if a number was said, and in which
-        event."""
-        query = """SELECT json_extract(p.value, '$.id'), json_extract(p.value, '$.items'), number
-            FROM events, json_each(events.body, '$.proposals') AS p WHERE events.kind='ask'
-            ORDER BY number"""
+        """By candidate: how many items it was asked last, if a number was said and it was not
+        every item, and in which event."""
+        query = """SELECT json_extract(p.value, '$.id'), CASE WHEN json_extract(p.value, '$.whole')
+            THEN NULL ELSE json_extract(p.value, '$.items') END, number FROM events,
+            json_each(events.body, '$.proposals') AS p WHERE kind='ask' ORDER BY number"""
         return {id: (items, number) for id, items, number in self._rows(query)}
 
     def last_time(self) -> float:
