@@ -136,6 +136,24 @@ def test_a_point_between_two_is_their_weighted_mean(copied, tmp_path):
     assert status.read(copied.folder)["looks at test"] == looks + 1
 
 
+def test_a_look_counts_though_its_answers_were_there_before_the_point_was_recorded(copied):
+    """As where a process ends between the two; later calls look at nothing new."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(result):
+        raise Stopped
+
+    looks = copied.looks
+    with pytest.raises(Stopped):
+        between(copied.folder, "base", "expert left", 0.25, told=stop)
+    assert evomerge.Run(copied.folder).looks == looks
+    for _ in range(2):
+        between(copied.folder, "base", "expert left", 0.25)
+        assert evomerge.Run(copied.folder).looks == looks + 1
+
+
 def test_between_on_the_command_line(copied, run, refused):
     ends = (copied.chosen.label, "uniform mean")
     report = copied.report()
