@@ -62,7 +62,7 @@ def between(
     with _desk(run, problem) as desk:
         answers = desk.answers
         places = [*answers.places("validation"), *answers.places("test")]
-        fresh = bool(answers.missing(plan.key, answers.places("test")))
+        fresh = plan.key not in _looked_at(answers.ledger)
         answers.retry([plan.key])
         desk.answer([plan], places, told)
         if plan.key in answers.failures:
@@ -71,6 +71,16 @@ def between(
             body = {"label": label, "plan": plan.key, "looked": fresh}
             answers.ledger.append("between", body)
     return Run(folder).point(label)
+
+
+def _looked_at(ledger: Ledger) -> set[str]:
+    """Plans whose scores on `test` are counted as looked at. That they are there does not say so:
+    a process may have died before it recorded the point."""
+    found = {event.body["plan"] for event in ledger.events("between") if event.body["looked"]}
+    for event in ledger.events("confirmed"):
+        tested = (event.body["shortlist"][label] for label in event.body["front"])
+        found |= {*event.body["baselines"].values(), *tested}
+    return found
 
 
 def _problem(run: Run) -> Problem:

@@ -225,7 +225,7 @@ class _Given:
         identity = ledger.meta("identity") or {"base": "", "experts": {}}
         labels = {sha: f"expert {name}" for name, sha in identity["experts"].items()}
         labels[identity["base"]] = "base"
-        keys = sorted({key for rows in self._tables.values() for key in rows})
+        keys = sorted(ledger.plans() & {key for rows in self._tables.values() for key in rows})
         plans = {key: ledger.plan(key) for key in keys}
         alone = {key: plan["base"]["sha256"] for key, plan in plans.items() if not plan["groups"]}
         found = {key: labels[sha] for key, sha in alone.items() if sha in labels}

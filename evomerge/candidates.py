@@ -26,9 +26,10 @@ class Candidate:
     """A plan (`key`) that the strategy has proposed, and what is known of it.
 
     `event` is the number of the ledger's event that has its point. `asked` is how many items of a
-    bank the strategy wants (None: as many as the recipe says); `whole`, whether it is one of those
-    who answer every item; `lacks` and `keeps` are those of an observation, `seen` the losses
-    without a penalty of one that lacks something.
+    bank the strategy wants (None: as many as the recipe says, or every one); `whole`, whether it
+    is one of those who answer every item; `lacks` and `keeps` are those of an observation, `seen`
+    the losses without a penalty of one that lacks something. `rung` is the `asked` of which its
+    losses are: one that has been asked more since, perhaps in vain, has not answered that.
     """
 
     id: int
@@ -45,6 +46,7 @@ class Candidate:
     lacks: float = 0.0
     keeps: float = 1.0
     seen: tuple[float, ...] | None = None
+    rung: int | None = None
 
     @property
     def told(self) -> bool:
@@ -141,6 +143,7 @@ class Candidates:
 
     def settle(self, candidate: Candidate) -> None:
         """Keep what is known of it; it is outstanding no more."""
+        candidate.rung = candidate.asked
         row = self._row_of(candidate.id)
         assert row is not None
         self._write(row, candidate)
@@ -188,9 +191,10 @@ class Candidates:
         id = int(found["id"])
         if id in self.outstanding:
             return self.outstanding[id]
+        asked = None if found["asked"] == NONE else int(found["asked"])
         return Candidate(
             id, None, found["key"].tobytes().hex(), self._place_lists[found["places"]],
-            asked=None if found["asked"] == NONE else int(found["asked"]),
+            asked=asked, rung=asked,
             whole=bool(found["whole"]), losses=_known(found["losses"]),
             errors=_known(found["errors"]) or (), items=int(found["items"]),
             failed=bool(found["failed"]), event=int(found["event"]),
@@ -221,16 +225,17 @@ def best_of_front(
     """The nondominated candidates; above n, the best of each objective and weighted mean. With
     `fill`, up to n in any case, by who is nondominated without the others.
 
-    Where the strategy said how many items it wanted, those of whom it wanted most, and those of
-    whom it said nothing, as of points that a run begins with; those that lack something of what
-    has to be kept come last, and without `fill` only where all do.
+    Where the strategy said how many items it wanted, those who have answered most of these, those
+    who answer every item, and those of whom it said nothing, as of points that a run begins with;
+    those that lack something of what has to be kept come last, and without `fill` only where all
+    do.
     """
     if not told:
         raise errors.Unconfirmed(
             "no candidate has a score: nothing to confirm. Give the run more time or candidates "
             "(--until, --budget), or look at what `evomerge status` says failed"
         )
-    compared = pareto.comparable({c.id: c.asked for c in told})
+    compared = pareto.comparable({c.id: c.rung for c in told})
     found: list[Candidate] = []
     for layer in _layers([c for c in told if c.id in compared]):
         if found and (not fill or len(found) == n):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -15,6 +14,7 @@ from evomerge.files.bank import Bank
 from evomerge.files.ledger import Ledger
 from evomerge.front import Point
 from evomerge.plan import Plan
+from evomerge.recorded import dependence
 from evomerge.run import Run
 from evomerge.schema import require_own_keys
 from evomerge.session import versions
@@ -39,8 +39,9 @@ def scores(
     for bank in banks.values():
         bank.split(split)  # one that is not there is said before any model is built
     points = [*run.front.points, *run.baselines.points]
-    known = run.evaluated()
-    keys = _keys(points, banks, split)
+    libraries = versions()
+    known = run.evaluated(libraries)
+    keys = _keys(points, banks, split, libraries)
     lacking = {  # a point of the front may be a baseline too
         point.key: (point, {n: banks[n] for n, k in keys[point.label].items() if k not in known})
         for point in points
@@ -54,7 +55,7 @@ def scores(
                     for score in _scored(run.plan(point.label), asked, split, why):
                         body = {"key": keys[point.label][score.bank], "bank": score.bank}
                         ledger.append("evaluated", {**body, "scores": score.scores.tolist()})
-        known = run.evaluated()
+        known = run.evaluated(libraries)
     return {
         label: {n: api.Score.of(n, np.array(known[k])) for n, k in row.items() if k in known}
         for label, row in keys.items()
@@ -74,13 +75,12 @@ def _scored(
 
 
 def _keys(
-    points: Sequence[Point], banks: Mapping[str, Bank], split: str
+    points: Sequence[Point], banks: Mapping[str, Bank], split: str, libraries: Mapping[str, str]
 ) -> dict[str, dict[str, str]]:
     """What each score depends on, by label, then bank."""
-    libraries = versions()
     return {
         point.label: {
-            name: json.dumps([point.key, *bank.identity(), split, libraries], sort_keys=True)
+            name: dependence(point.key, *bank.identity(), split, libraries)
             for name, bank in banks.items()
         }
         for point in points

@@ -277,6 +277,7 @@ class Search:
         asked = [self.state.admit(proposal) for proposal in proposals]
         body = [
             {"id": p.id, "point": p.point, "items": p.items, "plan": c.key}
+            | ({"whole": True} if p.items is not None and c.whole else {})
             for p, c in zip(proposals, asked, strict=True)
         ]
         with self.ledger.together():

@@ -92,7 +92,7 @@ class Strategy(Protocol):
     ) -> None: ...
 
     def ask(self, n: int) -> list[Proposal]:
-        """At most n proposals; [] means: wait for tells, or finished if none are outstanding."""
+        """At most n > 0 proposals; []: wait for tells, or finished if none are outstanding."""
         ...
 
     def tell(self, observations: Sequence[Observation]) -> None:

@@ -34,6 +34,24 @@ def seen(row: Mapping[str, Any]) -> list[float] | None:
     return found
 
 
+def depends(key: str, libraries: Mapping[str, str]) -> list[Any]:
+    """What a score on a further bank depends on, by its key: a plan, a bank, a split, and
+    `libraries`, if all that were noted with it are the same."""
+    *what, noted = json.loads(key)
+    return [*what, dict(libraries) if noted.items() <= libraries.items() else noted]
+
+
+def dependence(*what: Any) -> str:
+    """The key of a score on a further bank."""
+    return json.dumps(what, sort_keys=True)
+
+
+def _column(evaluated: Mapping[str, Any]) -> str:
+    """Where scores of a further bank stand: its name, with the split unless it is `test`."""
+    split = json.loads(evaluated["key"])[-2]
+    return str(evaluated["bank"]) + ("" if split == "test" else f", {split}")
+
+
 def why_unconfirmed(ledger: Ledger) -> str | None:
     """Why the confirmation of all that is known by now ended with nothing, if it did."""
     at = ledger.at("unconfirmed")
@@ -119,21 +137,29 @@ class Recorded:
         """Plan key by label of the points that were asked for between two others."""
         return {e.body["label"]: e.body["plan"] for e in self._ledger.events("between")}
 
-    def evaluated(self) -> dict[str, list[float]]:
-        """Scores on banks that the search did not have, by what they depend on."""
-        return {e.body["key"]: e.body["scores"] for e in self._ledger.events("evaluated")}
+    def evaluated(self, libraries: Mapping[str, str]) -> dict[str, list[float]]:
+        """Scores on banks that the search did not have, by what they depend on; `libraries`: by
+        these also what was scored when fewer of them were noted."""
+        return {
+            dependence(*depends(event.body["key"], libraries)): event.body["scores"]
+            for event in self._ledger.events("evaluated")
+        }
 
     def _further(self) -> dict[str, dict[str, list[float]]]:
         """The same by bank, with the split unless it is `test`, then plan key: those of the bank's
         items and of the libraries that were used last."""
-        found: dict[str, dict[str, list[float]]] = {}
-        last: dict[str, str] = {}
-        for event in self._ledger.events("evaluated"):
-            plan, *by = json.loads(event.body["key"])
-            name = event.body["bank"] + ("" if by[-2] == "test" else f", {by[-2]}")
-            last[name] = json.dumps(by)
-            found.setdefault(last[name], {})[plan] = event.body["scores"]
-        return {name: found[by] for name, by in last.items()}
+        events = list(self._ledger.events("evaluated"))
+        last: dict[str, list[Any]] = {}
+        for event in events:
+            _, *by = json.loads(event.body["key"])
+            last[_column(event.body)] = by
+        found: dict[str, dict[str, list[float]]] = {name: {} for name in last}
+        for event in events:
+            name = _column(event.body)
+            plan, *by = depends(event.body["key"], last[name][-1])
+            if by == last[name]:
+                found[name][plan] = event.body["scores"]
+        return found
 
     def history(self) -> Iterator[tuple[int, int, list[float]]]:
         """(id, items answered so far, losses) of each told candidate that did not fail.

@@ -182,9 +182,11 @@ def _elites(run: Recorded, old: Ledger, most: int) -> dict[str, str]:
 
 def _banks(problem: Problem, old: Ledger) -> dict[str, list[str]]:
     """For each objective and kept bank of the old run, the names that the same bank has here."""
-    session = old.last_session() or {"versions": {}}
-    now = versions()
-    if any(session["versions"].get(name) != now[name] for name in LIBRARIES):
+    session, now = old.last_session(), versions()
+    if session is None:
+        return {}
+    # An earlier evomerge noted fewer of them
+    if any(session["versions"].get(name, now[name]) != now[name] for name in LIBRARIES):
         return {}
     identity = old.meta("identity") or {}
     theirs = {**identity.get("objectives", {}), **identity.get("keep", {})}

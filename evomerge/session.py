@@ -13,7 +13,7 @@ from evomerge.files.ledger import Ledger, begun
 from evomerge.files.writer import atomic_text
 from evomerge.recipe import Problem
 
-LIBRARIES = ("torch", "transformers", "numpy", "pymoo", "cma")
+LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "pymoo", "cma", "optuna")
 """Whose versions answers and proposals depend on."""
 
 
@@ -44,7 +44,9 @@ def open_run(ledger: Ledger, problem: Problem, *, allow_change: bool) -> list[st
     else:
         before = ledger.last_session() or {"versions": versions()}
         old = {**theirs, "libraries": before["versions"]}
-        found = changes.between(old, {**mine, "libraries": versions()})
+        # An earlier evomerge noted fewer of them
+        now = {name: x for name, x in versions().items() if name in before["versions"]}
+        found = changes.between(old, {**mine, "libraries": now})
         changes.refuse(ledger.folder, found, problem, allowed=allow_change)
         lines = [change.line(problem) for change in found]
     if lines:

@@ -80,7 +80,7 @@ class State:
             known = Candidate(proposal.id, proposal.point, plan.key, [], whole=whole)
             self.candidates.add(known)
             self._admitted += 1
-        known.asked = proposal.items
+        known.asked = None if known.whole else proposal.items
         self.least = min(filter(None, (self.least, proposal.items)), default=None)
         known.places = self._wanted(known)
         self._plans[known.id] = plan

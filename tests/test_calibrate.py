@@ -53,6 +53,21 @@ def test_items_that_were_taken_out_of_the_bank_are_fitted_no_more(folder, found,
     assert two.ids == found.banks[1].ids
 
 
+def test_answers_that_were_copied_from_another_run_are_fitted_too(family, folder, tmp_path):
+    """Without the plans of models that were not asked here; base and experts have their place."""
+    before = evomerge.Run(folder)
+    recipe = families.recipe(
+        family, objectives=before.recipe["objectives"], seeds=f"run:{folder}", shortlist=1,
+        strategy="sobol", budget={"candidates": 1},
+    )  # fmt: skip
+    run = evomerge.search(recipe, tmp_path / "run")
+    assert set(before.asked().values()) - Ledger(run.folder).plans()
+    for bank in calibration.calibrate(run.folder, shown=8).banks:
+        assert bank.models >= len(set(before.asked().values()))
+        labels = [standing.label for standing in bank.standings]
+        assert labels[:3] == ["base", "expert left", "expert right"]
+
+
 def test_the_fit_is_that_of_the_answers_in_the_ledger(folder, found):
     for bank, signal in zip(found.banks, ("probability", "score"), strict=True):
         assert bank.signal == signal

@@ -137,6 +137,24 @@ def test_a_point_between_two_is_their_weighted_mean(copied, tmp_path):
     assert status.read(copied.folder)["looks at test"] == looks + 1
 
 
+def test_a_look_counts_though_its_answers_were_there_before_the_point_was_recorded(copied):
+    """As where a process ends between the two; later calls look at nothing new."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(result):
+        raise Stopped
+
+    looks = copied.looks
+    with pytest.raises(Stopped):
+        between(copied.folder, "base", "expert left", 0.25, told=stop)
+    assert evomerge.Run(copied.folder).looks == looks
+    for _ in range(2):
+        between(copied.folder, "base", "expert left", 0.25)
+        assert evomerge.Run(copied.folder).looks == looks + 1
+
+
 def test_between_on_the_command_line(copied, run, refused):
     ends = (copied.chosen.label, "uniform mean")
     report = copied.report()
@@ -179,6 +197,27 @@ def test_a_bank_of_another_day_scores_the_front_and_the_baselines(copied, family
         assert sum(1 for _ in ledger.events("evaluated")) == len(once)
     assert "further banks" in run("front", copied.folder)[1]
     assert "Further banks" in report.read_text()  # one that is there has them at once
+
+
+def test_scores_from_before_a_library_was_noted_are_scores_still(copied, family, run):
+    """They are not scored again, and stand beside those of today."""
+    options = ("-b", family / "two.jsonl", "--front", "--json")
+    first = run("evaluate", copied.folder, *options)
+    with closing(Ledger(copied.folder, write=True)) as ledger, ledger.together():
+        *rows, last = ledger.events("evaluated")
+        ledger._db.execute("DELETE FROM events WHERE number=?", (last.number,))
+        for row in rows:
+            *what, libraries = json.loads(row.body["key"])
+            del libraries["tokenizers"]
+            body = json.dumps({**row.body, "key": json.dumps([*what, libraries], sort_keys=True)})
+            ledger._db.execute("UPDATE events SET body=? WHERE number=?", (body, row.number))
+    again = run("evaluate", copied.folder, *options)
+    assert first[:2] == again[:2] and first[0] == 0
+    assert again[2].count(" ...") == 1 < first[2].count(" ...")
+    kept = {row["point"]: row["two"] for row in json.loads(copied.to_json())["further"]}
+    assert kept == {p: row["two"]["mean"] for p, row in json.loads(first[1]).items()}
+    with closing(Ledger(copied.folder)) as ledger:
+        assert sum(1 for _ in ledger.events("evaluated")) == len(rows) + 1
 
 
 SCORER = """

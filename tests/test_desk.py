@@ -194,3 +194,19 @@ def test_other_inputs_or_libraries_are_refused_unless_one_insists(family, tmp_pa
     evomerge.search(recipe, tmp_path, budget={"candidates": 9})
     with pytest.raises(errors.RecipeError, match="seed: the run has 3, now it is 4"):
         evomerge.search({**recipe, "seed": 4}, tmp_path, allow_change=True)
+
+
+def test_a_run_from_before_a_library_was_noted_goes_on(family, tmp_path, monkeypatch):
+    """Without insistence, and nothing has changed; from then on it is noted."""
+    recipe = families.recipe(family, budget={"candidates": 6})
+    new = ("optuna", "scipy", "tokenizers")
+    for candidates, noted in (
+        (6, {name: x for name, x in versions().items() if name not in new}),
+        (9, {**versions(), "scipy": "1.0"}),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr("evomerge.session.versions", lambda noted=noted: noted)
+            evomerge.search(recipe, tmp_path, budget={"candidates": candidates})
+    assert not [kind for kind, _ in ledgers.content(tmp_path)["events"] if kind == "changed"]
+    with pytest.raises(errors.RecipeError, match=r"libraries.scipy: the run has 1.0, now it is"):
+        evomerge.search(recipe, tmp_path, budget={"candidates": 12})

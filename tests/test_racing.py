@@ -183,6 +183,39 @@ def test_who_lacks_what_has_to_be_kept_beats_nobody_who_does_not():
     ]
 
 
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {"name": "staged", "first": {"name": "sobol"}, "candidates": 16},
+        {"name": "seeded"},
+        {"name": "auto"},
+        {"name": "map"},
+    ],
+    ids=["staged", "seeded", "auto", "map"],
+)
+def test_an_ask_that_is_filled_by_promoted_ones_ends_no_stage_inside(inner, n):
+    """In a race in which nobody is beaten, the first stage proposes all that it does without."""
+    options = dict(inner)
+    first = make(options.pop("name"), options, numeric(2), 1).ask(100)
+    strategy = make("racing", {"inner": inner, "rungs": [10, 30]}, numeric(2), 1)
+    points = {}
+    while len(points) < len(first):
+        for p in strategy.ask(n):
+            points.setdefault(p.id, p.point)
+            one(strategy, p.id, 0.5, p.items)
+    assert [points[p.id] for p in first] == [p.point for p in first]
+
+
+def test_what_the_inner_strategy_has_to_say_is_said():
+    strategy = make("racing", {"inner": {"name": "map"}, "rungs": [10]}, numeric(2), 1)
+    assert strategy.notes() == []
+    for p in strategy.ask(100):
+        one(strategy, p.id, p.point[0] / 2, p.items)
+    strategy.ask(1)
+    assert strategy.notes()[0].startswith("map: surrogates explain 1.00 of o0")
+
+
 def test_a_candidate_that_fails_later_beats_nobody():
     strategy = make("racing", {"rungs": [10, 30]}, numeric(2), 1)
     strategy.ask(3)
@@ -305,8 +338,8 @@ def test_points_without_a_wish_for_items_are_confirmed_beside_the_last_rung():
     """Textbook merges, or another run's points, before a race; who stopped early is not."""
     rows = [(None, (0.2, 0.8)), (30, (0.0, 0.0)), (90, (0.8, 0.2)), (90, (0.9, 0.9))]
     told = [
-        Candidate(id, None, f"k{id}", [], asked=asked, losses=losses)
-        for id, (asked, losses) in enumerate(rows)
+        Candidate(id, None, f"k{id}", [], rung=rung, losses=losses)
+        for id, (rung, losses) in enumerate(rows)
     ]
     assert [c.id for c in best_of_front(told, 4, [1, 1])] == [0, 2]
     assert [c.id for c in best_of_front(told, 1, [0, 1])] == [2]

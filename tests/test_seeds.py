@@ -100,6 +100,19 @@ def test_answers_of_another_run_are_free_in_a_budget_of_items(family, old, tmp_p
     assert len(known) == len(taken(run)["points"])
 
 
+def test_answers_from_before_a_library_was_noted_are_copied(family, old, tmp_path):
+    """Those of a run that noted another one are not."""
+    banks = []
+    for n, change in enumerate(("json_remove(body, '$.versions.scipy')",
+                                "json_set(body, '$.versions.scipy', '1.0')")):  # fmt: skip
+        folder = shutil.copytree(old.folder, tmp_path / str(n))
+        with closing(sqlite3.connect(folder / "ledger.sqlite")) as db, db:
+            db.execute(f"UPDATE sessions SET body={change}")
+        found = seeds.found(resolve(seeded(family, old, seeds=f"run:{folder}")))
+        banks.append(dict(found.banks))
+    assert banks == [{"one": ["one"], "two": ["two"]}, {}]
+
+
 @pytest.mark.slow
 def test_the_strategy_does_not_repeat_what_the_other_run_began_with(family, old, new, tmp_path):
     """Although the recipes have one seed; nor does a third run repeat the second."""

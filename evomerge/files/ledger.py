@@ -41,8 +41,7 @@ CREATE INDEX IF NOT EXISTS events_by_kind ON events (kind, number);
 CREATE INDEX IF NOT EXISTS events_by_time ON events (time);
 """
 
-_WORKED = "ifnull(json_extract(body, '$.worked'), time)"
-"""Of a session: when its last answer came."""
+_WORKED = "ifnull(json_extract(body, '$.worked'), time)"  # of a session: of its last answer
 _COPIED = "host LIKE 'run:%'"  # of an answer: another run has given it
 
 _NAMES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
@@ -146,8 +145,7 @@ class Ledger:
 
     def events(self, *kinds: str) -> Iterator[Event]:
         """Events in order, of the given kinds or all."""
-        marks = ",".join("?" * len(kinds))
-        where = f"WHERE kind IN ({marks})" if kinds else ""
+        where = f"WHERE kind IN ({','.join('?' * len(kinds))})" if kinds else ""
         query = f"SELECT number, kind, body, time FROM events {where} ORDER BY number"
         for number, kind, body, when in self._rows(query, *kinds):
             yield Event(number, kind, json.loads(body), when)
@@ -177,11 +175,10 @@ class Ledger:
         return self._first("SELECT body FROM sessions ORDER BY number DESC LIMIT 1")
 
     def wanted(self) -> dict[int, tuple[int | None, int]]:
-        """By candidate: how many items it was asked last, if a number was said, and in which
-        event."""
-        query = """SELECT json_extract(p.value, '$.id'), json_extract(p.value, '$.items'), number
-            FROM events, json_each(events.body, '$.proposals') AS p WHERE events.kind='ask'
-            ORDER BY number"""
+        """By candidate: items it was asked last (None: not said, or every one), in which event."""
+        query = """SELECT json_extract(p.value, '$.id'), CASE WHEN json_extract(p.value, '$.whole')
+            THEN NULL ELSE json_extract(p.value, '$.items') END, number FROM events,
+            json_each(events.body, '$.proposals') AS p WHERE kind='ask' ORDER BY number"""
         return {id: (items, number) for id, items, number in self._rows(query)}
 
     def last_time(self) -> float:
@@ -208,11 +205,14 @@ class Ledger:
 
     def plan(self, key: str) -> Any:
         """A plan's JSON by its key; raises InputError if the run has none."""
-        row = next(self._rows("SELECT plan FROM plans WHERE key=?", key), None)
-        if row is None:
+        kept = next(self._rows("SELECT plan FROM plans WHERE key=?", key), (None,))[0]
+        if kept is None:
             raise errors.InputError(f"{self.folder}: no plan {key[:12]}")
-        kept = row[0]
         return json.loads(zlib.decompress(kept) if isinstance(kept, bytes) else kept)
+
+    def plans(self) -> set[str]:
+        """Keys of the plans that are here: answers of another run were copied without theirs."""
+        return {key for (key,) in self._rows("SELECT key FROM plans")}
 
     def record(self, plan: str, answers: Iterable[Answer], host: str, slot: int) -> None:
         """Keep the answers of one job, all or none; what is already there stays."""

@@ -87,7 +87,8 @@ class Strategy:
         while self._promoted and len(proposals) < n:
             id = self._promoted.popleft()
             proposals.append(replace(self._points[id], items=self._wanted[id]))
-        for proposal in self._inner.ask(n - len(proposals)):
+        left = n - len(proposals)  # of 0 the answer is empty too, which would say: finished
+        for proposal in self._inner.ask(left) if left else ():
             self._points[proposal.id] = proposal
             self._wanted[proposal.id] = first = self._following(0)
             proposals.append(replace(proposal, items=first))
@@ -111,6 +112,9 @@ class Strategy:
 
     def incumbents(self) -> list[tuple[float, ...]]:
         return self._inner.incumbents()
+
+    def notes(self) -> list[str]:
+        return plugins.notes(self._inner)
 
     def _race(self, id: int, answers: Answers) -> None:
         """Promote a candidate that has answered a further rung, unless it is beaten."""
