@@ -108,7 +108,8 @@ def plan_of_recipe(source: str, genes: Mapping[str, Any]) -> Plan:
     """The plan of a recipe at its defaults, with gene values by name as in `plan_of`."""
     problem = resolve(source)
     ancestry.refuse(problem.inputs.ancestry, problem.recipe.allow_mismatch)
-    return problem.template.plan({**problem.fixed, **_values(problem.template, genes)})
+    defaults = {gene.key: gene.default for gene in problem.space.genes}
+    return problem.template.plan({**defaults, **problem.fixed, **_values(problem.template, genes)})
 
 
 def _expected(experts: Any, operator: Any) -> None:

@@ -105,29 +105,36 @@ def until(text: str, now: float, zone: tzinfo | None = None) -> float:
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment by which all has to be done; `inf` where there is none."""
+    """Moments by which all has to be done, `inf` where there is none: the end of a span by a clock
+    that goes on evenly, and an hour of the clock on the wall."""
 
-    at: float = math.inf
-    clock: Clock = time.time
+    span: float
+    hour: float
+    even: Clock
+    wall: Clock
 
     @classmethod
     def of(
-        cls, seconds: float | None, by: str | None, spent: float, clock: Clock = time.time
+        cls,
+        seconds: float | None,
+        by: str | None,
+        spent: float,
+        wall: Clock = time.time,
+        even: Clock | None = None,
     ) -> Deadline:
-        """The earlier of a span, of which earlier sessions have used `spent`, and an hour."""
-        now = clock()
-        ends = [] if seconds is None else [now + seconds - spent]
-        ends += [] if by is None else [until(by, now)]
-        return cls(min(ends, default=math.inf), clock)
+        """A span, of which earlier sessions have used `spent`, and an hour."""
+        even = even or steady()
+        span = math.inf if seconds is None else even() + seconds - spent
+        return cls(span, math.inf if by is None else until(by, wall()), even, wall)
 
     @property
     def left(self) -> float:
-        """Seconds; negative when it is over."""
-        return self.at - self.clock()
+        """Seconds to the first of them; negative when it is over."""
+        return min(self.span - self.even(), self.hour - self.wall())
 
     @property
     def is_set(self) -> bool:
-        return math.isfinite(self.at)
+        return math.isfinite(min(self.span, self.hour))
 
     def room(self, each: float, reserved: float) -> int:
         """How many actions of `each` seconds can still end, and leave the seconds reserved."""

@@ -127,6 +127,8 @@ def require(problem: Problem, needs: Mapping[str, Any], space: Mapping[str, Any]
     """Raise MachineError, naming the smallest change, where memory or disk do not suffice."""
     each = needs["live model"] + needs["staging tiles"]
     free, n = needs["available"], needs["workers"]
+    if problem.recipe.executor.options.get("address") not in (None, "local"):
+        free = None  # workers are on other machines
     if free is not None and problem.setup.device == "cpu" and n * each > free:
         lack = f"{n} workers need {n * each / 1e9:.1f} GB, {free / 1e9:.1f} GB are available"
         if each <= free:

@@ -20,11 +20,15 @@ _PATTERN = re.compile(
 def lay_out(
     template: Template, overrides: Mapping[str, Any], where: str
 ) -> tuple[Space, dict[str, Value]]:
-    """The genes that are searched, and the values of those that are not."""
-    genes = {gene.key: gene for gene in template.genes()}
+    """The genes that are searched, and the values of those that are not.
+
+    Of overrides of one gene the one that says most of it holds, whatever their order.
+    """
+    declared = list(template.genes())
+    genes = {gene.key: gene for gene in declared}
     fixed = {key: gene.default for key, gene in genes.items() if not gene.searched}
-    for pattern, value in overrides.items():
-        for gene in named(genes.values(), pattern, where):
+    for pattern, value in sorted(overrides.items(), key=_says):
+        for gene in named(declared, pattern, where):
             fixed.pop(gene.key, None)
             place = f"{where}.{pattern}"
             if isinstance(value, list):
@@ -33,6 +37,12 @@ def lay_out(
                 gene.check(value, place)
                 fixed[gene.key] = value
     return Space(list(_free(genes, fixed))), fixed
+
+
+def _says(override: tuple[str, Any]) -> int:
+    """How many parts of a gene's key a pattern has."""
+    found = _PATTERN.match(override[0])
+    return 0 if found is None else sum(part is not None for part in found.groups())
 
 
 def named(genes: Collection[Gene], pattern: str, where: str) -> list[Gene]:

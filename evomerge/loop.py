@@ -49,7 +49,7 @@ class Search:
         self.recipe = problem.recipe
         self.folder = folder
         self.report = report
-        self.clock, self._recorded = clock or time.time, clock or steady()
+        self.clock, self._even = clock or time.time, clock or steady()
         self.allow_change = allow_change
         self._ready: set[int] = set()
         self._awaited: dict[str, list[Candidate]] = {}
@@ -64,13 +64,13 @@ class Search:
         given = seeds.found(self.problem, self.folder)  # refused before there is a folder
         refuse_model(self.folder)
         refuse_past(self.recipe.budget.until, self.folder, self.clock())
-        with closing(Ledger(self.folder, write=True, clock=self._recorded)) as ledger:
+        with closing(Ledger(self.folder, write=True, clock=self._even)) as ledger:
             changed = open_run(ledger, self.problem, allow_change=self.allow_change)
             if given is not None:
                 given.take(ledger)
                 changed += given.notes()
             self.watch = watch = Watch.of(
-                self.recipe, self.folder, ledger.seconds(), self.clock, self._note
+                self.recipe, self.folder, ledger.seconds(), self.clock, self._even, self._note
             )
             ledger.add_session(facts(self.problem))
             self.answers = Answers(ledger, self.problem.setup)
@@ -87,7 +87,7 @@ class Search:
 
     def _work(self, ledger: Ledger) -> None:
         self.ledger, watch = ledger, self.watch
-        confirm_by = watch.by = watch.deadline.at if watch.deadline.left > 0 else math.inf
+        ends = watch.ends = watch.deadline.left > 0
         self.losses = confirm.freeze_anchors(self.problem, self.desk, self.report)
         self.desk.judge = Judge(self.answers, confirm.endpoints(self.problem))
         if (known := finished(ledger, self.problem)) is not None:
@@ -105,15 +105,15 @@ class Search:
         times = forecast.times(self.problem, self.desk.pace, self.desk.workers, watch.deadline)
         self.report("forecast", times)
         if not self._allowed():
-            confirm_by = math.inf  # a session that has no time to search may confirm
+            ends = False  # a session that has no time to search may confirm
             if watch.deadline.is_set and not self.candidates:
                 kept = f"{self._confirming():.0f}"
                 self._note(f"no time for a candidate: the confirmation may take {kept} s")
-        watch.by = math.inf
+        watch.ends = False
         self._loop()
         for line in plugins.notes(strategy):
             self._note(line)
-        watch.by = confirm_by
+        watch.ends = ends
         ledger.set_meta("pace", self.desk.pace.medians())
         self._confirm(strategy)
         if self._is_complete():
@@ -179,14 +179,20 @@ class Search:
         items, deadline = self.recipe.budget.items, self.watch.deadline
         if items is None and not deadline.is_set:
             return MANY
-        fit = MANY
-        if items is not None:
-            each = self.answers.count(self._usual(self.state.least))
-            fit = math.ceil((items - self.answers.searched) / each)
+        fit = MANY if items is None else self._fitting(items - self.answers.searched)
         if deadline.is_set:
             room = deadline.room(self.desk.pace.of(self._usual()), self._confirming())
-            fit = min(fit, self.desk.workers * room)
-        return max(0, fit - len(self.outstanding))
+            fit = min(fit, self.desk.workers * room - len(self.outstanding))
+        return max(0, fit)
+
+    def _fitting(self, items: int) -> int:
+        """How many proposals so many items are enough for, beside those that wait."""
+        waiting = (self.answers.missing(c.key, c.places) for c in self.outstanding.values())
+        items -= sum(map(self.answers.count, waiting))
+        every = self.answers.count(self.answers.places("search"))
+        whole = min(self.state.owed, math.ceil(items / every))
+        each = self.answers.count(self._usual(self.state.least))
+        return whole + max(0, math.ceil((items - whole * every) / each))
 
     def _allowed(self) -> int:
         """How many proposals the budget allows.

@@ -53,7 +53,7 @@ def describe(
     problem = resolve(source, pinned=session.pinned(place), **changes)
     memory, disk = forecast.memory(problem), forecast.disk(problem, place)
     forecast.require(problem, memory, disk)
-    found = {**_described(problem), "memory (bytes)": memory, "disk (bytes)": disk}
+    found = {**_described(problem, place), "memory (bytes)": memory, "disk (bytes)": disk}
     origins = {name: bank.origin for name, bank in problem.banks.items() if bank.origin}
     found |= {"data sets": origins} if origins else {}
     known = _known(problem, place)
@@ -79,7 +79,7 @@ def _known(problem: Problem, folder: Path) -> dict[str, Any] | None:
         return sanity.of(answers, plans, places)
 
 
-def _described(problem: Problem) -> dict[str, Any]:
+def _described(problem: Problem, folder: Path) -> dict[str, Any]:
     recipe, batch = problem.recipe, problem.recipe.batch
     drawn = recipe.fidelity.draws
     allowed = recipe.allow_mismatch
@@ -115,7 +115,7 @@ def _described(problem: Problem) -> dict[str, Any]:
         "notes": [
             *problem.notes(),
             *ancestry.refuse(problem.inputs.ancestry, allowed),
-            *(taken.notes() if (taken := seeds.found(problem)) is not None else ()),
+            *(taken.notes() if (taken := seeds.found(problem, folder)) is not None else ()),
         ],
     }
 

@@ -209,7 +209,8 @@ def resolve(
         data = {**recipe.model_dump(), **plain.texts(changes)}
         recipe = plain.check(Recipe, data, where, raises=errors.RecipeError)
     if recipe.seeds is not None:
-        place = folder / recipe.seeds.removeprefix("run:")
+        given = Path(recipe.seeds.removeprefix("run:")).expanduser()
+        place = given if given.exists() else folder / given  # as inputs are looked for
         recipe = recipe.model_copy(update={"seeds": f"run:{place.resolve()}"})
     with errors.at(where):
         checks.before_inputs(recipe, folder, list(functions or {}))

@@ -218,8 +218,10 @@ def _values(problem: Problem, plan: Plan) -> dict[str, Value]:
         here_too = ", ".join(f"{name} {version}" for name, version in sorted(known))
         raise errors.RecipeError(f"operator (and version) {names}, expected one of {here_too}")
     values = _given(problem, plan, operators[0][0], here)
+    genes = {gene.key: gene for gene in frame.genes()}
     for key, value in problem.fixed.items():
-        if values.pop(key, value) != value:
+        on_grid = genes[key].decode(genes[key].encode(value))  # as plans have it
+        if values.pop(key, value) not in (value, on_grid):
             raise errors.RecipeError(f"{key} is another than {value}, at which it is held here")
     return values
 

@@ -63,6 +63,12 @@ class State:
     def outstanding(self) -> dict[int, Candidate]:
         return self.candidates.outstanding
 
+    @property
+    def owed(self) -> int:
+        """How many of the candidates that come next answer every item."""
+        wanted = self.fidelity.fresh if self._fitted else self.fidelity.whole
+        return max(0, wanted - self._admitted)
+
     # Proposals and observations
 
     def admit(self, proposal: Proposal, key: str | None = None) -> Candidate:
@@ -76,8 +82,7 @@ class State:
         elif plan is None:
             plan = Plan.parse(proposal.plan, "strategy")
         if known is None:
-            whole = self._admitted < (self.fidelity.fresh if self._fitted else self.fidelity.whole)
-            known = Candidate(proposal.id, proposal.point, plan.key, [], whole=whole)
+            known = Candidate(proposal.id, proposal.point, plan.key, [], whole=self.owed > 0)
             self.candidates.add(known)
             self._admitted += 1
         known.asked = None if known.whole else proposal.items
@@ -281,10 +286,8 @@ class State:
             else:
                 use[event.kind](event.body)
         if diverged:
-            self.report(
-                "note",
-                {"text": f"{diverged} asks came out otherwise than recorded; the record is used"},
-            )
+            text = f"{diverged} asks came out otherwise than recorded; the record is used"
+            self.report("note", {"text": text})
 
     def _asked(self, number: int, body: Mapping[str, Any]) -> bool:
         """Repeat an ask; whether it came out otherwise than recorded."""
@@ -293,6 +296,5 @@ class State:
         for row in recorded:
             proposal = Proposal(row["id"], point(row["point"]), items=row["items"])
             self.candidates.recorded([self.admit(proposal, row["plan"])], number)
-        return [(p.id, p.point) for p in again] != [
-            (row["id"], point(row["point"])) for row in recorded
-        ]
+        rows = [(row["id"], point(row["point"])) for row in recorded]
+        return [(p.id, p.point) for p in again] != rows

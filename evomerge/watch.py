@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import signal
 import threading
@@ -65,22 +64,24 @@ class Reserve:
 
 @dataclass
 class Watch:
-    """Looked at between two answers; `by` is when what is done now has to be over, `instead` what
-    has to be other in a command that confirms afterwards."""
+    """Looked at between two answers; `ends` says whether what is done now has to be over by the
+    deadline, `instead` what has to be other in a command that confirms afterwards."""
 
     folder: Path
     deadline: Deadline
     reserve: Reserve
     note: Note
     stop: threading.Event = field(default_factory=threading.Event)
-    by: float = math.inf
+    ends: bool = False
     instead: str = ""
 
     @classmethod
-    def of(cls, recipe: Recipe, folder: Path, spent: float, clock: Clock, note: Note) -> Watch:
+    def of(
+        cls, recipe: Recipe, folder: Path, spent: float, wall: Clock, even: Clock, note: Note
+    ) -> Watch:
         """That of a session on a run whose earlier sessions took `spent` seconds."""
         room = Reserve(folder, size(recipe.disk_reserve, "disk_reserve"))
-        deadline = Deadline.of(recipe.budget.seconds, recipe.budget.until, spent, clock)
+        deadline = Deadline.of(recipe.budget.seconds, recipe.budget.until, spent, wall, even)
         hourly = budget.is_hour(recipe.budget.until or "")
         instead = ", with --budget 1s and no hour, which would be that of tomorrow," * hourly
         return cls(folder, deadline, room, note, instead=instead)
@@ -94,7 +95,7 @@ class Watch:
                 f"{self.folder}: interrupted, nothing answered is lost: run the same command "
                 "again to go on"
             )
-        if self.deadline.clock() > self.by:
+        if self.ends and self.deadline.left < 0:
             raise errors.Unconfirmed(
                 f"{self.folder}: the time ended before the front was confirmed: run the same "
                 f"command again{self.instead} to confirm it"

@@ -81,6 +81,42 @@ def test_a_clock_that_is_put_forward_costs_no_time(monkeypatch):
     assert 0 <= steady() - now < 1
 
 
+def test_a_span_goes_on_evenly_and_an_hour_is_that_of_the_wall():
+    wall, even = Clock(), Clock()
+    span = budget.Deadline.of(3600.0, None, 600.0, wall, even)
+    hour = budget.Deadline.of(None, "07:00", 0.0, wall, even)
+    both = budget.Deadline.of(60.0, "07:00", 0.0, wall, even)
+    before = hour.left
+    wall.now += 86400
+    assert span.left == 3000 and hour.left == before - 86400 == both.left
+    even.now += 3001
+    assert span.left == -1 and hour.left == before - 86400
+    assert not budget.Deadline.of(None, None, 0.0).is_set and span.is_set and both.is_set
+
+
+def test_a_clock_put_forward_during_a_search_does_not_end_its_span(family, tmp_path, monkeypatch):
+    budgeted = {"seconds": 3600, "candidates": 3}
+    recipe = families.recipe(family, budget=budgeted, strategy="sobol", ask=1)
+    now = budget.time.time
+
+    def forward(event, facts):
+        if event == "told":
+            monkeypatch.setattr(budget.time, "time", lambda: now() + 86400)
+
+    run = evomerge.search(recipe, tmp_path / "run", report=forward)
+    assert run.is_confirmed and len(run.asked()) == 3
+
+
+def test_candidates_that_answer_every_item_count_in_a_budget_of_items(family, tmp_path):
+    """60 items for base and two experts each; 80 more are enough for two, not for eight."""
+    fidelity = {"name": "informative", "items": 5, "calibration": 6}
+    recipe = families.recipe(family, fidelity=fidelity, batch=5, ask=8, budget={"items": 260})
+    run = evomerge.search(recipe, tmp_path / "run")
+    items = sum(len(bank.split("search")) for bank in resolve(recipe).banks.values())
+    room = 260 - 3 * items
+    assert len(run.asked()) == -(-room // items)
+
+
 def test_a_terminal_that_is_closed_ends_what_nohup_did_not_begin():
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:

@@ -455,6 +455,14 @@ def test_a_plan_that_does_not_fit_names_a_change(
     refused("plan", path, code=errors.ENVIRONMENT, says=["does not fit", says])
 
 
+def test_workers_on_other_machines_need_no_memory_of_this_one(family, tmp_path, run, refused):
+    there = {"name": "ray", "workers": 10**7, "address": "10.0.0.1:6379"}
+    path = command.write(tmp_path, families.recipe(family, executor=there))
+    assert run("plan", path)[0] == 0
+    command.write(tmp_path, families.recipe(family, executor={**there, "address": "local"}))
+    refused("plan", path, code=errors.ENVIRONMENT, says="use executor.workers: ")
+
+
 @pytest.mark.parametrize(
     "words",
     ["search", "status", "front", "report", "rebuild", "doctor", "export", "merge", "import",

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge import errors
+from evomerge import api, errors
 from evomerge.genome import Gene, Space
+from evomerge.recipe import resolve
+from tests import families
 
 UNIT = st.floats(0, 1)
 
@@ -110,6 +112,35 @@ def test_narrowing_moves_a_default_that_is_left_outside():
     assert space.narrowed("weight", low=0.2).genes[0].default == 0.3
     assert space.narrowed("weight", low=0.2, default=0.7).genes[0].default == 0.7
     assert space.narrowed("method", choices=("b",)).genes[1].default == "b"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_overrides_of_a_gene_that_which_says_most_holds_in_any_order(family, turned):
+    def laid_out(**genes):
+        given = dict(reversed(genes.items())) if turned else genes
+        problem = resolve(families.recipe(family, space={"blocks": 1, "genes": given}))
+        ranges = {gene.key: (gene.low, gene.high) for gene in problem.space.genes}
+        return ranges, {k: v for k, v in problem.fixed.items() if k.startswith("weight[")}
+
+    left, right = {"weight[left]": 0.8}, {"weight[right]": [0, 1.2]}
+    ranges, fixed = laid_out(weight=[0, 0.6], **left, **right)
+    assert set(fixed) == {"weight[left]@1", "weight[left]@embedding"}
+    assert set(fixed.values()) == {0.8}, "its own range is the operator's"
+    assert set(ranges.values()) == {(0, 1.2)} and len(ranges) == 2
+    ranges, fixed = laid_out(**{"weight": 0.3, **right, "weight[right]@1": [0.1, 0.2]})
+    assert ranges == {"weight[right]@1": (0.1, 0.2), "weight[right]@embedding": (0, 1.2)}
+    assert set(fixed) == {"weight[left]@1", "weight[left]@embedding"}
+
+
+def test_a_recipe_at_its_defaults_stays_within_its_space(family, tmp_path):
+    space = {"blocks": 1, "genes": {"weight": [0.2, 0.8], "density": 0.5, "reducer": ["sum"]}}
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(families.recipe(family, operator="ties", space=space)))
+    for step in api.plan_of_recipe(str(path), {}).groups.values():
+        assert step.genes["weight"] == {"left": 0.8, "right": 0.8}
+        assert (step.genes["density"], step.genes["reducer"]) == (0.5, "sum")
+    given = api.plan_of_recipe(str(path), {"weight": 0.3})
+    assert all(set(s.genes["weight"].values()) == {0.3} for s in given.groups.values())
 
 
 @pytest.mark.parametrize(

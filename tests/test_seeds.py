@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 
 import evomerge
-from evomerge import errors, plugins, seeds
+from evomerge import errors, plugins, preview, seeds
 from evomerge.files.ledger import Ledger
 from evomerge.plugins import Observation
 from evomerge.recipe import resolve
@@ -149,6 +149,27 @@ def test_a_run_from_before_seeds_had_a_seed_goes_on_with_that_of_its_recipe(fami
         assert [p.point for p in strategy.ask(3)] == [p.point for p in sobol.ask(3)]
 
 
+def test_a_gene_that_is_held_off_its_grid_is_what_plans_say_of_it(family, tmp_path, monkeypatch):
+    """A coarse run of the same recipe, found from the current folder as other inputs are."""
+    space = {"blocks": 1, "genes": {"weight": [0, 1], "density": 0.3}}
+    recipe = families.recipe(
+        family, operator="ties", space=space, strategy="sobol", budget={"candidates": 2}
+    )
+    first = evomerge.search(recipe, tmp_path / "coarse")
+    assert {s.genes["density"] for s in first.plan("c0").groups.values()} != {0.3}
+    (tmp_path / "recipes").mkdir()
+    path = tmp_path / "recipes" / "next.json"
+    path.write_text(json.dumps({**recipe, "seeds": "run:coarse"}))
+    monkeypatch.chdir(tmp_path)
+    problem = resolve(path)
+    assert problem.recipe.seeds == f"run:{first.folder.resolve()}"
+    found = seeds.found(problem)
+    assert found.points and not found.strays
+    (tmp_path / "recipes" / "near").symlink_to(first.folder)
+    path.write_text(json.dumps({**recipe, "seeds": "run:near"}))
+    assert seeds.found(resolve(path)).points == found.points
+
+
 def test_a_plan_says_what_would_be_taken(family, old, new, run, tmp_path):
     recipe = tmp_path / "next.json"
     recipe.write_text(json.dumps(seeded(family, old)))
@@ -195,6 +216,7 @@ def test_a_run_goes_on_without_the_one_that_it_began_with(family, old, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         evomerge.search(recipe, tmp_path / "halved", report=stop)
     shutil.rmtree(moved.folder)
+    assert preview.describe(tmp_path / "halved" / "recipe.json", tmp_path / "halved")["notes"]
     halved = evomerge.search(tmp_path / "halved" / "recipe.json", tmp_path / "halved")
     assert ledgers.content(halved.folder) == ledgers.content(whole.folder)
     with pytest.raises(errors.RecipeError, match="seeds: the run has run:"):
