@@ -11,8 +11,9 @@ from typing import Any
 from evomerge import ancestry, errors, modules, zoo
 from evomerge.files import hub
 from evomerge.files.adapter import Adapted, Adapter, check_base
-from evomerge.files.checkpoint import Checkpoint, compare
+from evomerge.files.checkpoint import Checkpoint
 from evomerge.files.companions import Form, tokenizer_files
+from evomerge.files.likeness import compare
 from evomerge.files.vocabulary import Frame, Rearranged
 from evomerge.plan import Input, Plan, Vocabulary
 
