@@ -249,6 +249,44 @@ def test_norms_biases_and_tied_words_are_saved_whole(family, tmp_path):
         torch.testing.assert_close(back.read(name), merged.read(name), rtol=0, atol=1e-5)
 
 
+WORDS = "base_model.model.model.embed_tokens"
+
+
+@pytest.mark.parametrize("how", ["whole", "factors", "factors and rows"])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_head_that_was_tied_to_trained_words_stays_as_it_was(family, tmp_path, how, together):
+    """As in PEFT, where no more than the embedding is replaced or added to."""
+    words = load_file(family / "base" / "model.safetensors")["model.embed_tokens.weight"]
+    a, b = torch.randn(2, 260), torch.randn(16, 2)
+    trained = words + (b @ a).T * 2
+    tensors = {f"{WORDS}.lora_embedding_A": a, f"{WORDS}.lora_embedding_B": b}
+    if how == "whole":
+        tensors = {f"{WORDS}.weight": trained}
+    if how == "factors and rows":
+        tensors[f"{WORDS}.base_layer.weight"] = words
+    told = {**LORA, "ensure_weight_tying": together}
+    place = save(tmp_path / "adapter", tensors, told)
+    plan = api.plan_of(family / "base", {"e": place}, "linear", allow_mismatch=True)
+    saved = tf.LlamaForCausalLM.from_pretrained(saving.write(plan, tmp_path / "out"))
+    wanted = tf.LlamaForCausalLM.from_pretrained(family / "base")
+    head = torch.nn.Linear(16, 260, bias=False)
+    head.weight = torch.nn.Parameter(trained if together else words)
+    wanted.model.embed_tokens.weight = torch.nn.Parameter(trained)
+    wanted.lm_head = head
+    for model in (saved, api.build(plan)):
+        got, want = (one(input_ids=torch.arange(9)[None]).logits for one in (model, wanted))
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
+    assert Adapted(Checkpoint.open(family / "base"), Adapter.open(place)).tied
+
+
+def test_a_model_without_a_head_gets_none_from_trained_words(family, tmp_path):
+    config = tf.AutoConfig.from_pretrained(family / "base")
+    tf.LlamaForSequenceClassification(config).save_pretrained(tmp_path / "base")
+    adapter = save(tmp_path / "adapter", {f"{WORDS}.weight": torch.ones(260, 16)}, LORA)
+    found = api.plan_of(tmp_path / "base", {"e": adapter}, "linear", allow_mismatch=True)
+    assert found.vocabulary is None
+
+
 @pytest.mark.parametrize("changed", ["model.norm.weight", None])
 def test_a_merge_that_changes_no_matrix_is_no_adapter(family, tmp_path, changed):
     tensors = load_file(family / "base" / "model.safetensors")

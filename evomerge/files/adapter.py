@@ -101,6 +101,7 @@ class Adapted:
         factors = self._sort()
         for target, parts in factors.items():
             self._add(target, parts)
+        self._keep_head()
         self.tied = base.tied and not any(module(name) in HEADS for name in self.tensors)
 
     @property
@@ -174,6 +175,26 @@ class Adapted:
             pair = [self._from[name] for name in (head, embedding) if name in self._from]
             if len(pair) == 2 and torch.equal(*map(self.adapter.read, pair)):
                 del self.tensors[head], self._from[head]
+
+    def _keep_head(self) -> None:
+        """Give the model a head of its own where the embedding alone was trained.
+
+        PEFT trains a copy of a module, or adds to what it gives: a head that is tied to it goes on
+        with the rows from before, unless `ensure_weight_tying` says otherwise.
+        """
+        embedding = next(iter(self._head_of.values()), "")
+        key = self._from.get(embedding, "")
+        before = ".base_layer." in key
+        is_trained = embedding in self._updates or (key and not before)
+        has_head = any({*HEADS} & {*key.split(".")} for key in self.adapter.tensors)
+        if not is_trained or has_head or self.adapter.config.get("ensure_weight_tying"):
+            return
+        head = next((name for name in self._names().values() if module(name) in HEADS), "")
+        info = self.adapter.tensors[key] if before else self.base.tensors[embedding]
+        if head and info.shape == self.tensors[embedding].shape:
+            self._head_of[head] = embedding
+            self.tensors[head] = replace(info, name=head)
+            self._from |= {head: key} if before else {}
 
     def _add(self, target: str, parts: Mapping[str, str]) -> None:
         name, bias = self._target(target), target.endswith(".bias")
