@@ -161,6 +161,27 @@ def test_models_saved_before_and_after_their_buffers_were_left_out_fit(tmp_path,
         assert torch.equal(live[name], tensor)
 
 
+def test_a_repeated_head_is_the_embedding_where_the_class_ties_without_a_word(tmp_path):
+    """What is scored has one tensor for both, so that merging each by itself is another model."""
+    model = tf.GPT2LMHeadModel(tf.GPT2Config(**GPT2))
+    for name in ("base", "one", "two"):
+        model.save_pretrained(tmp_path / name)
+        path = tmp_path / name / "model.safetensors"
+        tensors = load_file(path)
+        head = tensors["transformer.wte.weight"].clone()
+        save_file({**tensors, "lm_head.weight": head}, path, {"format": "pt"})
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        config.pop("tie_word_embeddings", None)
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape) * 0.002)
+    plan = api.plan_of(tmp_path / "base", experts(tmp_path), "dare")  # by the name of each tensor
+    saved = tf.GPT2LMHeadModel.from_pretrained(saving.write(plan, tmp_path / "out")).state_dict()
+    live = api.build(plan).state_dict()
+    assert [name for name in live if not torch.equal(live[name], saved[name])] == []
+
+
 def test_how_many_batches_a_norm_has_seen_is_the_bases(tmp_path):
     sizes = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
     model = tf.ResNetForImageClassification(tf.ResNetConfig(**sizes)).train()

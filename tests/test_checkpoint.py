@@ -214,6 +214,12 @@ def test_a_tied_head_is_dropped_once(tmp_path):
         (no, 1.0, "model.embed_tokens.weight", False, True),
         ({}, 1.0, "model.embed_tokens.weight", False, True),
         ({}, None, "model.embed_tokens.weight", True, False),
+        # whose class ties by default, unlike llama
+        ({"model_type": "gpt2"}, 1.0, "transformer.wte.weight", True, False),
+        ({"model_type": "gpt2"}, 2.0, "transformer.wte.weight", False, True),
+        ({"model_type": "gpt2", **no}, 1.0, "transformer.wte.weight", False, True),
+        ({"model_type": "made_up"}, 1.0, "transformer.wte.weight", False, True),
+        ({"model_type": ["gpt2"]}, 1.0, "transformer.wte.weight", False, True),
     ]
     for i, (config, head, embedding, is_tied, kept) in enumerate(cases):
         found = Checkpoint.open(tied(tmp_path / str(i), config, head, embedding))

@@ -193,8 +193,8 @@ class Checkpoint:
     def _settle_ties(self) -> bool:
         """Drop a head that repeats the embedding, if the config ties them; say whether tied.
 
-        A config of transformers 4 may leave the key out where its class ties by default: then only
-        a missing head tells, and a head that is there stays.
+        A config may leave the key out: then a missing head tells, and of one that repeats the
+        embedding whether its class ties by default. Any other head stays.
         """
         text = self.config.get("text_config")
         nested = text.get("tie_word_embeddings") if isinstance(text, dict) else None
@@ -202,7 +202,10 @@ class Checkpoint:
         heads = [name for name in self.tensors if module(name) in HEADS]
         embeddings = [name for name in self.tensors if module(name) in EMBEDDINGS]
         if told is None:
-            told = bool(embeddings) and not heads
+            repeated = all(any(self._same(head, e) for e in embeddings) for head in heads)
+            told = bool(embeddings) and (
+                not heads or (repeated and _ties_by_default(self.config.get("model_type")))
+            )
         for head in heads if told and embeddings else []:
             if not any(self._same(head, embedding) for embedding in embeddings):
                 raise errors.InputError(
@@ -240,6 +243,15 @@ def leftover(info: TensorInfo) -> bool:
     if _COUNTED.search(info.name):
         return not info.dtype.is_floating_point
     return _TURNS.search(info.name) is not None
+
+
+def _ties_by_default(model_type: object) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    known: Mapping[str, Any] = CONFIG_MAPPING
+    if not isinstance(model_type, str) or model_type not in known:
+        return False
+    return bool(getattr(known[model_type], "tie_word_embeddings", False))
 
 
 def module(name: str) -> str:
