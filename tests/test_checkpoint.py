@@ -279,7 +279,8 @@ def test_buffers_that_transformers_makes_by_itself_are_no_tensors(tmp_path):
     trained = {
         "h.1.attn.bias": torch.ones(4), "h.2.attn.bias": torch.ones(2, 1, 4, 4),
         "h.3.attn.bias": torch.tensor(1.0), "h.0.attn.c_attn.bias": torch.ones(12),
-        "layers.0.attention.bias.weight": square.clone(), "embeddings.position_ids": torch.ones(1, 4),
+        "layers.0.attention.bias.weight": square.clone(),
+        "embeddings.position_ids": torch.ones(1, 4),
         "sequential.rotary.inv_freq": torch.ones(2),
     }  # fmt: skip
     found = Checkpoint.open(save(tmp_path / "both", {**left, **trained}))

@@ -7,6 +7,7 @@ Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", W + alpha 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ class Adapter(Checkpoint):
 
     @classmethod
     def is_in(cls, folder: Path) -> bool:
-        return (folder / CONFIG).exists() and not (folder / "config.json").exists()
+        return os.path.exists(folder / CONFIG) and not os.path.exists(folder / "config.json")
 
     @classmethod
     def _open(cls, folder: Path, name: str, where: str) -> Adapter:
@@ -273,8 +274,8 @@ def check_base(adapter: Adapter, base: Checkpoint) -> None:
     The record is a path on the machine of its training: often it leads nowhere, and says nothing.
     """
     told = adapter.config.get("base_model_name_or_path")
-    folder = Path(told).expanduser() if isinstance(told, str) and told else None
-    if folder is None or not (folder / "config.json").is_file():
+    folder = Path(os.path.expanduser(told)) if isinstance(told, str) and told else None
+    if folder is None or not os.path.isfile(folder / "config.json"):
         return
     if folder.resolve() == base.folder.resolve():
         return
