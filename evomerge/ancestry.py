@@ -211,9 +211,13 @@ def refuse(found: Mapping[str, Any], allowed: bool) -> list[str]:
 
 
 def same_integers(base: Model, experts: Sequence[Model]) -> None:
-    """Raise InputError where a tensor of integers is not the base's: no operator merges them."""
+    """Raise InputError where a tensor of integers is not the base's: no operator merges them.
+
+    How many batches a norm has seen changes with every training, and nothing is computed from it.
+    """
     for name, info in base.tensors.items():
-        for expert in experts if not info.dtype.is_floating_point else ():
+        is_count = name.rpartition(".")[2] == "num_batches_tracked"
+        for expert in experts if not (info.dtype.is_floating_point or is_count) else ():
             ours, theirs = (m.read_flat(name, 0, info.numel) for m in (base, expert))
             differ = (ours != theirs).nonzero()
             if len(differ):

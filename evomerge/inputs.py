@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +12,9 @@ from typing import Any
 from evomerge import ancestry, errors, modules, zoo
 from evomerge.files import hub
 from evomerge.files.adapter import Adapted, Adapter, check_base
-from evomerge.files.checkpoint import Checkpoint, compare
+from evomerge.files.checkpoint import Checkpoint
 from evomerge.files.companions import Form, tokenizer_files
+from evomerge.files.likeness import compare
 from evomerge.files.vocabulary import Frame, Rearranged
 from evomerge.plan import Input, Plan, Vocabulary
 
@@ -44,7 +46,7 @@ class Opened(dict[str, Checkpoint]):
         for item in (leaf for each in all_inputs(plan) for leaf in leaves(each)):
             if not item.path:
                 raise errors.InputError(f"{item.name}: the plan does not say where it is ('path')")
-            if not Path(item.path).exists():
+            if not os.path.exists(item.path):
                 raise errors.InputError(
                     f"{item.name}: {item.path}: no such folder any more (sha256 {item.sha256}). "
                     "Where it has moved, run the search again with a recipe that names its new "
@@ -139,10 +141,11 @@ def find(reference: str, folder: Path) -> tuple[Path, str]:
     if reference.startswith("zoo:"):
         zoo.check(reference, "model")
         return zoo.path(reference), ""
-    near = Path(reference).expanduser()
-    if near.exists() or near.is_absolute():
+    near = Path(os.path.expanduser(reference))
+    # not Path.exists, which raises where a name is too long or a folder may not be read
+    if os.path.exists(near) or near.is_absolute():
         return near, ""
-    if not (folder / near).exists() and hub.is_name(reference):
+    if not os.path.exists(folder / near) and hub.is_name(reference):
         return hub.snapshot(reference)
     return folder / near, ""
 

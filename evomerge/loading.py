@@ -40,7 +40,7 @@ def load(form: Form, dtype: str, device: torch.device) -> tuple[Any, Any]:
         tokenizer = _tokenizer(form)
         if tokenizer is not None and tokenizer.model_max_length > STATED:
             tokenizer.model_max_length = getattr(text, "max_position_embeddings", STATED)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         if "trust_remote_code" in str(error):
             reason = "it is defined by code in its folder, which is never run"

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import save
@@ -105,14 +105,20 @@ class Draft:
 
     def add_all(self) -> None:
         """Put all tensors in that the merge changed; RecipeError if PEFT could not load them."""
-        # a weight comes before its bias: whether that goes with it decides where the bias goes
-        for name in sorted(self.merged.mergeable, key=lambda name: name.endswith(".bias")):
+        for name in sorted(self.merged.mergeable, key=self._turn):
             self.add(name)
         if not self.config["target_modules"]:
+            matrices = any(self.kinds[name][1] in ("matrix", "turned") for name in self.fit.lost)
+            what = "all matrices are saved with modules around them" if matrices else ""
             raise errors.RecipeError(
-                "adapter: no matrix changes, and PEFT loads no adapter without one; export the "
-                "whole model"
+                f"adapter: {what or 'no matrix changes'}, and PEFT loads no adapter without one; "
+                "export the whole model"
             )
+
+    def _turn(self, name: str) -> tuple[int, int]:
+        """A module that is saved whole comes before all below it, a weight before its bias."""
+        live, kind = self.kinds.get(name, (name, ""))
+        return (0, live.count(".")) if kind == "other" else (1 + name.endswith(".bias"), 0)
 
     def add(self, name: str) -> None:
         """Put a tensor in, if the merge changed it."""
@@ -125,34 +131,42 @@ class Draft:
         live, kind = self.kinds.get(name, (name, "fused"))
         path = live.rpartition(".")[0]
         if kind == "fused":
-            raise errors.RecipeError(
-                f"adapter: '{name}' is part of a fused tensor, for which PEFT has no place; "
-                "export the whole model"
-            )
-        if kind == "bias" and path in self.config["target_modules"]:
+            self._refuse(f"'{name}' is part of a fused tensor, for which PEFT has no place")
+        if any(f"{path}.".startswith(f"{whole}.") for whole in self.config["modules_to_save"]):
+            self.fit.add(name, 0.0, float((new - old).norm()))
+        elif kind == "bias" and path in self.config["target_modules"]:
             self.config["bias"] = "all"
             self.tensors[f"{PREFIX}{path}.base_layer.bias"] = new
             self.fit.add(name, 0.0, float((new - old).norm()))
         elif kind in ("bias", "other") or (kind == "embedding" and self.base.tied):
-            self._add_whole(path)
+            self._add_whole(name, path)
             self.fit.add(name, 0.0, float((new - old).norm()))
         else:
             self._add_factors(name, path, kind, new - old)
 
-    def _add_whole(self, path: str) -> None:
-        """A module with all of its tensors, which is how PEFT reads it."""
-        if path in self.config["modules_to_save"]:
-            return
+    def _add_whole(self, changed: str, path: str) -> None:
+        """A module with all of its tensors and those of modules below, which is how PEFT reads it:
+        it would not find factors there."""
+        if not path:
+            self._refuse(f"'{changed}' is in no module, and PEFT saves only these")
         self.config["modules_to_save"].append(path)
         for name in self.merged.mergeable:
-            live, kind = self.kinds.get(name, (name, ""))
-            if live.rpartition(".")[0] != path:
+            live, kind = self.kinds.get(name, (name, "fused"))
+            if not live.startswith(f"{path}."):
                 continue
+            if kind == "fused":
+                self._refuse(f"'{changed}' is beside a part of a fused tensor, '{name}'")
             self.tensors[f"{PREFIX}{live}"] = whole = self.merged.read(name, torch.float32)
-            if kind == "embedding" and module(name) in EMBEDDINGS:  # positions have no head
+            # positions have no head
+            if kind == "embedding" and module(name) in EMBEDDINGS and self.base.tied:
                 heads = sorted((other for other in self.kinds if module(other) in HEADS), key=len)
+                if heads and live != f"{path}.weight":
+                    self._refuse(f"'{changed}' is beside words that the head is tied to")
                 self.tensors |= {f"{PREFIX}{head}": whole.clone() for head in heads[:1]}
                 self.config["ensure_weight_tying"] = True
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise errors.RecipeError(f"adapter: {reason}; export the whole model")
 
     def _add_factors(self, name: str, path: str, kind: str, change: torch.Tensor) -> None:
         turned = kind != "matrix"

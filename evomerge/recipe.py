@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from evomerge import checks, errors, inputs, plugins, processor, products, shelf, stacks
 from evomerge.files import bank as banks
-from evomerge.files import plain
+from evomerge.files import likeness, plain
 from evomerge.files.checkpoint import Checkpoint
 from evomerge.files.items import SPLITS
 from evomerge.genome import Space, Value
@@ -137,6 +137,7 @@ class Problem:
             elif remark := getattr(source, "remark", None):
                 yield f"expert '{name}' {remark}"
             seen.setdefault(one.sha256, f"expert '{name}'")
+        yield from likeness.notes(self.inputs.sources[0], self.inputs.sources[1:])
 
     def portable(self) -> dict[str, Any]:
         """The recipe with absolute paths, so that it can be run from anywhere."""

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import evomerge
-from evomerge import api, errors, saving
+from evomerge import api, errors, modules, saving
 from evomerge.files import adapter as adapters
 from evomerge.files.adapter import Adapted, Adapter
 from evomerge.files.checkpoint import Checkpoint
@@ -22,6 +22,7 @@ from evomerge.lowrank import save_adapter
 from evomerge.materialize import Merged, Workshop
 from evomerge.recipe import resolve
 from tests import families
+from tests.architectures import BERT, SIGHT
 
 GOLDEN = Path(__file__).with_name("peft.safetensors")
 CASES = ("plain", "rslora", "patterns", "words", "conv1d", "bias", "lora_bias")
@@ -249,6 +250,44 @@ def test_norms_biases_and_tied_words_are_saved_whole(family, tmp_path):
         torch.testing.assert_close(back.read(name), merged.read(name), rtol=0, atol=1e-5)
 
 
+WORDS = "base_model.model.model.embed_tokens"
+
+
+@pytest.mark.parametrize("how", ["whole", "factors", "factors and rows"])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_head_that_was_tied_to_trained_words_stays_as_it_was(family, tmp_path, how, together):
+    """As in PEFT, where no more than the embedding is replaced or added to."""
+    words = load_file(family / "base" / "model.safetensors")["model.embed_tokens.weight"]
+    a, b = torch.randn(2, 260), torch.randn(16, 2)
+    trained = words + (b @ a).T * 2
+    tensors = {f"{WORDS}.lora_embedding_A": a, f"{WORDS}.lora_embedding_B": b}
+    if how == "whole":
+        tensors = {f"{WORDS}.weight": trained}
+    if how == "factors and rows":
+        tensors[f"{WORDS}.base_layer.weight"] = words
+    told = {**LORA, "ensure_weight_tying": together}
+    place = save(tmp_path / "adapter", tensors, told)
+    plan = api.plan_of(family / "base", {"e": place}, "linear", allow_mismatch=True)
+    saved = tf.LlamaForCausalLM.from_pretrained(saving.write(plan, tmp_path / "out"))
+    wanted = tf.LlamaForCausalLM.from_pretrained(family / "base")
+    head = torch.nn.Linear(16, 260, bias=False)
+    head.weight = torch.nn.Parameter(trained if together else words)
+    wanted.model.embed_tokens.weight = torch.nn.Parameter(trained)
+    wanted.lm_head = head
+    for model in (saved, api.build(plan)):
+        got, want = (one(input_ids=torch.arange(9)[None]).logits for one in (model, wanted))
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
+    assert Adapted(Checkpoint.open(family / "base"), Adapter.open(place)).tied
+
+
+def test_a_model_without_a_head_gets_none_from_trained_words(family, tmp_path):
+    config = tf.AutoConfig.from_pretrained(family / "base")
+    tf.LlamaForSequenceClassification(config).save_pretrained(tmp_path / "base")
+    adapter = save(tmp_path / "adapter", {f"{WORDS}.weight": torch.ones(260, 16)}, LORA)
+    found = api.plan_of(tmp_path / "base", {"e": adapter}, "linear", allow_mismatch=True)
+    assert found.vocabulary is None
+
+
 @pytest.mark.parametrize("changed", ["model.norm.weight", None])
 def test_a_merge_that_changes_no_matrix_is_no_adapter(family, tmp_path, changed):
     tensors = load_file(family / "base" / "model.safetensors")
@@ -381,3 +420,63 @@ def test_an_adapter_that_is_not_whole_is_pointed_out(trained, family, tmp_path):
 def test_the_command_prints_what_an_adapter_loses(run, searched, tmp_path):
     code, out, _ = run("export", searched.folder, "-o", tmp_path / "a", "--adapter", "2")
     assert code == 0 and "relative error" in out and "worst module: model.layers." in out
+
+
+MAMBA = {"vocab_size": 64, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 2}
+
+
+def altered(kind, config, folder: Path) -> dict[str, Path]:
+    """A random model as `base`, and an expert of it of which all weights differ a little."""
+    model = kind(config)
+    model.save_pretrained(folder / "base")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.002)
+    model.save_pretrained(folder / "e")
+    return {"e": folder / "e"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "whole"),
+    [
+        (
+            tf.MambaForCausalLM,
+            tf.MambaConfig(**MAMBA, tie_word_embeddings=False),
+            "backbone.layers.1.mixer",
+        ),
+        (
+            tf.CLIPForImageClassification,
+            tf.CLIPConfig(vision_config=SIGHT, text_config=BERT),
+            "vision_model.embeddings",
+        ),
+        (tf.ViTForImageClassification, tf.ViTConfig(**SIGHT), "vit.embeddings"),
+    ],
+)
+def test_a_module_that_is_saved_whole_is_so_with_all_below_it(tmp_path, kind, config, whole):
+    """PEFT wraps it, and finds nothing in it that is saved apart."""
+    plan = api.plan_of(tmp_path / "base", altered(kind, config, tmp_path), "linear")
+    folder = saving.write(plan, tmp_path / "out", adapter=64)
+    told = json.loads((folder / adapters.CONFIG).read_text())
+    saved, factored = told["modules_to_save"], told["target_modules"]
+    assert whole in saved and factored
+    for path in saved:
+        assert not [other for other in (*saved, *factored) if other.startswith(f"{path}.")]
+    state = {f"base_model.model.{name}" for name in kind(config).state_dict()}
+    below = {name for name in state if name.startswith(f"base_model.model.{whole}.")}
+    assert {name for name in load_file(folder / adapters.WEIGHTS) if whole in name} == below
+    base = Checkpoint.open(tmp_path / "base")
+    back = Adapted(base, Adapter.open(folder), lambda: modules.names(base.folder))
+    merged = Merged(plan, Workshop.of(plan))
+    for name in merged.tensors:
+        torch.testing.assert_close(back.read(name), merged.read(name), rtol=0, atol=1e-5)
+
+
+def test_what_would_be_saved_whole_is_no_adapter(tmp_path):
+    experts = altered(tf.MambaForCausalLM, tf.MambaConfig(**MAMBA), tmp_path)
+    plan = api.plan_of(tmp_path / "base", experts, "linear")
+    with pytest.raises(errors.RecipeError, match="all matrices are saved with modules around th"):
+        saving.write(plan, tmp_path / "out", adapter=2)
+    experts = altered(tf.CLIPModel, tf.CLIPConfig(vision_config=SIGHT, text_config=BERT), tmp_path)
+    plan = api.plan_of(tmp_path / "base", experts, "linear")
+    with pytest.raises(errors.RecipeError, match="'logit_scale' is in no module"):
+        saving.write(plan, tmp_path / "out", adapter=2)

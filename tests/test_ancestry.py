@@ -9,9 +9,12 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evomerge import ancestry, api, errors
+from evomerge.files import likeness
 from evomerge.files.checkpoint import Checkpoint
 from evomerge.inputs import load
+from evomerge.recipe import resolve
 from tests import families
+from tests.model_folders import save
 
 CONFIG = LlamaConfig(
     vocab_size=32, hidden_size=32, intermediate_size=80, num_hidden_layers=3,
@@ -198,3 +201,56 @@ def test_a_value_that_is_no_number_is_named_with_its_place(
     refused("search", tmp_path / "r.yaml", "-o", tmp_path / "run", code=errors.INPUT, says=says)
     refused("merge", tmp_path / "r.yaml", "-o", tmp_path / "out", code=errors.INPUT, says=says)
     assert not (tmp_path / "out").exists()
+
+
+def configured(place, **changes):
+    path = place / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return place
+
+
+def test_an_experts_own_config_that_says_otherwise_is_pointed_out(family, tmp_path):
+    turned = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}
+    changes = {"rope_parameters": turned, "rms_norm_eps": 1e-5, "eos_token_id": 7}
+    left = configured(shutil.copytree(family / "left", tmp_path / "left"), **changes)
+    experts = {"left": str(left), "right": str(family / "right")}
+    path = tmp_path / "r.yaml"
+    path.write_text(json.dumps(families.recipe(family, experts=experts)))
+    assert list(resolve(path).notes()) == [
+        "expert 'left' is merged and scored with the base's config, and its own differs: "
+        "rope_theta is 1000000.0 (the base's 10000.0); "
+        "rope_scaling is {'rope_type': 'yarn', 'factor': 4.0} (the base's None); "
+        "rms_norm_eps is 1e-05 (the base's 1e-06)"
+    ]
+    assert not list(resolve(families.recipe(family)).notes())
+
+
+@pytest.mark.parametrize(
+    ("base", "expert", "says"),
+    [
+        ({"rope_theta": 1e4}, {"rope_parameters": {"rope_theta": 1e6}}, "rope_theta is 1000000.0"),
+        (
+            {"rope_theta": 1e4, "rope_scaling": None},
+            {"rope_parameters": {"rope_theta": 10000, "rope_type": "default"}},
+            "",
+        ),
+        ({"id2label": {"0": "a", "1": "b"}}, {"id2label": {"0": "b", "1": "a"}}, "id2label.0 is"),
+        ({"id2label": {"0": "LABEL_0"}}, {"id2label": {"0": "a"}}, ""),
+        (
+            {"text_config": {"rms_norm_eps": 1, "dtype": "float32"}},
+            {"text_config": {"rms_norm_eps": 2, "dtype": "bfloat16"}},
+            "text_config.rms_norm_eps is 2 (the base's 1)",
+        ),
+        ({"dtype": "float32", "pad_token_id": 1}, {"dtype": "float16", "pad_token_id": 2}, ""),
+        ({"attn_pdrop": 0.1, "_name_or_path": "a"}, {"attn_pdrop": 0, "_name_or_path": "b"}, ""),
+        ({"layer_norm_eps": 1}, {"more": 2}, ""),
+    ],
+)
+def test_a_config_differs_in_what_is_computed(tmp_path, base, expert, says):
+    weights = {"norm.weight": torch.ones(2)}
+    models = [
+        Checkpoint.open(save(tmp_path / name, weights, config), name)
+        for name, config in (("base", base), ("experts.e", expert))
+    ]
+    found = " ".join(likeness.notes(models[0], models[1:]))
+    assert says in found and bool(found) is bool(says)

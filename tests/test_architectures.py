@@ -8,7 +8,7 @@ import transformers as tf
 from safetensors.torch import load_file, save_file
 
 import evomerge
-from evomerge import api, errors, inputs, modules, stacks
+from evomerge import api, errors, inputs, modules, saving, stacks
 from evomerge.files.checkpoint import Checkpoint
 from evomerge.live import save
 from evomerge.materialize import Workshop
@@ -129,6 +129,73 @@ def test_a_file_without_the_prefix_of_the_head_is_the_same_model(tmp_path):
     live = api.build(api.plan_of(tmp_path / "base", experts(tmp_path), "linear"))
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(live.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("old", [("base",), ("one",), ("base", "one", "two")])
+@pytest.mark.parametrize("case", ["gpt2", "llama"])
+def test_models_saved_before_and_after_their_buffers_were_left_out_fit(tmp_path, case, old):
+    kind, config, _ = CASES[case]
+    torch.manual_seed(0)
+    model, states = kind(config()), []
+    mask = torch.ones(32, 32).tril().view(1, 1, 32, 32)
+    buffers = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    if case == "gpt2":
+        buffers = {
+            "transformer.h.0.attn.bias": mask,
+            "transformer.h.0.attn.masked_bias": mask[0, 0, 0, 0].clone(),
+        }
+    for name in ("base", "one", "two"):
+        model.save_pretrained(tmp_path / name)
+        path = tmp_path / name / "model.safetensors"
+        states.append(load_file(path))
+        save_file({**states[-1], **(buffers if name in old else {})}, path, {"format": "pt"})
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape) * 0.002)
+    plan = api.plan_of(tmp_path / "base", experts(tmp_path), "linear")
+    live = modules.stored(api.build(plan))
+    merged = load_file(saving.write(plan, tmp_path / "out") / "model.safetensors")
+    assert set(merged) == set(states[0])
+    for name, tensor in merged.items():
+        torch.testing.assert_close(tensor, (states[1][name] + states[2][name]) / 2)
+        assert torch.equal(live[name], tensor)
+
+
+def test_a_repeated_head_is_the_embedding_where_the_class_ties_without_a_word(tmp_path):
+    """What is scored has one tensor for both, so that merging each by itself is another model."""
+    model = tf.GPT2LMHeadModel(tf.GPT2Config(**GPT2))
+    for name in ("base", "one", "two"):
+        model.save_pretrained(tmp_path / name)
+        path = tmp_path / name / "model.safetensors"
+        tensors = load_file(path)
+        head = tensors["transformer.wte.weight"].clone()
+        save_file({**tensors, "lm_head.weight": head}, path, {"format": "pt"})
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        config.pop("tie_word_embeddings", None)
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape) * 0.002)
+    plan = api.plan_of(tmp_path / "base", experts(tmp_path), "dare")  # by the name of each tensor
+    saved = tf.GPT2LMHeadModel.from_pretrained(saving.write(plan, tmp_path / "out")).state_dict()
+    live = api.build(plan).state_dict()
+    assert [name for name in live if not torch.equal(live[name], saved[name])] == []
+
+
+def test_how_many_batches_a_norm_has_seen_is_the_bases(tmp_path):
+    sizes = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
+    model = tf.ResNetForImageClassification(tf.ResNetConfig(**sizes)).train()
+    for name in ("base", "one", "two"):
+        model.save_pretrained(tmp_path / name)
+        model(torch.randn(2, 3, 32, 32))
+    plan = api.plan_of(tmp_path / "base", experts(tmp_path), "linear")
+    merged = load_file(saving.write(plan, tmp_path / "out") / "model.safetensors")
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    path = "resnet.embedder.embedder.normalization"
+    assert [one[f"{path}.num_batches_tracked"], two[f"{path}.num_batches_tracked"]] == [1, 2]
+    assert merged[f"{path}.num_batches_tracked"] == 0
+    mean = (one[f"{path}.running_mean"] + two[f"{path}.running_mean"]) / 2
+    torch.testing.assert_close(merged[f"{path}.running_mean"], mean)
 
 
 def test_an_unknown_class_is_refused_and_an_unknown_model_has_names(tmp_path):

@@ -9,9 +9,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import evomerge
-from evomerge import errors
+from evomerge import errors, inputs
 from evomerge.files import header, lock
 from tests import command, families
 
@@ -149,6 +151,19 @@ def test_an_expert_that_can_not_be_used(refused, family, tmp_path, spoil, says):
     experts = {"left": str(tmp_path / "left")}
     path = command.write(tmp_path, families.recipe(family, experts=experts))
     refused("plan", path, code=errors.INPUT, says=["experts.left", says])
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/" + "x" * 300, "~" + "x" * 300])
+def test_a_name_that_no_file_system_takes(refused, family, tmp_path, name):
+    path = command.write(tmp_path, families.recipe(family, experts={"left": name}))
+    refused("plan", path, code=errors.INPUT, says=["experts.left: ", "File name too long"])
+    place = tmp_path / "adapter"
+    place.mkdir()
+    told = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "base_model_name_or_path": name}
+    (place / "adapter_config.json").write_text(json.dumps(told))
+    key = "base_model.model.model.norm.weight"
+    save_file({key: torch.ones(16)}, place / "adapter_model.safetensors")
+    assert inputs.load(str(family / "base"), {"left": str(place)}, tmp_path).experts
 
 
 def test_a_run_of_another_recipe(refused, family, finished, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from evomerge import errors
-from evomerge.files import checkpoint, folder
+from evomerge.files import folder, likeness
 from evomerge.files.checkpoint import Checkpoint
 from tests.model_folders import (
     DTYPES,
@@ -214,6 +214,12 @@ def test_a_tied_head_is_dropped_once(tmp_path):
         (no, 1.0, "model.embed_tokens.weight", False, True),
         ({}, 1.0, "model.embed_tokens.weight", False, True),
         ({}, None, "model.embed_tokens.weight", True, False),
+        # whose class ties by default, unlike llama
+        ({"model_type": "gpt2"}, 1.0, "transformer.wte.weight", True, False),
+        ({"model_type": "gpt2"}, 2.0, "transformer.wte.weight", False, True),
+        ({"model_type": "gpt2", **no}, 1.0, "transformer.wte.weight", False, True),
+        ({"model_type": "made_up"}, 1.0, "transformer.wte.weight", False, True),
+        ({"model_type": ["gpt2"]}, 1.0, "transformer.wte.weight", False, True),
     ]
     for i, (config, head, embedding, is_tied, kept) in enumerate(cases):
         found = Checkpoint.open(tied(tmp_path / str(i), config, head, embedding))
@@ -234,13 +240,13 @@ def test_compare_names_what_differs(tmp_path):
         return Checkpoint.open(save(tmp_path / name, tensors, config), name)
 
     twin = expert("twin", tensors)
-    checkpoint.compare(base, [twin, twin])
+    likeness.compare(base, [twin, twin])
     wide = expert("wide", {**tensors, "layers.3.w": torch.ones(3)})
     few = expert("few", {"layers.11.w": torch.ones(2), "odd": torch.ones(1)})
     whole = expert("whole", {**tensors, "layers.0.w": torch.ones(2, dtype=torch.int8)})
     other = expert("other", tensors, {**shape, "model_type": "qwen2"})
     with pytest.raises(errors.InputError) as caught:
-        checkpoint.compare(base, [twin, wide, few, whole, other])
+        likeness.compare(base, [twin, wide, few, whole, other])
     lines = str(caught.value).splitlines()
     assert lines[0] == "experts.wide: 'layers.3.w' is (3,), base has (2,)"
     assert lines[1].startswith("experts.few: 11 tensors ('layers.0.w', 'layers.1.w', 'layers.2.w'")
@@ -259,3 +265,24 @@ def test_a_repeated_head_of_bert_is_the_embedding(tmp_path, config):
     assert found.tied and list(found.tensors) == ["bert.embeddings.word_embeddings.weight"]
     tensors[f"{path}.weight"] = words + 1
     assert f"{path}.weight" in Checkpoint.open(save(tmp_path / "other", tensors, config)).tensors
+
+
+def test_buffers_that_transformers_makes_by_itself_are_no_tensors(tmp_path):
+    square = torch.ones(4, 4).tril().view(1, 1, 4, 4)
+    left = {
+        "h.0.attn.bias": square, "h.0.attn.masked_bias": torch.tensor(-1e4),
+        "gpt_neox.layers.0.attention.bias": square.bool(),
+        "transformer.h.0.attn.causal_mask": square.clone(),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2),
+        "bert.embeddings.position_ids": torch.arange(4)[None],
+    }  # fmt: skip
+    trained = {
+        "h.1.attn.bias": torch.ones(4), "h.2.attn.bias": torch.ones(2, 1, 4, 4),
+        "h.3.attn.bias": torch.tensor(1.0), "h.0.attn.c_attn.bias": torch.ones(12),
+        "layers.0.attention.bias.weight": square.clone(),
+        "embeddings.position_ids": torch.ones(1, 4),
+        "sequential.rotary.inv_freq": torch.ones(2),
+    }  # fmt: skip
+    found = Checkpoint.open(save(tmp_path / "both", {**left, **trained}))
+    assert set(found.tensors) == set(trained)
+    assert found.sha256 != Checkpoint.open(save(tmp_path / "new", trained)).sha256

@@ -8,16 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
+import transformers
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from evomerge import errors
-from evomerge.files import writer
+from evomerge import errors, loading
+from evomerge.files import hub, writer
 from evomerge.files.checkpoint import Checkpoint
+from evomerge.files.companions import Form
 from tests.model_folders import DTYPES, random_tensor, same_bytes, save
 
 shapes = st.lists(st.sampled_from([0, 1, 2, 3, 5, 7]), max_size=3).map(tuple)
@@ -110,8 +113,40 @@ def test_shards_index_and_companions(tmp_path, source):
     assert (out / "additional_chat_templates" / "tool.jinja").read_text() == "tool"
 
 
+NAMES = (
+    *("tokenizer.json", "vocab.json", "vocab-src.json", "target_vocab.json", "merges.txt"),
+    *("bpe.codes", "source.spm", "spiece.model", "sentencepiece.bpe.model", "dict.txt"),
+    *("entity_vocab.json", "prophetnet.tokenizer", "emoji.json", "word_shape.json"),
+    *("word_pronunciation.json", "normalizer.json", "byte_maps.json"),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_of_a_tokenizer_is_fetched_and_written(tmp_path, source, name):
+    assert list(huggingface_hub.utils.filter_repo_objects([name], allow_patterns=hub.WANTED))
+    (source / name).write_text("{}")
+    assert (write(tmp_path / "out", {"a": torch.ones(1)}, source) / name).read_text() == "{}"
+
+
+def test_a_tokenizer_with_codes_is_saved_whole_and_without_them_refused(tmp_path):
+    shape = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "vocab_size": 12}
+    config = transformers.RobertaConfig(**shape, num_attention_heads=2, max_position_embeddings=40)
+    config.tokenizer_class = "PhobertTokenizer"
+    model = transformers.RobertaForSequenceClassification(config)
+    model.save_pretrained(tmp_path / "source")
+    (tmp_path / "vocab.txt").write_text("xin 1\nxi 1\n")
+    (tmp_path / "bpe.codes").write_text("x i 5\nxi n</w> 4\n")
+    words = transformers.PhobertTokenizer(*(str(tmp_path / n) for n in ("vocab.txt", "bpe.codes")))
+    words.save_pretrained(tmp_path / "source")
+    out = write(tmp_path / "out", model.state_dict(), tmp_path / "source")
+    _, found = loading.load(Form(out, out), "float32", torch.device("cpu"))
+    assert found("xin xi").input_ids == words("xin xi").input_ids
+    (out / "bpe.codes").unlink()
+    with pytest.raises(errors.InputError, match=f"{out}: transformers can not load it"):
+        loading.load(Form(out, out), "float32", torch.device("cpu"))
+
+
 def test_transformers_loads_it(tmp_path):
-    transformers = pytest.importorskip("transformers")
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 32}
     config = transformers.LlamaConfig(
         **shape, num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True

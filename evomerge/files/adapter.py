@@ -7,6 +7,7 @@ Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", W + alpha 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ class Adapter(Checkpoint):
 
     @classmethod
     def is_in(cls, folder: Path) -> bool:
-        return (folder / CONFIG).exists() and not (folder / "config.json").exists()
+        return os.path.exists(folder / CONFIG) and not os.path.exists(folder / "config.json")
 
     @classmethod
     def _open(cls, folder: Path, name: str, where: str) -> Adapter:
@@ -101,6 +102,7 @@ class Adapted:
         factors = self._sort()
         for target, parts in factors.items():
             self._add(target, parts)
+        self._keep_head()
         self.tied = base.tied and not any(module(name) in HEADS for name in self.tensors)
 
     @property
@@ -174,6 +176,26 @@ class Adapted:
             pair = [self._from[name] for name in (head, embedding) if name in self._from]
             if len(pair) == 2 and torch.equal(*map(self.adapter.read, pair)):
                 del self.tensors[head], self._from[head]
+
+    def _keep_head(self) -> None:
+        """Give the model a head of its own where the embedding alone was trained.
+
+        PEFT trains a copy of a module, or adds to what it gives: a head that is tied to it goes on
+        with the rows from before, unless `ensure_weight_tying` says otherwise.
+        """
+        embedding = next(iter(self._head_of.values()), "")
+        key = self._from.get(embedding, "")
+        before = ".base_layer." in key
+        is_trained = embedding in self._updates or (key and not before)
+        has_head = any({*HEADS} & {*key.split(".")} for key in self.adapter.tensors)
+        if not is_trained or has_head or self.adapter.config.get("ensure_weight_tying"):
+            return
+        head = next((name for name in self._names().values() if module(name) in HEADS), "")
+        info = self.adapter.tensors[key] if before else self.base.tensors[embedding]
+        if head and info.shape == self.tensors[embedding].shape:
+            self._head_of[head] = embedding
+            self.tensors[head] = replace(info, name=head)
+            self._from |= {head: key} if before else {}
 
     def _add(self, target: str, parts: Mapping[str, str]) -> None:
         name, bias = self._target(target), target.endswith(".bias")
@@ -252,8 +274,8 @@ def check_base(adapter: Adapter, base: Checkpoint) -> None:
     The record is a path on the machine of its training: often it leads nowhere, and says nothing.
     """
     told = adapter.config.get("base_model_name_or_path")
-    folder = Path(told).expanduser() if isinstance(told, str) and told else None
-    if folder is None or not (folder / "config.json").is_file():
+    folder = Path(os.path.expanduser(told)) if isinstance(told, str) and told else None
+    if folder is None or not os.path.isfile(folder / "config.json"):
         return
     if folder.resolve() == base.folder.resolve():
         return

@@ -6,7 +6,8 @@ import hashlib
 import mmap
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from typing_extensions import Self
 
 from evomerge import errors
 from evomerge.files import plain
-from evomerge.files.folder import LISTED, Headers, inside, listed, natural, weights
+from evomerge.files.folder import Headers, inside, natural, weights
 from evomerge.files.header import TensorInfo as TensorInfo
 
 CHUNK = 1 << 24
@@ -28,6 +29,10 @@ EMBEDDINGS = (
     *("tok_embeddings", "tokens_embed"),
 )
 """Modules that transformers 5 ties to each other (`_tied_weights_keys` of its causal models)."""
+
+_MASK = re.compile(r"(^|\.)(attn|attention|crossattention)\.(masked_bias|bias|causal_mask)$")
+_COUNTED = re.compile(r"(^|\.)position_ids$")
+_TURNS = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
 
 
 class Model(Protocol):
@@ -55,7 +60,8 @@ class Checkpoint:
     """The tensors of one model, memory-mapped; use `open`.
 
     `tensors` is in canonical order (layer 2 before layer 10), without a head that only repeats
-    the embedding. `tied` says that the head is the embedding; `files` names those with weights.
+    the embedding and without what transformers passes over (`leftover`). `tied` says that the head
+    is the embedding; `files` names those with weights.
     """
 
     CONFIG = "config.json"
@@ -71,7 +77,8 @@ class Checkpoint:
         found: dict[str, TensorInfo] = {}
         for infos in shards.values():
             found |= infos
-        self.tensors = {name: found[name] for name in sorted(found, key=natural)}
+        names = [name for name, info in found.items() if not leftover(info)]
+        self.tensors = {name: found[name] for name in sorted(names, key=natural)}
         for info in found.values():
             if info.file not in self._maps:
                 self._maps[info.file] = _map(info.file, self._where)
@@ -186,8 +193,8 @@ class Checkpoint:
     def _settle_ties(self) -> bool:
         """Drop a head that repeats the embedding, if the config ties them; say whether tied.
 
-        A config of transformers 4 may leave the key out where its class ties by default: then only
-        a missing head tells, and a head that is there stays.
+        A config may leave the key out: then a missing head tells, and of one that repeats the
+        embedding whether its class ties by default. Any other head stays.
         """
         text = self.config.get("text_config")
         nested = text.get("tie_word_embeddings") if isinstance(text, dict) else None
@@ -195,7 +202,10 @@ class Checkpoint:
         heads = [name for name in self.tensors if module(name) in HEADS]
         embeddings = [name for name in self.tensors if module(name) in EMBEDDINGS]
         if told is None:
-            told = bool(embeddings) and not heads
+            repeated = all(any(self._same(head, e) for e in embeddings) for head in heads)
+            told = bool(embeddings) and (
+                not heads or (repeated and _ties_by_default(self.config.get("model_type")))
+            )
         for head in heads if told and embeddings else []:
             if not any(self._same(head, embedding) for embedding in embeddings):
                 raise errors.InputError(
@@ -221,48 +231,27 @@ class Checkpoint:
         )
 
 
-def compare(base: Model, experts: Sequence[Model]) -> None:
-    """Raise InputError unless every expert has the base's tensors, judged by headers alone."""
-    faults: list[str] = []
-    for expert in experts:
-        where = f"experts.{expert.name.removeprefix('experts.')}"
-        for key in ("model_type", "architectures"):
-            got, want = expert.config.get(key), base.config.get(key)
-            if got and want and got != want:
-                faults.append(
-                    f"{where}: {key} is {plain.shown(got)}, base has {plain.shown(want)}"
-                )
-        missing = [name for name in base.tensors if name not in expert.tensors]
-        stray = [name for name in expert.tensors if name not in base.tensors]
-        differ = _differences(base, expert)
-        if missing:
-            faults.append(f"{where}: {listed(missing, 'tensor')} missing")
-        if stray:
-            faults.append(f"{where}: {listed(stray, 'tensor')} unexpected")
-        if differ:
-            many = f"{len(differ)} tensors differ: " if len(differ) > 1 else ""
-            rest = "; ..." if len(differ) > LISTED else ""
-            faults.append(f"{where}: {many}{'; '.join(differ[:LISTED])}{rest}")
-    if faults:
-        advice = "every expert must come from the base and keep its architecture and vocabulary"
-        raise errors.InputError("\n".join([*faults, advice]))
+def leftover(info: TensorInfo) -> bool:
+    """Whether a tensor is a buffer that files held once, and that transformers 5 makes by itself.
+
+    A model that was saved again has it no longer. GPT-2's masks are called like a bias, which in
+    other families is trained: but no trained one is a square for one head of one text.
+    """
+    if _MASK.search(info.name):
+        n = info.shape[-1] if info.shape else 0
+        return info.shape == (1, 1, n, n) or info.name.endswith("masked_bias")
+    if _COUNTED.search(info.name):
+        return not info.dtype.is_floating_point
+    return _TURNS.search(info.name) is not None
 
 
-def _differences(base: Model, expert: Model) -> list[str]:
-    found = []
-    for name, info in base.tensors.items():
-        other = expert.tensors.get(name)
-        if other is None:
-            continue
-        if other.shape != info.shape:
-            found.append(f"'{name}' is {other.shape}, base has {info.shape}")
-        elif other.dtype.is_floating_point != info.dtype.is_floating_point:
-            found.append(f"'{name}' is {_dtype(other)}, base has {_dtype(info)}")
-    return found
+def _ties_by_default(model_type: object) -> bool:
+    from transformers import CONFIG_MAPPING
 
-
-def _dtype(info: TensorInfo) -> str:
-    return str(info.dtype).removeprefix("torch.")
+    known: Mapping[str, Any] = CONFIG_MAPPING
+    if not isinstance(model_type, str) or model_type not in known:
+        return False
+    return bool(getattr(known[model_type], "tie_word_embeddings", False))
 
 
 def module(name: str) -> str:

@@ -17,8 +17,11 @@ from evomerge.files.folder import inside
 TOKENIZER = (
     *("tokenizer*.json", "tokenizer.model*", "*.model", "vocab*", "merges.txt"),
     *("special_tokens_map.json", "added_tokens.json", "chat_template.*"),
-    *("additional_chat_templates/*.jinja",),
+    *("additional_chat_templates/*.jinja", "*.codes", "*.spm", "prophetnet.tokenizer"),
+    *("target_vocab.json", "entity_vocab.json", "emoji.json", "word_*.json", "dict.txt"),
+    *("normalizer.json", "byte_maps.json"),
 )
+"""Whatever a tokenizer of transformers is read from (its `vocab_files_names`)."""
 OTHERS = ("*processor_config.json",)
 PLACES = ("name_or_path", "special_tokens_map_file", "tokenizer_file")
 GENERATION = "generation_config.json"

@@ -9,7 +9,10 @@ from typing import Any
 from evomerge import errors
 
 PATTERN = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "additional_chat_templates/*")
+WANTED = (
+    *("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "additional_chat_templates/*"),
+    *("*.codes", "*.spm", "*.tokenizer"),
+)
 
 
 def is_name(reference: str) -> bool:
