@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from evomerge import errors, modules
-from evomerge.files import companions
+from evomerge.files import companions, plain
 from evomerge.files.companions import Form
+from evomerge.files.folder import inside
 from evomerge.packages import without_bars
 
 STATED = 10**9
@@ -62,7 +63,9 @@ def _take_tokens(model: Any, form: Form) -> None:
         model.generation_config = (
             GenerationConfig.from_model_config(model.config)
             if told is None
-            else GenerationConfig.from_pretrained(told)
+            else GenerationConfig.from_dict(
+                plain.read_json(inside(told, companions.GENERATION, str(told)))
+            )
         )
 
 
