@@ -236,7 +236,7 @@ def test_who_lacks_something_is_worse_than_the_worst_expert(family, tmp_path, ru
     """Experts are many units below the base in how they agree with it."""
     near = tmp_path / "near.yaml"
     run("bank", "cache", family / "one.jsonl", "--expert", family / "base", "-o", near)
-    near.write_text(near.read_text().replace('"kl_to"', '"kl_to", "measure": "agreement"'))
+    near.write_text(near.read_text().replace("name: kl_to", "name: kl_to, measure: agreement"))
     wanted = recipe(family, {"two": {"at_least": 1.0}})
     wanted["objectives"] = {"near": str(near)}
     with pytest.raises(errors.Unconfirmed):
