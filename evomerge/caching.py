@@ -11,7 +11,7 @@ import torch
 
 from evomerge import api, errors, generation, modules, prompts, shelf, zoo
 from evomerge.files import bank as banks
-from evomerge.files import cached, items, sources
+from evomerge.files import cached, items, plain, sources
 from evomerge.files.items import Item
 from evomerge.scorers import kl_to
 from evomerge.threads import one_thread
@@ -56,7 +56,7 @@ def cache(
 
 def _check_target(target: Path, place: Path, file: Path) -> None:
     """Before the expert is asked: what is there and no cache of answers, nothing brings back."""
-    if target.suffix not in (".yaml", ".yml"):
+    if target.suffix not in plain.YAML:
         raise errors.RecipeError(f"{target}: expected a name that ends with .yaml")
     if target.resolve() == file.resolve():
         raise errors.RecipeError(f"{target}: is the bank of the prompts; choose another name")

@@ -88,13 +88,14 @@ def between(
 
     opened = Run(run)
     ends = [opened.point(which) for which in (first, second)]
-    for share in at or [0.5]:  # all of them before the first one looks at `test`
+    shares = at or [0.5]
+    for share in shares:  # all of them before the first one looks at `test`
         require_share(share)
     try:
         with progress.Shown(err) as shown:
             made = [
                 way(run, first, second, share, told=lambda r: shown("answered", {"result": r}))
-                for share in at or [0.5]
+                for share in shares
             ]
     finally:
         _renew(run)

@@ -30,10 +30,6 @@ SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "examples": 1234}
 """Those with which lm-eval begins."""
 
 
-FILES = (".yaml", ".yml")
-"""What a task's own file is called; a task's name may have a point too."""
-
-
 @dataclass(frozen=True)
 class Task:
     """A task of lm-eval with the requests of its questions, by the ids of our items."""
@@ -159,7 +155,7 @@ def _task(place: str) -> Any:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     path = Path(place)
-    if path.suffix not in FILES:
+    if path.suffix not in plain.YAML:  # a name may have a point too
         index = TaskManager().task_index
         if place not in index:
             near = difflib.get_close_matches(place, index, n=1, cutoff=0.5)

@@ -118,7 +118,7 @@ def as_yaml(keys: Mapping[str, Any]) -> str:
 def find(reference: str | Path) -> Path:
     """The file of a bank that is a path or the name of a shipped one; RecipeError for neither."""
     path = Path(os.path.expanduser(reference))
-    known = (*sources.SUFFIXES, ".yaml", ".yml")
+    known = (*sources.SUFFIXES, *plain.YAML)
     return path if path.suffix in known else _shipped_bank(str(reference))
 
 

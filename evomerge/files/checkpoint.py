@@ -201,17 +201,19 @@ class Checkpoint:
         told = self.config.get("tie_word_embeddings", nested)
         heads = [name for name in self.tensors if module(name) in HEADS]
         embeddings = [name for name in self.tensors if module(name) in EMBEDDINGS]
+        may = told
         if told is None:
-            repeated = all(any(self._same(head, e) for e in embeddings) for head in heads)
-            told = bool(embeddings) and (
-                not heads or (repeated and _ties_by_default(self.config.get("model_type")))
+            may = not heads or _ties_by_default(self.config.get("model_type"))
+        compared = heads if may and embeddings else []  # which reads them whole
+        apart = [h for h in compared if not any(self._same(h, e) for e in embeddings)]
+        if told and apart:
+            raise errors.InputError(
+                f"{self._where}: config.json says tie_word_embeddings, but '{apart[0]}' and "
+                f"'{embeddings[0]}' differ; set it to false if both are wanted"
             )
-        for head in heads if told and embeddings else []:
-            if not any(self._same(head, embedding) for embedding in embeddings):
-                raise errors.InputError(
-                    f"{self._where}: config.json says tie_word_embeddings, but '{head}' and "
-                    f"'{embeddings[0]}' differ; set it to false if both are wanted"
-                )
+        if told is None:
+            told = bool(may and embeddings and not apart)
+        for head in compared if told else []:
             del self.tensors[head]
         # BERT's family calls its head so; other modules of that name repeat nothing
         for name in [name for name in self.tensors if told and module(name) == "decoder"]:

@@ -18,6 +18,7 @@ from evomerge import errors
 MAX_JSON_BYTES = 100_000_000
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_DEPTH = 40
+YAML = (".yaml", ".yml")
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 

@@ -28,7 +28,7 @@ def convert(file: Path, out: Path | None) -> Written:
     where = str(file)
     data = plain.read_yaml(file, where, raises=errors.RecipeError)
     search = evolve.is_evolve(data)
-    kind, endings = ("recipe", (".yaml", ".yml")) if search else ("plan", (".json",))
+    kind, endings = ("recipe", plain.YAML) if search else ("plan", (".json",))
     target = out or file.with_name(f"{file.stem}.{kind}{endings[0]}")
     if target.suffix not in endings:
         raise errors.RecipeError(

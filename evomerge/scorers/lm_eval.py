@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 
 from evomerge import errors, generation, harness, likelihood, prompts
+from evomerge.files import plain
 from evomerge.files.bank import Origin
 from evomerge.files.items import SPLITS, Item
 from evomerge.files.sheet import Benchmark, Sheet
@@ -51,7 +52,7 @@ class Batch:
 def benchmark(keys: Sheet) -> Benchmark | None:
     """A task by name is a public one: whatever is asked of it is in what others report."""
     task = str(keys.options.get("task", ""))
-    return None if Path(task).suffix in harness.FILES else _public(task)
+    return None if Path(task).suffix in plain.YAML else _public(task)
 
 
 def origin(keys: Sheet, path: Path) -> Origin:
@@ -61,7 +62,7 @@ def origin(keys: Sheet, path: Path) -> Origin:
     """
     given = str(keys.options["task"])
     near = path.parent / given
-    place = str(near.resolve()) if near.suffix in harness.FILES and near.is_file() else given
+    place = str(near.resolve()) if near.suffix in plain.YAML and near.is_file() else given
     shares = keys.split.model_dump() if keys.split else None
     with errors.at(f"{path}: task '{given}'"):
         found = harness.load(place, keys.options.get("num_fewshot"), shares)
